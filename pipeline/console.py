@@ -1,0 +1,25 @@
+"""What every command, stage or `lossbook` subcommand, does at the terminal's edge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pipeline.errors import UserError
+
+
+class Command(click.Command):
+    """A Click command whose `UserError` ends in one plain line and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            raise click.ClickException(str(error)) from error
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command

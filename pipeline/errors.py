@@ -1,0 +1,9 @@
+"""The one exception that means "the user can mend this"."""
+
+
+class UserError(ValueError):
+    """A mistake in params, a file, an argument or a download.
+
+    The message is for people: it names the key, file or tensor and says what would be right.
+    Commands print it as one line and exit with status 1; anything else keeps its traceback.
+    """

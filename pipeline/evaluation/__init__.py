@@ -1,0 +1,1 @@
+"""What a model is worth: losses over whole splits, and their comparison."""

@@ -1,0 +1,1 @@
+"""The model: GPT-2's architecture, its loss, its files."""

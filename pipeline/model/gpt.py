@@ -1,0 +1,157 @@
+"""GPT-2's architecture: pre-norm blocks, learned positions, tanh GELU.
+
+Parameter names are OpenAI's (`wte wpe h.N.ln_1 h.N.attn.c_attn …`); matrices are stored as
+`nn.Linear` does, (out, in), the transpose of OpenAI's `[1, in, out]`. Two things differ from
+OpenAI's release when asked to, as in the book: no bias on the fused query-key-value projection
+(`qkv_bias=False`) and a head of its own (`tie_weights=False`, parameter `lm_head.weight`).
+
+Shapes: B batch, T tokens, C = n_embd, H = n_head, D = C / H, V = vocab_size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+GPT2_VOCAB_SIZE = 50257
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """What it takes to build a GPT; the defaults are the book's 124M."""
+
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    context_length: int = 256
+    vocab_size: int = GPT2_VOCAB_SIZE
+    dropout: float = 0.1
+    qkv_bias: bool = False
+    tie_weights: bool = False
+
+
+class Cache(Protocol):
+    """Keys and values of the tokens before these, for one layer (`generation.decode`)."""
+
+    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Take (B, H, T, D) keys and values; return all of them and an attention mask."""
+        ...
+
+
+class CausalSelfAttention(nn.Module):
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.n_head = config.n_head
+        self.dropout = config.dropout
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.qkv_bias)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+        B, T, C = x.shape
+        qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        mask = None
+        if cache is not None:
+            k, v, mask = cache.extend(k, v)
+        y = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            is_causal=mask is None,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return cast(Tensor, self.c_proj(y.transpose(1, 2).reshape(B, T, C)))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))
+
+
+class Block(nn.Module):
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd)
+        self.attn = CausalSelfAttention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd)
+        self.mlp = MLP(config)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+        x = x + self.drop(self.attn(self.ln_1(x), cache))
+        return x + self.drop(self.mlp(self.ln_2(x)))
+
+
+class GPT(nn.Module):
+    """A GPT. `forward` gives logits; `hidden` stops before the head."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.context_length, config.n_embd)
+        self.drop = nn.Dropout(config.dropout)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd)
+        if not config.tie_weights:
+            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(V, C): the head's own matrix, or the token embedding where they are tied."""
+        return self.wte.weight if self.config.tie_weights else self.lm_head.weight
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """Token ids (B, T), T <= context_length, to the last layer norm's output (B, T, C)."""
+        T = tokens.shape[1]
+        assert T <= self.config.context_length, "more tokens than positions"
+        x = self.drop(self.wte(tokens) + self.wpe.weight[:T])
+        for block in self.h:
+            x = block(x)
+        return cast(Tensor, self.ln_f(x))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Token ids (B, T) to logits (B, T, V)."""
+        return F.linear(self.hidden(tokens), self.head_weight)
+
+    def count_parameters(self) -> int:
+        """All of them, a tied head counted once."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def initialise(model: GPT, scheme: Literal["pytorch", "gpt2"], seed: int) -> None:
+    """Draw all weights anew, in place, from a generator of their own.
+
+    `pytorch` is each layer's own default, with embeddings from N(0, 1): what the book trains.
+    `gpt2` is N(0, 0.02), the two projections into the residual stream scaled by
+    1 / sqrt(2 n_layer), biases zero (GPT-2 paper, section 2.3).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in model.modules():
+            if isinstance(module, nn.Linear | nn.Embedding | nn.LayerNorm):
+                module.reset_parameters()
+        if scheme == "gpt2":
+            _initialise_as_gpt2(model)
+
+
+def _initialise_as_gpt2(model: GPT) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.dim() >= 2:
+            scale = 1.0
+            if name.endswith("c_proj.weight"):
+                scale = 1 / math.sqrt(2 * model.config.n_layer)
+            nn.init.normal_(parameter, mean=0.0, std=0.02 * scale)
+        elif name.endswith(".bias"):
+            nn.init.zeros_(parameter)

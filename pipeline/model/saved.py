@@ -1,0 +1,87 @@
+"""A model's folder: `config.json`, and state dicts that `torch.load(weights_only=True)` reads.
+
+`model.pth` holds the last weights, `best.pth` those of the lowest validation loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from pipeline.errors import UserError
+from pipeline.files import read_json, write_json, written_aside
+from pipeline.model.gpt import GPT, GPTConfig
+
+Weights = Literal["best", "last"]
+FILES: dict[Weights, str] = {"best": "best.pth", "last": "model.pth"}
+
+
+def save_config(folder: Path, config: GPTConfig) -> None:
+    write_json(folder / "config.json", asdict(config))
+
+
+def save_weights(folder: Path, model: nn.Module, which: Weights) -> None:
+    """Write the state dict whole or not at all."""
+    with written_aside(folder / FILES[which]) as aside:
+        torch.save(model.state_dict(), aside)
+
+
+def load_config(folder: Path) -> GPTConfig:
+    """Read `config.json`.
+
+    Raises:
+        UserError: it is missing, or its keys are not GPTConfig's.
+    """
+    path = folder / "config.json"
+    values = read_json(path)
+    known = {field.name for field in fields(GPTConfig)}
+    if not isinstance(values, dict) or set(values) != known:
+        raise UserError(f"{path}: must hold exactly the keys {', '.join(sorted(known))}")
+    return GPTConfig(**values)
+
+
+def load_model(folder: Path, which: Weights = "last") -> GPT:
+    """Build the folder's model with its weights, in evaluation mode, on the CPU.
+
+    The weights are memory-mapped into a model built on the meta device, so no second copy of
+    them is ever held.
+
+    Raises:
+        UserError: a file is missing or damaged, or a tensor is missing, unknown or misshapen.
+    """
+    config = load_config(folder)
+    path = folder / FILES[which]
+    with torch.device("meta"):
+        model = GPT(config)
+    try:
+        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; `dvc repro train` writes it") from None
+    except Exception as error:  # torch raises many types for a damaged file
+        raise UserError(f"{path}: not a readable state dict ({type(error).__name__})") from None
+    check_state(path, model, state)
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def check_state(path: Path, model: GPT, state: dict[str, torch.Tensor]) -> None:
+    """Compare a state dict's names and shapes with the model's.
+
+    Raises:
+        UserError: names the first tensor that is missing, unknown or misshapen.
+    """
+    wanted = model.state_dict()
+    for name in wanted.keys() - state.keys():
+        raise UserError(f"{path}: tensor {name} is missing")
+    for name in state.keys() - wanted.keys():
+        raise UserError(f"{path}: tensor {name} is unknown to this model")
+    for name, tensor in wanted.items():
+        if state[name].shape != tensor.shape:
+            raise UserError(
+                f"{path}: tensor {name} has shape {tuple(state[name].shape)}, "
+                f"config.json asks for {tuple(tensor.shape)}"
+            )

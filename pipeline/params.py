@@ -1,0 +1,256 @@
+"""`params.yaml` as typed, frozen sections.
+
+The defaults are the run of chapter 5 of *Build a Large Language Model (From Scratch)*. Every
+problem of the file is reported at once, each in a line `section.key: what is wrong`. The YAML is
+read as DVC reads it (ruamel, YAML 1.2), so `4e-4` is a number here as it is there.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from pipeline.errors import UserError
+
+Size = Literal["124M", "355M", "774M", "1558M"]
+Text = Annotated[str, StringConstraints(min_length=1)]
+Positive = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Temperature = Annotated[float, Field(ge=0.0, le=1000.0)]
+
+
+class Section(BaseModel):
+    """Frozen; unknown keys, wrong types, NaN and infinity are refused."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+class Prepare(Section):
+    corpus: Text = Field("PACKAGED", description="a name, a file, a folder or a URL")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None, description="what the corpus file must hash to; for files and URLs"
+    )
+    text_field: Text = Field("text", description="the column of .jsonl and .parquet that is text")
+
+
+class Split(Section):
+    train_fraction: float = Field(0.9, gt=0.0, lt=1.0, description="the rest is for validation")
+
+
+class Model(Section):
+    n_layer: Positive = 12
+    n_head: Positive = 12
+    n_embd: Positive = 768
+    context_length: Annotated[int, Field(ge=2)] = 256
+    dropout: float = Field(0.1, ge=0.0, lt=1.0)
+    qkv_bias: bool = False
+    tie_weights: bool = Field(False, description="the head shares the token embedding, as GPT-2's")
+    init: Literal["pytorch", "gpt2"] = Field(
+        "pytorch",
+        description="pytorch: each layer's own default, the book's; gpt2: N(0, 0.02), residual "
+        "projections scaled by 1/sqrt(2 n_layer)",
+    )
+
+    @model_validator(mode="after")
+    def heads_divide_the_width(self) -> Model:
+        if self.n_embd % self.n_head:
+            raise PydanticCustomError(
+                "n_head",
+                "n_embd {n_embd} is not a multiple of n_head {n_head}",
+                {"n_embd": self.n_embd, "n_head": self.n_head},
+            )
+        return self
+
+
+class Train(Section):
+    init_from: Text = Field("scratch", description="scratch, a model's folder, or gpt2-SIZE")
+    epochs: Positive = 10
+    batch_size: Positive = Field(2, description="windows a forward pass")
+    gradient_accumulation: Positive = Field(1, description="batches an optimizer step")
+    learning_rate: float = Field(4.0e-4, gt=0.0, le=10.0)
+    weight_decay: float = Field(0.1, ge=0.0, le=10.0, description="on matrices only")
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: Natural = 0
+    min_learning_rate: float = Field(0.0, ge=0.0, description="where the cosine ends")
+    grad_clip: Annotated[float, Field(gt=0.0)] | None = Field(None, description="global norm")
+    eval_every: Positive = Field(5, description="optimizer steps between evaluations")
+    eval_batches: Positive = Field(1, description="fixed training batches an evaluation looks at")
+    checkpoint_every: Positive = 20
+    sample_prompt: Text = "Every effort moves you"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: Literal["auto"] | bool = "auto"
+    processes: Positive = 1
+
+    @model_validator(mode="after")
+    def floor_below_peak(self) -> Train:
+        if self.min_learning_rate > self.learning_rate:
+            raise PydanticCustomError(
+                "min_learning_rate",
+                "min_learning_rate {low} is above learning_rate {high}",
+                {"low": self.min_learning_rate, "high": self.learning_rate},
+            )
+        return self
+
+
+class Evaluate(Section):
+    batch_size: Positive = 8
+
+
+class Grid(Section):
+    temperature: tuple[Temperature, ...] = Field((0.0, 0.7, 1.0, 1.4), min_length=1)
+    top_k: tuple[Positive | None, ...] = Field((1, 25, 50, None), min_length=1)
+
+
+class Sample(Section):
+    prompts: tuple[Text, ...] = Field(("Every effort moves you",), min_length=1)
+    max_new_tokens: Positive = 50
+    temperature: Temperature = 1.4
+    top_k: Positive | None = 25
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    min_p: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    seed: Seed = 123
+    grid: Grid = Grid()
+
+
+class Gpt2(Section):
+    sizes: tuple[Size, ...] = ("124M", "774M", "1558M")
+    source: Text = Field("openai", description="openai, huggingface, or a local folder")
+    mirror: Text | None = Field(None, description="a URL that holds SIZE/ folders as OpenAI's does")
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    required: bool = Field(False, description="a size that cannot be had is an error")
+
+    @model_validator(mode="after")
+    def sizes_once(self) -> Gpt2:
+        if len(set(self.sizes)) != len(self.sizes):
+            raise PydanticCustomError("sizes", "a size stands twice in sizes", {})
+        return self
+
+
+class Compare(Section):
+    prompts: tuple[Text, ...] = ("The capital of France is",)
+    max_new_tokens: Positive = 20
+
+
+class Tracking(Section):
+    experiment: Text = "lossbook"
+
+
+class Params(Section):
+    """The whole of `params.yaml`."""
+
+    seed: Seed = 123
+    prepare: Prepare = Prepare()
+    split: Split = Split()
+    model: Model = Model()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    sample: Sample = Sample()
+    gpt2: Gpt2 = Gpt2()
+    compare: Compare = Compare()
+    tracking: Tracking = Tracking()
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read and check `params.yaml`.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or has problems; all of them, a line each.
+    """
+    values = _read_yaml(path)
+    try:
+        # Through JSON: strict types, and a YAML list becomes a tuple.
+        return Params.model_validate_json(json.dumps(values, default=str))
+    except ValidationError as error:
+        raise UserError(_explain(path, error)) from None
+
+
+def flatten(section: BaseModel | dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"train.learning_rate": 4e-4, …}`: nested keys joined by dots, lists kept as values."""
+    values = section.model_dump() if isinstance(section, BaseModel) else section
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        flat.update(flatten(value, f"{name}.") if isinstance(value, dict) else {name: value})
+    return flat
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 text") from None
+    except YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {_one_line(error)}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: must hold sections such as `train:`, not {values!r}")
+    return values
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        key = _key(problem["loc"])
+        message = problem["msg"][:1].lower() + problem["msg"][1:]
+        if problem["type"] == "extra_forbidden":
+            message = "unknown key" + _suggestion(problem["loc"])
+        elif not isinstance(problem["input"], dict):
+            message += f", not {problem['input']!r}"
+        line = f"{key}: {message}"
+        if line not in lines:
+            lines.append(line)
+    count = f"{len(lines)} problem{'s' if len(lines) > 1 else ''}"
+    return f"{path} has {count}\n" + "\n".join(lines)
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    """`("sample", "top_k", 2, "constrained-int")` -> `sample.top_k[2]`: union branches left out."""
+    key = ""
+    schema: Any = Params
+    for part in location:
+        if isinstance(part, int):
+            key += f"[{part}]"
+        elif schema is None:
+            break  # the name of a union's branch, which is pydantic's word and not the file's
+        else:
+            key += f".{part}" if key else part
+            field = getattr(schema, "model_fields", {}).get(part)
+            schema = field.annotation if field and _is_section(field.annotation) else None
+    return key
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def _suggestion(location: tuple[int | str, ...]) -> str:
+    from difflib import get_close_matches
+
+    schema: Any = Params
+    for part in location[:-1]:
+        schema = schema.model_fields[part].annotation
+    close = get_close_matches(str(location[-1]), schema.model_fields, n=1)
+    return f"; did you mean `{close[0]}`?" if close else ""
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

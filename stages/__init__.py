@@ -1,0 +1,1 @@
+"""One Click script a stage of `dvc.yaml`; run as `python -m stages.NAME`."""
