@@ -1,0 +1,17 @@
+"""Lossbook's cache: what was fetched once is kept for the user, outside any repository."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """`LOSSBOOK_CACHE`, or the platform's cache folder for this user (it may not exist yet)."""
+    chosen = os.environ.get("LOSSBOOK_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+
+    from platformdirs import user_cache_path
+
+    return user_cache_path("lossbook", appauthor=False)
