@@ -1,0 +1,236 @@
+"""The figures of Lossbook, drawn by matplotlib without pyplot or any global state.
+
+One style for all of them. A path that ends in `.png` gets a picture for README and MLflow; one
+that ends in `.svg` gets a drawing for a page: its text takes the page's font and its colours are
+CSS variables (`--plot-ink` and so on, with the light theme's value as the fallback), so that it
+follows light and dark. Equal numbers give equal bytes: nothing of the user's matplotlibrc, the
+fonts of the machine or the clock goes in.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.files import written_aside
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+# Each at least 4.5:1 on white where it colours text; told apart with any colour vision.
+COLOURS = {
+    "paper": "#ffffff",
+    "ink": "#1f2430",
+    "muted": "#5b6270",
+    "grid": "#e4e6ea",
+    "training": "#0b6fb8",
+    "validation": "#b3471d",
+    "gpt2": "#6d4aa8",
+}
+STYLE: Any = {  # matplotlib types its keys one by one
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+    "figure.facecolor": COLOURS["paper"],
+    "axes.facecolor": COLOURS["paper"],
+    "font.family": "DejaVu Sans",  # matplotlib's own, so the same everywhere
+    "font.size": 10,
+    "text.color": COLOURS["ink"],
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 12,
+    "axes.labelcolor": COLOURS["muted"],
+    "axes.edgecolor": COLOURS["muted"],
+    "axes.linewidth": 0.8,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": COLOURS["grid"],
+    "grid.linewidth": 0.8,
+    "xtick.color": COLOURS["muted"],
+    "ytick.color": COLOURS["muted"],
+    "xtick.major.width": 0.8,
+    "ytick.major.size": 0,
+    "lines.linewidth": 2.0,
+    "lines.solid_capstyle": "round",
+    "lines.solid_joinstyle": "round",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "lossbook",
+}
+WIDE = (8.0, 4.2)  # inches
+
+
+def loss_curves(
+    history: DataFrame,
+    path: Path,
+    *,
+    tokens_per_epoch: int,
+    references: Mapping[str, float] | None = None,
+    title: str = "Training and validation loss",
+    size: tuple[float, float] = WIDE,
+) -> None:
+    """Draw training and validation loss against epochs, with tokens seen along the top.
+
+    Args:
+        history: the columns `tokens_seen`, `train_loss` and `val_loss` (nats a token), one row
+            an evaluation; a loss that is NaN leaves a gap.
+        path: `.png` or `.svg`.
+        tokens_per_epoch: tokens that one pass over the training windows sees.
+        references: other models' validation losses, as level lines with their names.
+        size: width and height in inches.
+    """
+    import numpy as np
+
+    with _drawing(path, size) as figure:
+        axes = figure.add_subplot()
+        epochs = history["tokens_seen"].to_numpy(dtype=float) / tokens_per_epoch
+        ends = []
+        for column, name in (("train_loss", "training"), ("val_loss", "validation")):
+            loss = history[column].to_numpy(dtype=float)
+            known = loss[~np.isnan(loss)]
+            marker = "o" if len(known) < 3 else None  # a line of one point cannot be seen
+            axes.plot(epochs, loss, color=COLOURS[name], marker=marker, clip_on=False, zorder=3)
+            if len(known):
+                ends.append((float(known[-1]), name, COLOURS[name]))
+        for name, level in (references or {}).items():
+            axes.axhline(level, color=COLOURS["gpt2"], linewidth=1.0, linestyle=(0, (1, 2)))
+            ends.append((level, name, COLOURS["gpt2"]))
+        axes.set_xlim(0.0, float(epochs.max(initial=0.0)) or 1.0)
+        _fit_losses(axes)
+        _mark_best(axes, epochs, history["val_loss"].to_numpy(dtype=float))
+        _label_ends(axes, ends)
+        axes.set(xlabel="epochs", ylabel="loss, nats a token", title=title)
+        _tokens_on_top(axes, tokens_per_epoch)
+
+
+def compact(number: float) -> str:
+    """`46080` -> `46k`, `124439808` -> `124M`, `1.5e9` -> `1.5B`: two or three digits."""
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        # 999,500 is a million to three digits.
+        if abs(number) >= unit * 0.9995:
+            value = number / unit
+            digits = 0 if abs(value) >= 99.95 else 1
+            return f"{value:.{digits}f}".removesuffix(".0") + name
+    return f"{number:.0f}"
+
+
+def _mark_best(axes: Axes, epochs: Any, loss: Any) -> None:
+    """Ring the lowest validation loss and say what and where it is."""
+    import numpy as np
+
+    if np.isnan(loss).all():
+        return
+    best = int(np.nanargmin(loss))
+    x, y = float(epochs[best]), float(loss[best])
+    axes.plot(
+        [x],
+        [y],
+        marker="o",
+        markersize=8,
+        color=COLOURS["validation"],
+        markerfacecolor=COLOURS["paper"],
+        markeredgewidth=2,
+        clip_on=False,
+        zorder=4,
+    )
+    where = x / axes.get_xlim()[1]  # the label must not run out of the picture
+    side = "left" if where < 0.15 else "right" if where > 0.85 else "center"
+    above = y < 0.85 * axes.get_ylim()[1]
+    axes.annotate(
+        f"best {y:.2f}, epoch {round(x, 1):g}",
+        (x, y),
+        xytext=({"left": 10, "center": 0, "right": -6}[side], 12 if above else -12),
+        textcoords="offset points",
+        ha=side,
+        va="bottom" if above else "top",
+        color=COLOURS["validation"],
+        zorder=5,
+    )
+
+
+def _fit_losses(axes: Axes) -> None:
+    """Start at 0 where the losses come near it; else show their range."""
+    low, high = axes.get_ylim()
+    if 0.0 < low < 0.4 * high or low < 0.0:
+        axes.set_ylim(0.0, high)
+
+
+def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Name each line beside its end, moved apart where the ends are close."""
+    low, high = axes.get_ylim()
+    gap = 0.065 * (high - low)  # a line of text
+    last = -math.inf
+    for y, name, colour in sorted(ends):
+        last = max(y, last + gap)
+        axes.annotate(
+            name,
+            (1.0, last),
+            xycoords=("axes fraction", "data"),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            annotation_clip=False,
+        )
+
+
+def _tokens_on_top(axes: Axes, tokens_per_epoch: int) -> None:
+    import numpy as np
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=axes.get_xlim()[1] >= 2))
+    axes.spines["top"].set_visible(False)
+    top = axes.secondary_xaxis(
+        "top",
+        functions=(
+            lambda epochs: np.asarray(epochs) * tokens_per_epoch,
+            lambda seen: np.asarray(seen) / tokens_per_epoch,
+        ),
+    )
+    top.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    top.xaxis.set_major_formatter(FuncFormatter(lambda seen, _: compact(seen)))
+    top.set_xlabel("tokens seen")
+
+
+@contextmanager
+def _drawing(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
+    """Yield a figure in the house style; save it at `path` when the block ends well."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context():
+        mpl.rcdefaults()  # not the user's matplotlibrc
+        with mpl.rc_context(STYLE):
+            figure = Figure(figsize=size, layout="constrained")
+            yield figure
+            data = _as_svg(figure) if path.suffix == ".svg" else _as_png(figure)
+    with written_aside(path) as aside:
+        aside.write_bytes(data)
+
+
+def _as_png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
+def _as_svg(figure: Figure) -> bytes:
+    """An SVG element to put into a page: no prologue, its colours CSS variables."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r" ?<metadata>.*?</metadata>\n| ?<style.*?</style>\n", "", svg, flags=re.S)
+    svg = re.sub(r" width=\"[\d.]+pt\" height=\"[\d.]+pt\"", "", svg, count=1)
+    for name, colour in COLOURS.items():
+        svg = svg.replace(colour, f"var(--plot-{name}, {colour})")
+    svg = re.sub(r"font-family: [^;\"]+", "font-family: inherit", svg)
+    return svg.encode()
