@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pipeline.files import written_aside
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ STYLE: Any = {  # matplotlib types its keys one by one
     "svg.hashsalt": "lossbook",
 }
 WIDE = (8.0, 4.2)  # inches
+NARROW = (4.0, 3.6)  # for a phone: the same letters take half the width
 
 
 def loss_curves(
@@ -87,9 +90,7 @@ def loss_curves(
         references: other models' validation losses, as level lines with their names.
         size: width and height in inches.
     """
-    import numpy as np
-
-    with _drawing(path, size) as figure:
+    with drawing(path, size) as figure:
         axes = figure.add_subplot()
         epochs = history["tokens_seen"].to_numpy(dtype=float) / tokens_per_epoch
         ends = []
@@ -111,6 +112,33 @@ def loss_curves(
         _tokens_on_top(axes, tokens_per_epoch)
 
 
+@contextmanager
+def drawing(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
+    """Yield a figure in the house style; save it at `path` when the block ends well."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context():
+        mpl.rcdefaults()  # not the user's matplotlibrc
+        with mpl.rc_context(STYLE):
+            figure = Figure(figsize=size, layout="constrained")
+            yield figure
+            data = _as_svg(figure) if path.suffix == ".svg" else _as_png(figure)
+    with written_aside(path) as aside:
+        aside.write_bytes(data)
+
+
+def size_axis(axes: Axes) -> None:
+    """Make x a log axis of parameters, its ticks written as `124M` is."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: compact(size)))
+    axes.spines["top"].set_visible(False)
+
+
 def compact(number: float) -> str:
     """`46080` -> `46k`, `124439808` -> `124M`, `1.5e9` -> `1.5B`: two or three digits."""
     for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
@@ -124,8 +152,6 @@ def compact(number: float) -> str:
 
 def _mark_best(axes: Axes, epochs: Any, loss: Any) -> None:
     """Ring the lowest validation loss and say what and where it is."""
-    import numpy as np
-
     if np.isnan(loss).all():
         return
     best = int(np.nanargmin(loss))
@@ -183,7 +209,6 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
 
 
 def _tokens_on_top(axes: Axes, tokens_per_epoch: int) -> None:
-    import numpy as np
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=axes.get_xlim()[1] >= 2))
@@ -198,22 +223,6 @@ def _tokens_on_top(axes: Axes, tokens_per_epoch: int) -> None:
     top.xaxis.set_major_locator(MaxNLocator(nbins=6))
     top.xaxis.set_major_formatter(FuncFormatter(lambda seen, _: compact(seen)))
     top.set_xlabel("tokens seen")
-
-
-@contextmanager
-def _drawing(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
-    """Yield a figure in the house style; save it at `path` when the block ends well."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context():
-        mpl.rcdefaults()  # not the user's matplotlibrc
-        with mpl.rc_context(STYLE):
-            figure = Figure(figsize=size, layout="constrained")
-            yield figure
-            data = _as_svg(figure) if path.suffix == ".svg" else _as_png(figure)
-    with written_aside(path) as aside:
-        aside.write_bytes(data)
 
 
 def _as_png(figure: Figure) -> bytes:
