@@ -1,0 +1,107 @@
+"""What a process knows about itself and about others: who it is, who lives, when to die.
+
+DVC that is killed leaves its stage running as an orphan, which a second `dvc repro` would then
+race. `die_with_parent` closes that hole on Linux, where the kernel can tell a child that its
+parent is gone; elsewhere it does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Terminated(SystemExit):
+    """SIGTERM arrived; `finally` blocks run, and the exit status is the shell's 128 + 15."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process of some host, told apart from later ones that got the same number.
+
+    Attributes:
+        host: the host's name.
+        space: where its number means something: this boot of the kernel, this PID namespace.
+        pid: its number.
+        started: seconds since the epoch.
+    """
+
+    host: str
+    space: str
+    pid: int
+    started: float
+
+    @classmethod
+    def current(cls) -> Process:
+        import psutil
+
+        pid = os.getpid()
+        return cls(socket.gethostname(), _space(), pid, psutil.Process(pid).create_time())
+
+    def is_alive(self) -> bool | None:
+        """None where this host cannot know: another host, another boot, another container."""
+        import psutil
+
+        if (self.host, self.space) != (socket.gethostname(), _space()):
+            return None
+        try:
+            # create_time is derived from the clock, which may have been set since
+            return abs(psutil.Process(self.pid).create_time() - self.started) < 2.0
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.AccessDenied:
+            return True
+
+
+def _space() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return sys.platform
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the process that started this one is gone (Linux).
+
+    Only a stage that DVC started asks: one started by hand may outlive its shell.
+    """
+    if sys.platform != "linux" or "DVC_STAGE" not in os.environ:
+        return
+    import ctypes
+
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+@contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Within the block, SIGTERM raises `Terminated` in the main thread.
+
+    In any other thread, where Python lets nobody set handlers, the block changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _raise_terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _raise_terminated(signum: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated

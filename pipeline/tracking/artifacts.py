@@ -1,0 +1,89 @@
+"""A run's files: copied into the journal, or, where they are large, known by their hashes.
+
+A file that DVC keeps anyway (a model of a gigabyte) is referenced: its path in the repository,
+its SHA-256, and its MD5, by which DVC's cache can give it back when the path holds another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.files import sha256_of, written_aside
+from pipeline.tracking import home
+from pipeline.tracking.journal import ARTIFACTS
+
+
+def artifact_path(name: str, folder: str = "") -> str:
+    """`folder/name` as MLflow writes it.
+
+    Raises:
+        ValueError: it leaves the run's artifacts.
+    """
+    path = PurePosixPath(folder, name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ValueError(f"{path}: an artifact's path is relative and stays inside the run")
+    return str(path)
+
+
+def keep_copy(journal: Path, source: Path, path: str) -> dict[str, Any]:
+    """Copy a file into the journal.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise UserError(f"{source}: {error.strerror}") from None
+    return keep_bytes(journal, data, path)
+
+
+def keep_bytes(journal: Path, data: bytes, path: str) -> dict[str, Any]:
+    with written_aside(journal / ARTIFACTS / path) as aside:
+        aside.write_bytes(data)
+    return {"path": path, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+
+def reference(source: Path, path: str) -> dict[str, Any]:
+    """Name a file that stays where it is.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with open(source, "rb") as file:
+            md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        sha256, size = sha256_of(source), source.stat().st_size
+    except OSError as error:
+        raise UserError(f"{source}: {error.strerror}") from None
+    place = Path(os.path.relpath(source)).as_posix()
+    return {"path": path, "sha256": sha256, "bytes": size, "reference": place, "md5": md5}
+
+
+def locate(journal: Path, artifact: dict[str, Any]) -> Path | None:
+    """The file with exactly these bytes: in the journal, the workspace, or DVC's cache."""
+    if "reference" not in artifact:
+        path = journal / ARTIFACTS / artifact["path"]
+        return path if path.is_file() else None
+    md5 = artifact["md5"]
+    root = home.root()
+    for path in (
+        Path(artifact["reference"]),
+        root / artifact["reference"],
+        root / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:],
+    ):
+        if _holds(path, artifact):
+            return path
+    return None
+
+
+def _holds(path: Path, artifact: dict[str, Any]) -> bool:
+    return (
+        path.is_file()
+        and path.stat().st_size == artifact["bytes"]  # spares hashing a gigabyte that differs
+        and sha256_of(path) == artifact["sha256"]
+    )

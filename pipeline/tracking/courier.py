@@ -1,0 +1,117 @@
+"""The background thread that takes a run's journal to the store while the stage works.
+
+The stage's own thread never waits for the store. At the end of a run `finish` waits, within
+bounds: as long as the store answers, at most `LIMIT` seconds; `PATIENCE` seconds without an
+answer, or `ATTEMPTS` failures in a row, end it sooner. `lossbook sync` sends what was left.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from filelock import BaseFileLock
+
+from pipeline.tracking.journal import Journal
+from pipeline.tracking.locks import SHIP, acquire
+from pipeline.tracking.ship import RunDeletedError, Shipper
+from pipeline.tracking.store import connect, is_server, name_of, tracking_uri
+
+INTERVAL = 1.0  # seconds between two looks at the journal
+LONGEST_BREAK = 15.0  # seconds between two attempts when the store is away
+PATIENCE = 15.0
+ATTEMPTS = 3
+LIMIT = 60.0
+
+
+class Courier(threading.Thread):
+    """Ships one journal until told to finish.
+
+    Attributes:
+        error: why the last attempt failed; None after one that went well.
+        delivered: everything has arrived.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(name="lossbook-courier", daemon=True)
+        self.journal = journal
+        self.folder = journal.path.parent
+        self.error: Exception | None = None
+        self.delivered = False
+        self._shipper: Shipper | None = None
+        self._failures = 0
+        self._wake = threading.Event()
+        self._finishing = False
+        self._abandoned = False
+        self._lock: BaseFileLock | None = None
+
+    def run(self) -> None:
+        while not (self.delivered or self._abandoned):
+            self._wake.wait(self._pause())
+            self._wake.clear()
+            finishing = self._finishing  # read before the journal, so that nothing slips through
+            try:
+                self._ship()
+            except RunDeletedError as error:
+                self.error = error
+                break
+            except Exception as error:  # whatever a store, a driver or a network can raise
+                self.error = error
+                self._failures += 1
+            else:
+                self.error, self._failures = None, 0
+                self.delivered = finishing
+        if self._lock is not None:
+            self._lock.release()
+
+    @property
+    def run_id(self) -> str | None:
+        """The store's id for the run, once it has one."""
+        return self._shipper.cursor.run_id if self._shipper else None
+
+    def finish(self, limit: float = LIMIT) -> bool:
+        """Send the rest and stop; False where the store did not take it all in time."""
+        self._finishing = True
+        self._failures = 0
+        self._wake.set()
+        patience = PATIENCE if is_server(tracking_uri()) else LIMIT
+        start = heard = time.monotonic()
+        answers = 0
+        while self.is_alive() and not self.delivered:
+            self.join(0.05)
+            moment = time.monotonic()
+            if (now_answered := self._answers()) != answers:
+                answers, heard = now_answered, moment
+            if moment - start > limit or moment - heard > patience or self._failures >= ATTEMPTS:
+                break
+        return self.delivered
+
+    def abandon(self) -> None:
+        """Let go of the folder; a request still on its way changes nothing there."""
+        self._abandoned = True
+        self._wake.set()
+        if self._shipper is not None:
+            self._shipper.abandon()
+
+    def _answers(self) -> int:
+        return self._shipper.answers if self._shipper else 0
+
+    def _pause(self) -> float:
+        longest = 1.0 if self._finishing else LONGEST_BREAK
+        return min(INTERVAL * 2.0**self._failures, longest)
+
+    def _ship(self) -> None:
+        if self._shipper is None:
+            if self._lock is None:
+                self._lock = acquire(self.folder / SHIP)
+            if self._lock is None:
+                raise TimeoutError("another process is sending this journal")
+            self._shipper = Shipper(self.folder, connect())
+        self.journal.sync()  # the store must not know more than the disk
+        self._shipper.drain()
+
+    def describe_error(self) -> str:
+        store = name_of(tracking_uri())
+        if self.error is None:
+            return f"{store} is slow"
+        return f"{store}: {' '.join(str(self.error).split())[:200]}"

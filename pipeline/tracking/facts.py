@@ -1,0 +1,90 @@
+"""What every run says of itself: who ran what, where, from which commit, in which experiment."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import subprocess
+import sys
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+
+from pipeline.process import Process
+
+HOST, SPACE, PID, STARTED = "lossbook.host", "lossbook.space", "lossbook.pid", "lossbook.started"
+PRODUCTS = ("reports", "dvc.lock")  # tracked files that the pipeline itself writes
+
+
+def standard_tags(stage: str) -> dict[str, str]:
+    """MLflow's own tags where it has one, `dvc.*` and `lossbook.*` for the rest."""
+    tags = {
+        "stage": stage,
+        "mlflow.user": _user(),
+        "mlflow.source.name": f"stages.{stage}",
+        "mlflow.source.type": "LOCAL",
+        **process_tags(),
+        **git_tags(),
+        **version_tags(),
+    }
+    for tag, variable in (
+        ("dvc.exp_name", "DVC_EXP_NAME"),
+        ("dvc.baseline", "DVC_EXP_BASELINE_REV"),
+        ("dvc.stage", "DVC_STAGE"),
+    ):
+        if value := os.environ.get(variable):
+            tags[tag] = value
+    return tags
+
+
+def process_tags() -> dict[str, str]:
+    """By these a later process finds out whether this one still lives."""
+    me = Process.current()
+    return {HOST: me.host, SPACE: me.space, PID: str(me.pid), STARTED: f"{me.started:.2f}"}
+
+
+def process_of(tags: dict[str, str]) -> Process | None:
+    """The process that wrote these tags; None where they do not say."""
+    try:
+        return Process(tags[HOST], tags[SPACE], int(tags[PID]), float(tags[STARTED]))
+    except (KeyError, ValueError):
+        return None
+
+
+def git_tags() -> dict[str, str]:
+    """The commit, and whether tracked files differ from it, the pipeline's own products aside."""
+    commit = _git("rev-parse", "HEAD")
+    if not commit:
+        return {}
+    aside = [f":(exclude){path}" for path in PRODUCTS]
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *aside)
+    return {
+        "mlflow.source.git.commit": commit,
+        "lossbook.git.dirty": "true" if changes else "false",
+    }
+
+
+def version_tags() -> dict[str, str]:
+    """Python, Lossbook, and torch where the stage has imported it."""
+    tags = {"lossbook.python": platform.python_version()}
+    if torch := sys.modules.get("torch"):
+        tags["lossbook.torch"] = str(torch.__version__)
+    with suppress(PackageNotFoundError):  # run from a bare checkout
+        tags["lossbook.version"] = version("lossbook")
+    return tags
+
+
+def _git(*arguments: str) -> str:
+    """Git's answer; empty where there is no Git or no repository."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "unknown"

@@ -1,0 +1,217 @@
+"""The journal: what happened in a run, a JSON object a line, appended and never changed.
+
+It is the record; MLflow's store is made from it, and made again where it was lost. A line holds
+`t`, milliseconds since the epoch, and one of
+
+    create   {"run", "stage", "experiment", "name", "parent", "resumable"}; always the first line
+    resume   {}: another process goes on with the run
+    s, m     step, {metric: value}; "NaN", "Infinity" and "-Infinity" are written as strings
+    params   {name: text}
+    tags     {name: text, or null for a tag that is taken away}
+    input    {"name", "source", "digest", "context", "profile"}
+    artifact {"path", "sha256", "bytes"}, and "reference" where the bytes lie outside the journal
+    end      "FINISHED", "FAILED" or "KILLED"
+
+A line reaches the kernel in one write: a process that is killed leaves at most its last line
+torn, and `Journal` cuts it. Against a power cut, `sync` forces what is written to the disk; a
+stage calls it before it puts a checkpoint in place, so that no checkpoint is ahead of its journal.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+
+JOURNAL = "journal.jsonl"
+ARTIFACTS = "artifacts"
+
+Event = dict[str, Any]
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def now() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class Journal:
+    """An open journal; threads may append at once."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open for appending, or create; a torn last line is cut.
+
+        Raises:
+            UserError: the file cannot be opened.
+        """
+        self.path = folder / JOURNAL
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise UserError(f"{self.path}: {error.strerror}") from None
+        self._lock = threading.Lock()
+        self._size = _whole_lines(self._file)
+        os.ftruncate(self._file, self._size)
+
+    def append(self, event: Event) -> None:
+        """Write one event, stamped with the time unless it says its own.
+
+        Raises:
+            UserError: the line could not be written whole (a full disk); the journal is as before.
+        """
+        event.setdefault("t", now())
+        self._write(_encode(event))
+
+    def append_metrics(self, metrics: dict[str, float], step: int) -> None:
+        """Write one point of some metrics. Raises as `append` does."""
+        event = {"t": now(), "s": step, "m": metrics}
+        try:
+            line = _encode(event)
+        except ValueError:  # not finite, which JSON has no number for
+            line = _encode({**event, "m": {key: _number(v) for key, v in metrics.items()}})
+        self._write(line)
+
+    def _write(self, line: str) -> None:
+        data = (line + "\n").encode()
+        with self._lock:
+            try:
+                written = os.write(self._file, data)
+                reason = "the disk is full"
+            except OSError as error:
+                written, reason = 0, str(error.strerror)
+            if written != len(data):
+                os.ftruncate(self._file, self._size)
+                raise UserError(f"{self.path}: {reason}")
+            self._size += written
+
+    def sync(self) -> None:
+        """Wait until what has been appended is on the disk."""
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def _whole_lines(file: int) -> int:
+    """The offset behind the last newline."""
+    end = os.lseek(file, 0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - 65536)
+        newline = os.pread(file, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
+
+
+def _number(value: float) -> float | str:
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def metrics_of(event: Event) -> dict[str, float]:
+    """A line's metrics as numbers again; empty for any other line."""
+    return {k: _WORDS[v] if isinstance(v, str) else v for k, v in event.get("m", {}).items()}
+
+
+def parse(line: bytes) -> Event | None:
+    """One event; None for a line that a failing disk has garbled."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "t" in event else None
+
+
+def read_events(path: Path) -> Iterator[Event]:
+    """The whole lines of a journal, in order."""
+    with open(path, "rb") as file:
+        for line in file:
+            if line.endswith(b"\n") and (event := parse(line)) is not None:
+                yield event
+
+
+@dataclass
+class Point:
+    """A metric's last value, as MLflow means last: the highest step, then the latest time."""
+
+    step: int
+    timestamp: int
+    value: float
+
+
+@dataclass
+class Story:
+    """What a journal amounts to: the run as it stands after its last line."""
+
+    run: str
+    stage: str
+    experiment: str
+    name: str
+    parent: str | None
+    resumable: bool
+    started: int
+    status: str = "RUNNING"
+    ended: int | None = None
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    inputs: list[dict[str, Any]] = field(default_factory=list)
+    artifacts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    metrics: dict[str, Point] = field(default_factory=dict)
+
+    def tell(self, event: Event) -> None:
+        """Take one more event into the story."""
+        for key, value in metrics_of(event).items():
+            point = Point(event["s"], event["t"], value)
+            last = self.metrics.get(key)
+            if last is None or (point.step, point.timestamp) >= (last.step, last.timestamp):
+                self.metrics[key] = point
+        self.params.update(event.get("params", {}))
+        for name, text in event.get("tags", {}).items():
+            if text is None:
+                self.tags.pop(name, None)
+            else:
+                self.tags[name] = text
+        if "input" in event and event["input"] not in self.inputs:
+            self.inputs.append(event["input"])
+        if "artifact" in event:
+            self.artifacts[event["artifact"]["path"]] = event["artifact"]
+        if "resume" in event:
+            self.status, self.ended = "RUNNING", None
+        if "end" in event:
+            self.status, self.ended = event["end"], event["t"]
+
+
+def read_story(folder: Path) -> Story | None:
+    """The story of the journal in this folder; None where there is none, or not one whole line."""
+    try:
+        events = read_events(folder / JOURNAL)
+        first = next(events, None)
+    except FileNotFoundError:
+        return None
+    if first is None or "create" not in first:
+        return None
+    story = Story(**first["create"], started=first["t"])
+    for event in events:
+        story.tell(event)
+    return story
+
+
+def points_of(path: Path) -> dict[str, set[int]]:
+    """The steps at which each metric has been journalled."""
+    points: dict[str, set[int]] = {}
+    for event in read_events(path):
+        for key in event.get("m", ()):
+            points.setdefault(key, set()).add(event["s"])
+    return points

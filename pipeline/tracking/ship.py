@@ -1,0 +1,269 @@
+"""From a journal to a store: what is new is sent, by byte offset, as often as it takes.
+
+Everything may be sent again without harm: a metric's point is known by its step, time and value,
+a run by its key, a file by its path. So the cursor may lag behind the store and never runs ahead
+of it: it is written after the store has answered. It lies beside the journal, in `shipped.json`,
+one entry a store.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import threading
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from pipeline.files import write_json
+from pipeline.tracking.artifacts import locate
+from pipeline.tracking.batch import Batch, batches
+from pipeline.tracking.journal import JOURNAL, Event, Story, read_events
+from pipeline.tracking.store import RUN_KEY, Store, error_code
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+CURSOR = "shipped.json"
+PARENT = "mlflow.parentRunId"
+
+
+class RunDeletedError(Exception):
+    """Somebody deleted the run in the store; that is respected."""
+
+
+@dataclass
+class Cursor:
+    """How far one store has taken one journal."""
+
+    run_id: str | None = None
+    offset: int = 0
+    linked: bool = False  # the store's run knows its parent's
+    missing: list[Event] = field(default_factory=list)  # artifacts whose files are not here
+    refused: list[str] = field(default_factory=list)  # what the store will never take, and why
+
+
+class Shipper:
+    """Sends one journal to one store; one at a time, so hold the folder's `ship.lock`.
+
+    Attributes:
+        key: the run's; None while the journal holds no whole line.
+        answers: grows with each answer of the store, a sign of life.
+    """
+
+    def __init__(self, folder: Path, store: Store) -> None:
+        self.folder = folder
+        self.store = store
+        self.answers = 0
+        self._saving = threading.Lock()
+        self._abandoned = False
+        self.cursor = _read_cursors(folder).get(store.name, Cursor())
+        self.header: dict[str, Any] = next(read_events(folder / JOURNAL), {}).get("create", {})
+        self.key: str | None = self.header.get("run")
+
+    def drain(self) -> None:
+        """Send all that the journal holds by now.
+
+        Raises:
+            RunDeletedError: the run was deleted in the store.
+            Exception: what a store, a driver or a network raises; nothing is lost, try again.
+        """
+        try:
+            self._drain()
+        except Exception as error:
+            if error_code(error) != "RESOURCE_DOES_NOT_EXIST" or self.find_run() is not None:
+                raise
+            self.cursor = Cursor()  # another store stands in the place of the one we knew
+            self._drain()
+
+    def find_run(self) -> Run | None:
+        """The store's run for this journal.
+
+        Raises:
+            RunDeletedError: there is one, deleted.
+        """
+        assert self.key is not None, "only a journal with a whole line has a run"
+        run = self.store.find_run(self.key, self.header["experiment"])
+        if run is not None and run.info.lifecycle_stage == "deleted":
+            raise RunDeletedError(f"run {run.info.run_id} was deleted in {self.store.name}")
+        return run
+
+    def start_over(self) -> None:
+        """Forget what was sent; the next `drain` sends everything again."""
+        self.cursor = Cursor()
+
+    def abandon(self) -> None:
+        """From now on write no cursor: the folder is about to be moved."""
+        with self._saving:
+            self._abandoned = True
+
+    def _drain(self) -> None:
+        for batch in batches(self.folder / JOURNAL, self.cursor.offset):
+            if len(batch) > 0:
+                self._send_batch(batch)
+            if batch.event is not None:
+                self._send_event(batch.event)
+            self.cursor.offset = batch.end
+            self._save()
+
+    def _send_event(self, event: Event) -> None:
+        client = self.store.client
+        if "create" in event:
+            self.cursor.run_id = self._find_or_create(event)
+            self.link()
+        elif "resume" in event:
+            client.update_run(self._run_id, status="RUNNING")
+        elif "input" in event:
+            self._send_input(event["input"])
+        elif "artifact" in event:
+            if not self._send_artifact(event["artifact"]):
+                self.cursor.missing.append(event["artifact"])
+        elif "end" in event:
+            self.link()
+            client.set_terminated(self._run_id, status=event["end"], end_time=event["t"])
+        self.answers += 1
+
+    @property
+    def _run_id(self) -> str:
+        assert self.cursor.run_id is not None, "a journal's first line creates the run"
+        return self.cursor.run_id
+
+    def _find_or_create(self, event: Event) -> str:
+        """The store may have created the run for a process that died before it wrote that down."""
+        run = self.find_run()
+        if run is None:
+            run = self.store.client.create_run(
+                self.store.experiment_id(self.header["experiment"]),
+                start_time=event["t"],
+                tags={RUN_KEY: self.header["run"], **event.get("tags", {})},
+                run_name=self.header["name"],
+            )
+        return str(run.info.run_id)
+
+    def link(self) -> bool:
+        """Tell the run its parent, if the store knows that by now; True where nothing is left."""
+        parent = self.header.get("parent")
+        if parent is None or self.cursor.linked:
+            return True
+        run = self.store.find_run(parent)
+        if run is None:
+            return False
+        self.store.client.set_tag(self._run_id, PARENT, run.info.run_id)
+        self.cursor.linked = True
+        self._save()
+        return True
+
+    def _send_batch(self, batch: Batch) -> None:
+        """What the store refuses is found by halving, noted, and left out."""
+        try:
+            self._log_batch(batch)
+        except Exception as error:
+            if not self._is_refusal(error):
+                raise
+            if len(batch) > 1:
+                for half in batch.halves():
+                    self._send_batch(half)
+            else:
+                names = [*(m[0] for m in batch.metrics), *batch.params, *batch.tags]
+                self.cursor.refused += [f"{name}: {error}" for name in names]
+        self.answers += 1
+
+    def _log_batch(self, batch: Batch) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        client = self.store.client
+        client.log_batch(
+            self._run_id,
+            metrics=[Metric(*point) for point in batch.metrics],
+            params=[Param(name, text) for name, text in batch.params.items()],
+            tags=[RunTag(name, text) for name, text in batch.tags.items() if text is not None],
+        )
+        for name in (name for name, text in batch.tags.items() if text is None):
+            try:
+                client.delete_tag(self._run_id, name)
+            except Exception as error:
+                if error_code(error) != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+
+    def _is_refusal(self, error: Exception) -> bool:
+        """A store that answers for the run, and still will not take this, never will."""
+        if error_code(error) != "INVALID_PARAMETER_VALUE":
+            return False
+        return self.find_run() is not None
+
+    def _send_input(self, given: dict[str, Any]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=given["name"],
+            digest=given["digest"],
+            source_type="local" if "://" not in given["source"] else "http",
+            source=json.dumps({"uri": given["source"]}),
+            profile=json.dumps(given["profile"]),
+        )
+        tag = InputTag("mlflow.data.context", given["context"])
+        self.store.client.log_inputs(self._run_id, [DatasetInput(dataset, [tag])])
+
+    def send_missing(self) -> None:
+        """Try again with the files that were nowhere to be found."""
+        for artifact in list(self.cursor.missing):
+            if self._send_artifact(artifact):
+                self.cursor.missing.remove(artifact)
+                self._save()
+
+    def _send_artifact(self, artifact: dict[str, Any]) -> bool:
+        """False where the file is nowhere to be found."""
+        path = locate(self.folder, artifact)
+        if path is None:
+            return False
+        folder, _, name = artifact["path"].rpartition("/")
+        with TemporaryDirectory() as aside:
+            named = Path(aside, name)  # MLflow takes the name from the file
+            named.symlink_to(path.resolve())
+            self.store.client.log_artifact(self._run_id, str(named), folder or None)
+        self.answers += 1
+        return True
+
+    def holds(self, story: Story) -> bool:
+        """Whether the store's run is what the story tells."""
+        run = self.find_run()
+        if run is None or run.info.status != story.status:
+            return False
+        values = {key: _as_stored(point.value) for key, point in story.metrics.items()}
+        return (
+            {key: _as_stored(value) for key, value in run.data.metrics.items()} == values
+            and run.data.params == story.params
+            and story.tags.items() <= run.data.tags.items()
+            and self._holds_artifacts(story)
+        )
+
+    def _holds_artifacts(self, story: Story) -> bool:
+        missing = {artifact["path"] for artifact in self.cursor.missing}
+        wanted = story.artifacts.keys() - missing
+        there: set[str] = set()
+        for folder in {path.rpartition("/")[0] for path in wanted}:
+            listed = self.store.client.list_artifacts(self._run_id, folder or None)
+            there.update(item.path for item in listed)
+        return wanted <= there
+
+    def _save(self) -> None:
+        with self._saving:
+            if not self._abandoned:
+                cursors = {**_read_cursors(self.folder), self.store.name: self.cursor}
+                write_json(self.folder / CURSOR, {name: asdict(c) for name, c in cursors.items()})
+
+
+def _as_stored(value: float) -> float | str:
+    """A metric as MLflow's databases hold it, and equal to itself."""
+    return "NaN" if math.isnan(value) else max(-sys.float_info.max, min(value, sys.float_info.max))
+
+
+def _read_cursors(folder: Path) -> dict[str, Cursor]:
+    """An unreadable file is no cursor: everything is sent again."""
+    try:
+        entries = json.loads((folder / CURSOR).read_text(encoding="utf-8"))
+        return {name: Cursor(**entry) for name, entry in entries.items()}
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+        return {}
