@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,41 @@ def written_aside(path: Path) -> Iterator[Path]:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_aside(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`; when the block ends well, it takes the place of `path`.
+
+    A block that raises leaves `path` as it was. What a killed process left aside is swept.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    replaced = path.with_name(f".{path.name}.{os.getpid()}.old")
+    aside.mkdir()
+    try:
+        yield aside
+        if path.exists():  # no system call swaps two folders everywhere
+            os.replace(path, replaced)
+        os.replace(aside, path)
+    except BaseException:
+        if replaced.exists() and not path.exists():
+            os.replace(replaced, path)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove the folders that killed processes left beside `path`."""
+    import psutil
+
+    for left in path.parent.glob(f".{path.name}.*"):
+        process, end = left.name.split(".")[-2:]
+        if end in ("part", "old") and process.isdigit() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,0 +1,189 @@
+"""What `prepare.corpus` may name, and how it becomes `data/corpus`.
+
+A packaged text, a text that is fetched once, a local file or folder, or a URL. Each is resolved
+to a `Source`: a name and a stream of documents. A new kind of corpus is one more `Source`; what
+comes after does not care.
+
+Reports name no place on this machine: a local file is known by its name, the files of a folder
+by their paths within it. Relative paths hold from here or, in the temporary workspace of a
+`dvc exp run`, where files that Git does not track are absent, from the main repository.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.documents import READERS, Document, File, read_documents, suffix_of
+from pipeline.data.download import check_sha256, fetch, file_name, public
+from pipeline.data.parquet import CorpusWriter, Progress
+from pipeline.errors import UserError
+from pipeline.files import folder_aside, sha256_of
+from pipeline.params import Prepare
+
+TEXTS = Path(__file__).parent / "texts"
+
+# name: (file in texts/, sha256)
+PACKAGED = {
+    "what-seemed-likely": (
+        "what-seemed-likely.txt",
+        "b70d7b027f8438323e9bd914e5c9a3ccc5cd58948475449de7586f57231f39a9",
+    ),
+}
+# name: (URL, sha256)
+FETCHED = {
+    "the-verdict": (
+        "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main/"
+        "ch02/01_main-chapter-code/the-verdict.txt",
+        "b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f",
+    ),
+}
+NAMES = (*PACKAGED, *FETCHED)
+SUFFIXES = f"{', '.join(READERS)}, plain or .gz"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A corpus that was found.
+
+    Attributes:
+        name: what reports call it.
+        origin: where it comes from, without a path of this machine.
+        documents: gives the stream of its documents, from the start each time.
+    """
+
+    name: str
+    origin: str
+    documents: Callable[[], Iterator[Document]]
+
+
+def prepare(
+    settings: Prepare, folder: Path, progress: Progress = lambda characters: None
+) -> dict[str, Any]:
+    """Write the corpus that `settings` name into `folder`; return what `reports/corpus.json` holds.
+
+    Raises:
+        UserError: there is no such corpus, or it cannot be had, read or be right; `folder` stays.
+    """
+    source = find(settings)
+    with folder_aside(folder) as aside:
+        writer = CorpusWriter(aside, progress)
+        for document in source.documents():
+            writer.write(document)
+        if not writer.documents:
+            raise UserError(f"prepare.corpus: {source.name} is empty: it holds no text")
+        meta = writer.close(source.name)
+    report = {key: value for key, value in meta.items() if key != "shards"}
+    skipped = {"empty": writer.empty} if writer.empty else {}
+    return report | {"skipped": skipped, "source": source.origin}
+
+
+def find(settings: Prepare) -> Source:
+    """Resolve `prepare.corpus`; fetches it where that is needed.
+
+    Raises:
+        UserError: it is no name, file, folder or URL; it cannot be fetched; it does not hash to
+            `prepare.sha256`; or nothing in it is readable.
+    """
+    corpus = settings.corpus
+    if corpus in PACKAGED:
+        name, sha256 = PACKAGED[corpus]
+        check_sha256(f"the packaged text {name}", TEXTS / name, sha256)
+        return _source(corpus, "packaged", [File(TEXTS / name, name)], settings)
+    if corpus in FETCHED:
+        url, sha256 = FETCHED[corpus]
+        file = File(fetch(url, file_name(url), sha256), file_name(url))
+        return _source(corpus, url, [file], settings)
+    if "://" in corpus:
+        return _from_url(settings)
+    return _from_path(settings)
+
+
+def fingerprint(settings: Prepare) -> dict[str, Any]:
+    """What tells that a corpus has changed, without reading it where its name alone says all.
+
+    For a local file or folder, the digest of its files' names and bytes. A name or a URL stands
+    for itself: what it means is pinned in this module, or by `prepare.sha256`.
+
+    Raises:
+        UserError: there is no such file, folder or name, or nothing in it is readable.
+    """
+    corpus = settings.corpus
+    if corpus in NAMES or "://" in corpus:
+        return {"corpus": public(corpus) if "://" in corpus else corpus}
+    path = _existing(corpus)
+    digest = hashlib.sha256()
+    files = _files(path)
+    for file in files:
+        digest.update(f"{sha256_of(file.path)}  {file.name}\n".encode())
+    return {"corpus": path.resolve().name, "files": len(files), "sha256": digest.hexdigest()}
+
+
+def _source(name: str, origin: str, files: list[File], settings: Prepare) -> Source:
+    if settings.sha256:
+        if len(files) != 1:
+            raise UserError(
+                f"prepare.sha256 is for one file, but prepare.corpus {name} has {len(files)}"
+            )
+        check_sha256(name, files[0].path, settings.sha256)
+
+    def documents() -> Iterator[Document]:
+        for file in files:
+            yield from read_documents(file, settings.text_field)
+
+    return Source(name, origin, documents)
+
+
+def _from_url(settings: Prepare) -> Source:
+    url = settings.corpus
+    if not url.startswith(("http://", "https://")):
+        raise UserError(f"prepare.corpus: {public(url)} must start with http:// or https://")
+    name = file_name(url)
+    if suffix_of(name) not in READERS:
+        name += ".txt"  # such as 1342.txt.utf-8: if it is no text, reading it will tell
+    file = File(fetch(url, name, settings.sha256), public(url))
+    return _source(public(url), public(url), [file], settings)
+
+
+def _from_path(settings: Prepare) -> Source:
+    path = _existing(settings.corpus)
+    kind = "folder" if path.is_dir() else "file"
+    return _source(path.resolve().name, f"local {kind}", _files(path), settings)
+
+
+def _existing(corpus: str) -> Path:
+    given = Path(corpus).expanduser()
+    for path in (given, Path(os.environ.get("DVC_ROOT", ".")) / given):
+        if path.exists():
+            return path
+    if given.name != corpus or given.suffix:
+        raise UserError(f"prepare.corpus: there is no file or folder {corpus}")
+    close = get_close_matches(corpus, NAMES, n=1)
+    guess = f"did you mean {close[0]}? " if close else ""
+    raise UserError(
+        f"prepare.corpus: {corpus!r} is no corpus; {guess}"
+        f"Known are {', '.join(NAMES)}, or give a file, a folder or a URL"
+    )
+
+
+def _files(path: Path) -> list[File]:
+    """The readable files at `path`, in the order of their names within it, hidden ones left out."""
+    if not path.is_dir():
+        if suffix_of(path.name) not in READERS:
+            raise UserError(f"prepare.corpus: {path} is not read; a file must be {SUFFIXES}")
+        return [File(path, path.name)]
+    files = []
+    for folder, folders, names in os.walk(path):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if suffix_of(name) in READERS and not name.startswith("."):
+                file = Path(folder) / name
+                files.append(File(file, file.relative_to(path).as_posix()))
+    if not files:
+        raise UserError(f"prepare.corpus: nothing in the folder {path} is {SUFFIXES}")
+    return sorted(files, key=lambda file: file.name)

@@ -1,0 +1,175 @@
+"""A prepared corpus on disk: Parquet shards of documents, and a `_meta.json` that sums them up.
+
+The columns are the strings `id`, `title`, `source` and `text`, one row a document. A document of
+more than `documents.PART` characters goes on in the next rows, with the same id and source, so
+that neither writing nor reading ever holds more than some parts. `_meta.json` is written last:
+where it stands, the corpus is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pipeline.data.documents import BLOCK, ROWS, Document
+from pipeline.errors import UserError
+from pipeline.files import read_json, write_json
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+META = "_meta.json"  # readers of Parquet folders pass over names that begin so
+GROUP = 1 << 24  # bytes of text in a row group: what is held while writing
+SHARD = 1 << 28  # bytes of text in a file
+
+Progress = Callable[[int], object]  # told of every part's characters
+
+
+class Row(NamedTuple):
+    """A document, or a part of one that is too long for a row."""
+
+    id: str
+    title: str
+    source: str
+    text: str
+
+
+class CorpusWriter:
+    """Writes documents into the shards of an empty folder, and counts what it writes.
+
+    The digest is the SHA-256 of the texts in order, joined by the byte FF, which UTF-8 never
+    holds: for one document it is that of its text, hence of a file without BOM and CRLF.
+    """
+
+    def __init__(self, folder: Path, progress: Progress = lambda characters: None):
+        self.documents = self.characters = self.bytes = self.empty = 0
+        self._folder = folder
+        self._progress = progress
+        self._digest = hashlib.sha256()
+        self._rows: list[Row] = []
+        self._waiting = 0  # bytes of text in _rows
+        self._shards: list[dict[str, Any]] = []
+        self._file: pq.ParquetWriter | None = None
+
+    def write(self, document: Document) -> None:
+        """Append a document; one without a character that is no blank is counted and left out."""
+        parts = iter(document.parts)
+        first = next(parts, "")
+        second = next(parts, None)
+        if second is None and not first.strip():
+            self.empty += 1
+            return
+        if self.documents:
+            self._digest.update(b"\xff")
+        self.documents += 1
+        for part in chain([first], [] if second is None else [second], parts):
+            self._append(Row(document.id, document.title, document.source, part))
+
+    def close(self, name: str) -> dict[str, Any]:
+        """Write what waits and `_meta.json`; return what that holds."""
+        self._flush()
+        self._end_shard()
+        meta = {
+            "corpus": name,
+            "sha256": self._digest.hexdigest(),
+            "documents": self.documents,
+            "characters": self.characters,
+            "bytes": self.bytes,
+            "shards": self._shards,
+        }
+        write_json(self._folder / META, meta)
+        return meta
+
+    def _append(self, row: Row) -> None:
+        encoded = row.text.encode("utf-8")
+        self._digest.update(encoded)
+        self._rows.append(row)
+        self._waiting += len(encoded)
+        self.bytes += len(encoded)
+        self.characters += len(row.text)
+        self._progress(len(row.text))
+        if self._waiting >= GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Write the waiting rows as a row group, into a new file where the last one is full."""
+        import pyarrow as pa
+
+        if not self._rows:
+            return
+        columns = zip(*self._rows, strict=True)
+        table = pa.table([pa.array(cells, pa.string()) for cells in columns], names=Row._fields)
+        if self._file is None:
+            self._begin_shard(table.schema)
+        assert self._file is not None
+        self._file.write_table(table)
+        self._shards[-1]["rows"] += len(self._rows)
+        self._shards[-1]["bytes"] += self._waiting
+        self._rows, self._waiting = [], 0
+        if self._shards[-1]["bytes"] >= SHARD:
+            self._end_shard()
+
+    def _begin_shard(self, schema: Any) -> None:
+        import pyarrow.parquet as pq
+
+        name = f"{len(self._shards):05d}.parquet"
+        self._shards.append({"file": name, "rows": 0, "bytes": 0})
+        # Texts repeat nothing, and nobody searches by them: no dictionaries, no statistics.
+        self._file = pq.ParquetWriter(
+            self._folder / name,
+            schema,
+            compression="zstd",
+            use_dictionary=False,
+            write_statistics=False,
+        )
+
+    def _end_shard(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+
+
+class Corpus:
+    """A corpus that `CorpusWriter` wrote."""
+
+    def __init__(self, folder: Path, meta: dict[str, Any]):
+        self.folder = folder
+        self.meta = meta
+
+    @classmethod
+    def open(cls, folder: Path) -> Corpus:
+        """Read the corpus's `_meta.json`.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        meta = read_json(folder / META)
+        keys = {"corpus", "sha256", "documents", "characters", "bytes", "shards"}
+        if not isinstance(meta, dict) or not keys <= meta.keys():
+            raise UserError(f"{folder / META}: not a corpus's; `dvc repro -f prepare` rewrites it")
+        return cls(folder, meta)
+
+    def rows(self) -> Iterator[Row]:
+        """Every row in order, a few at a time.
+
+        Raises:
+            UserError: a shard is missing or damaged.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        for shard in self.meta["shards"]:
+            path = self.folder / shard["file"]
+            try:
+                table = pq.ParquetFile(path, buffer_size=BLOCK, pre_buffer=False)
+                for batch in table.iter_batches(batch_size=ROWS, columns=list(Row._fields)):
+                    for cells in zip(*batch.columns, strict=True):
+                        yield Row(*(cell.as_py() for cell in cells))
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                reason = " ".join(str(error).split())
+                raise UserError(
+                    f"{path}: not readable ({reason}); `dvc repro -f prepare` writes it anew"
+                ) from None

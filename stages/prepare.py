@@ -1,0 +1,35 @@
+"""Bring the corpus that `prepare.corpus` names into `data/corpus`, as Parquet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline.console import Command
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.command(cls=Command)
+@click.option("--params", type=FILE, default=Path("params.yaml"), show_default=True)
+@click.option("--corpus", type=FOLDER, required=True, help="The folder to write.")
+@click.option("--report", type=FILE, required=True, help="The JSON file to write.")
+def main(params: Path, corpus: Path, report: Path) -> None:
+    """Bring the corpus that prepare.corpus names into a folder of Parquet files."""
+    from tqdm import tqdm
+
+    from pipeline.data.corpora import prepare
+    from pipeline.files import write_json
+    from pipeline.params import load_params
+
+    settings = load_params(params).prepare
+    with tqdm(unit="char", unit_scale=True, desc="prepare", disable=None) as bar:
+        facts = prepare(settings, corpus, progress=bar.update)
+    write_json(report, facts)
+    click.echo(f"{facts['corpus']}: {facts['documents']:,} documents, {facts['bytes']:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

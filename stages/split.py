@@ -1,0 +1,39 @@
+"""Split the corpus into training and validation tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline.console import Command
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.command(cls=Command)
+@click.option("--params", type=FILE, default=Path("params.yaml"), show_default=True)
+@click.option("--corpus", type=FOLDER, required=True, help="The folder that prepare wrote.")
+@click.option("--tokens", type=FOLDER, required=True, help="The folder to write.")
+@click.option("--report", type=FILE, required=True, help="The JSON file to write.")
+def main(params: Path, corpus: Path, tokens: Path, report: Path) -> None:
+    """Split the corpus into training and validation tokens, memory-mapped uint16."""
+    from tqdm import tqdm
+
+    from pipeline.data.parquet import Corpus
+    from pipeline.data.split import split
+    from pipeline.files import write_json
+    from pipeline.params import load_params
+
+    settings = load_params(params).split
+    total = Corpus.open(corpus).meta["characters"]
+    with tqdm(total=total, unit="char", unit_scale=True, desc="split", disable=None) as bar:
+        facts = split(corpus, tokens, settings.train_fraction, progress=bar.update)
+    write_json(report, facts)
+    for side in ("train", "val"):
+        click.echo(f"{side}: {facts[side]['tokens']:,} tokens")
+
+
+if __name__ == "__main__":
+    main()
