@@ -40,7 +40,7 @@ class Section(BaseModel):
 
 
 class Prepare(Section):
-    corpus: Text = Field("PACKAGED", description="a name, a file, a folder or a URL")
+    corpus: Text = Field("what-seemed-likely", description="a name, a file, a folder or a URL")
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
         None, description="what the corpus file must hash to; for files and URLs"
     )

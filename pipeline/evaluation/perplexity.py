@@ -56,10 +56,11 @@ def measure(
     number of windows done after each batch.
     """
     chosen = range(len(windows)) if indices is None else indices
-    nats = 0.0
+    nats, target_bytes = 0.0, 0
     for start in range(0, len(chosen), batch_size):
         batch = chosen[start : start + batch_size]
         nats += float(window_losses(model, windows, batch).sum(dtype=torch.float64))
+        target_bytes += windows.target_bytes(batch)
         if progress is not None:
             progress(len(batch))
     tokens = len(chosen) * windows.context_length
@@ -67,7 +68,7 @@ def measure(
     return Losses(
         loss=loss,
         perplexity=math.exp(loss) if loss < 700 else math.inf,
-        bits_per_byte=nats / math.log(2) / max(windows.target_bytes(chosen), 1),
+        bits_per_byte=nats / math.log(2) / max(target_bytes, 1),
         tokens=tokens,
         windows=len(chosen),
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,14 +35,6 @@ class GPTConfig:
     tie_weights: bool = False
 
 
-class Cache(Protocol):
-    """Keys and values of the tokens before these, for one layer (`generation.decode`)."""
-
-    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Take (B, H, T, D) keys and values; return all of them and an attention mask."""
-        ...
-
-
 class CausalSelfAttention(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -51,21 +43,12 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.qkv_bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
-        mask = None
-        if cache is not None:
-            k, v, mask = cache.extend(k, v)
-        y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            is_causal=mask is None,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
         return cast(Tensor, self.c_proj(y.transpose(1, 2).reshape(B, T, C)))
 
 
@@ -88,9 +71,10 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
-        x = x + self.drop(self.attn(self.ln_1(x), cache))
-        return x + self.drop(self.mlp(self.ln_2(x)))
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop(self.attn(self.ln_1(x)))
+        x = x + self.drop(self.mlp(self.ln_2(x)))
+        return x
 
 
 class GPT(nn.Module):
@@ -110,13 +94,13 @@ class GPT(nn.Module):
     @property
     def head_weight(self) -> Tensor:
         """(V, C): the head's own matrix, or the token embedding where they are tied."""
-        return self.wte.weight if self.config.tie_weights else self.lm_head.weight
+        return (self.wte if self.config.tie_weights else self.lm_head).weight
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """Token ids (B, T), T <= context_length, to the last layer norm's output (B, T, C)."""
-        T = tokens.shape[1]
-        assert T <= self.config.context_length, "more tokens than positions"
-        x = self.drop(self.wte(tokens) + self.wpe.weight[:T])
+        positions = self.wpe.weight[: tokens.shape[1]]  # (T, C)
+        assert len(positions) == tokens.shape[1], "more tokens than positions"
+        x = self.drop(self.wte(tokens) + positions)
         for block in self.h:
             x = block(x)
         return cast(Tensor, self.ln_f(x))

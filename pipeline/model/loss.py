@@ -7,7 +7,7 @@ cross-entropy of Liger Kernel, on PyTorch's own operations.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -38,42 +38,47 @@ def token_losses(hidden: Tensor, head_weight: Tensor, targets: Tensor) -> Tensor
 
 def mean_loss(hidden: Tensor, head_weight: Tensor, targets: Tensor) -> Tensor:
     """The mean of `token_losses`, a scalar with gradients for `hidden` and `head_weight`."""
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, head_weight, targets)
-    return loss
+    loss = _LinearCrossEntropy.apply(hidden, head_weight, targets)  # type: ignore[no-untyped-call]
+    return cast(Tensor, loss)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head_weight: Tensor, targets: Tensor) -> Tensor:
-        rows = hidden.reshape(-1, hidden.shape[-1])
+        dtype = _product_dtype(hidden)
+        rows = hidden.reshape(-1, hidden.shape[-1]).to(dtype)
         labels = targets.reshape(-1)
-        weight = head_weight.to(rows.dtype)
-        total = rows.new_zeros((), dtype=torch.float32)
+        weight = head_weight.to(dtype)
+        total = torch.zeros((), dtype=torch.float32, device=rows.device)
         grad_rows = torch.empty_like(rows)
-        grad_weight: Tensor | None = None
+        grad_weight = torch.zeros_like(weight)
         for start in range(0, len(rows), CHUNK):
-            h, t = rows[start : start + CHUNK], labels[start : start + CHUNK]
-            log_probs = F.log_softmax((h @ weight.T).float(), dim=-1)
-            total -= log_probs.gather(1, t[:, None]).sum()
-            grad = log_probs.exp_()  # softmax - onehot, over the number of rows
-            grad.scatter_add_(1, t[:, None], grad.new_full((len(t), 1), -1.0))
-            grad = grad.div_(len(rows)).to(h.dtype)
+            h, t = rows[start : start + CHUNK], labels[start : start + CHUNK, None]
+            log_probs = F.log_softmax(F.linear(h, weight), dim=-1, dtype=torch.float32)
+            total -= log_probs.gather(1, t).sum()
+            grad = log_probs.exp_()  # d(sum of losses) / d(logits) = softmax - onehot
+            grad.scatter_add_(1, t, grad.new_full(t.shape, -1.0))
+            grad = grad.to(dtype)
             grad_rows[start : start + CHUNK] = grad @ weight
-            if grad_weight is None:
-                grad_weight = grad.T @ h
-            else:
-                grad_weight.addmm_(grad.T, h)
-        assert grad_weight is not None, "no rows"
+            grad_weight.addmm_(grad.T, h)
         ctx.save_for_backward(grad_rows.view_as(hidden), grad_weight)
-        ctx.weight_dtype = head_weight.dtype
+        ctx.rows = len(rows)
+        ctx.dtypes = hidden.dtype, head_weight.dtype
         return total / len(rows)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        (upstream,) = grads
+        scale = grads[0] / ctx.rows
         grad_hidden, grad_weight = ctx.saved_tensors
+        hidden_dtype, weight_dtype = ctx.dtypes
         return (
-            grad_hidden * upstream.to(grad_hidden.dtype),
-            (grad_weight * upstream.to(grad_weight.dtype)).to(ctx.weight_dtype),
+            (grad_hidden * scale).to(hidden_dtype),
+            grad_weight.mul_(scale).to(weight_dtype),
             None,
         )
+
+
+def _product_dtype(like: Tensor) -> torch.dtype:
+    """Autocast's type where it is on; it does not reach into a custom function's products."""
+    device = like.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype

@@ -25,9 +25,13 @@ def save_config(folder: Path, config: GPTConfig) -> None:
 
 
 def save_weights(folder: Path, model: nn.Module, which: Weights) -> None:
-    """Write the state dict whole or not at all."""
-    with written_aside(folder / FILES[which]) as aside:
-        torch.save(model.state_dict(), aside)
+    save_state(folder / FILES[which], model.state_dict())
+
+
+def save_state(path: Path, state: dict[str, torch.Tensor]) -> None:
+    """Write a state dict, its tensors on the CPU, whole or not at all."""
+    with written_aside(path) as aside:
+        torch.save({name: tensor.cpu() for name, tensor in state.items()}, aside)
 
 
 def load_config(folder: Path) -> GPTConfig:

@@ -1,0 +1,47 @@
+"""The scratch model's losses: untrained, at its best, and at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.loader import Windows
+from pipeline.evaluation.perplexity import Losses, measure
+from pipeline.model.gpt import GPT
+from pipeline.model.saved import load_config, load_model
+from pipeline.training.start import Start, starting_model
+
+VERSIONS = ("untrained", "best", "last")
+
+
+def load_version(folder: Path, version: str) -> GPT:
+    """`untrained` (the weights of step 0, built again), `best` or `last`."""
+    if version == "untrained":
+        return starting_model(load_config(folder), Start.load(folder)).eval()
+    return load_model(folder, "best" if version == "best" else "last")
+
+
+def measure_splits(
+    model: GPT, splits: dict[str, Windows], batch_size: int, tell: Callable[[int], object]
+) -> dict[str, Losses]:
+    """The losses over each split; `tell` hears of every window that is done."""
+    return {
+        name: measure(model, windows, batch_size, progress=tell) for name, windows in splits.items()
+    }
+
+
+def as_report(measured: dict[str, dict[str, Losses]], splits: dict[str, Windows]) -> dict[str, Any]:
+    """`evaluate.json`: the last weights' losses at the top, best and untrained beside them."""
+    numbers = {
+        version: {split: losses.as_dict() for split, losses in by_split.items()}
+        for version, by_split in measured.items()
+    }
+    any_windows = next(iter(splits.values()))
+    return {
+        "corpus_sha256": any_windows.tokens.meta["corpus_sha256"],
+        "context_length": any_windows.context_length,
+        **numbers["last"],
+        "best": numbers["best"],
+        "untrained": numbers["untrained"],
+    }

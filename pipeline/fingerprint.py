@@ -1,0 +1,27 @@
+"""One short name for everything that decides a stage's result: values, data and code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+CODE = Path(__file__).parent
+
+
+def fingerprint(values: Any, files: Iterable[Path] = (), code: Iterable[str] = ()) -> str:
+    """16 hex digits that change when any of these does.
+
+    Args:
+        values: JSON-like, e.g. sections of params.
+        files: whose contents count, small ones.
+        code: glob patterns of modules under `pipeline/`, e.g. `model/*.py`.
+    """
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    modules = sorted(path for pattern in code for path in CODE.glob(pattern))
+    for path in [*files, *modules]:
+        digest.update(path.name.encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]

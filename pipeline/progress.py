@@ -1,0 +1,71 @@
+"""How far a long task is: a bar in a terminal, plain lines in a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+EVERY = 15.0  # seconds between plain lines
+
+
+class Progress:
+    """`with Progress(90, "train", unit="step") as bar: bar.advance(1, loss="6.14")`."""
+
+    def __init__(self, total: int, title: str, *, unit: str, done: int = 0) -> None:
+        self.total, self.title, self.unit = total, title, unit
+        self.done = self._first = done
+        self._started = self._spoke = time.monotonic()
+        self._bar = (
+            tqdm(total=total, initial=done, desc=title, unit=unit, dynamic_ncols=True)
+            if sys.stderr.isatty()
+            else None
+        )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def advance(self, count: int, **shown: str) -> None:
+        """Count `count` more units as done; `shown` are the numbers to show beside them."""
+        self.done += count
+        if self._bar is not None:
+            self._bar.set_postfix(shown, refresh=False)
+            self._bar.update(count)
+            return
+        now = time.monotonic()
+        if now - self._spoke >= EVERY or self.done == self.total:
+            self._spoke = now
+            self.say(self._line(now, shown))
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the bar."""
+        if self._bar is not None:
+            tqdm.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def _line(self, now: float, shown: dict[str, str]) -> str:
+        elapsed = now - self._started
+        left = elapsed / max(self.done - self._first, 1) * (self.total - self.done)
+        numbers = "".join(f", {name} {value}" for name, value in shown.items())
+        return (
+            f"{self.title}: {self.done}/{self.total} {self.unit}s{numbers}, "
+            f"{_clock(elapsed)} gone, {_clock(left)} left"
+        )
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,144 @@
+"""A training, made ready from params and tokens, and what it leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.data.loader import Windows
+from pipeline.files import write_text, written_aside
+from pipeline.fingerprint import fingerprint
+from pipeline.model.gpt import GPT
+from pipeline.model.saved import FILES, save_config, save_state, save_weights
+from pipeline.params import Params
+from pipeline.runtime import Runtime, choose_runtime
+from pipeline.training.loop import Diverged, Evaluation, Observer, Trainer, steps_per_epoch
+from pipeline.training.optim import build_optimizer
+from pipeline.training.start import (
+    OPTIMIZER,
+    Start,
+    config_of,
+    starting_model,
+    starting_optimizer,
+)
+
+CODE = ("data/*.py", "model/*.py", "training/*.py", "evaluation/perplexity.py", "runtime.py")
+HISTORY = tuple(Evaluation.__dataclass_fields__)
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What will be trained, on what, where; refused here if it cannot be, before any work."""
+
+    params: Params
+    train_windows: Windows
+    val_windows: Windows
+    runtime: Runtime
+
+    @classmethod
+    def open(cls, params: Params, tokens: Path) -> TrainingJob:
+        """Map the tokens and choose the device.
+
+        Raises:
+            UserError: a split is missing or too short, or the device is not there.
+        """
+        train, val = (
+            Windows.open(tokens / split, params.model.context_length) for split in ("train", "val")
+        )
+        steps_per_epoch(len(train), params.train)
+        runtime = choose_runtime(params.train.device, params.train.precision)
+        return cls(params, train, val, runtime)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of everything that decides the weights: params, data and code."""
+        return fingerprint(
+            self.params.model_dump(mode="json", include={"seed", "model", "train"}),
+            files=[w.tokens.folder / "meta.json" for w in (self.train_windows, self.val_windows)],
+            code=CODE,
+        )
+
+    @property
+    def start(self) -> Start:
+        params = self.params
+        return Start(init_from=params.train.init_from, init=params.model.init, seed=params.seed)
+
+    @property
+    def total_steps(self) -> int:
+        settings = self.params.train
+        return settings.epochs * steps_per_epoch(len(self.train_windows), settings)
+
+    def trainer(self, observer: Observer) -> Trainer:
+        """Build the weights of step 0 and the optimizer, and restore the latter if asked to."""
+        params = self.params
+        model = starting_model(config_of(params.model), self.start).to(self.runtime.device)
+        optimizer = build_optimizer(model, params.train)
+        starting_optimizer(optimizer, self.start.init_from)
+        return Trainer(
+            model,
+            optimizer,
+            self.train_windows,
+            self.val_windows,
+            params.train,
+            params.seed,
+            self.runtime,
+            observer,
+        )
+
+    def run(self, trainer: Trainer, rescue: Path) -> None:
+        """Train; where the loss diverges, leave the last good weights in the folder `rescue`."""
+        try:
+            trainer.run()
+        except Diverged as error:
+            if not trainer.last_good:
+                raise
+            save_config(rescue, trainer.model.config)
+            save_state(rescue / FILES["last"], trainer.last_good)
+            step = trainer.history[-1].step
+            raise Diverged(f"{error}; the weights of step {step} are kept in {rescue}") from None
+
+
+def save_training(folder: Path, trainer: Trainer, start: Start) -> None:
+    """Write the folder of a trained model: config, start, last and best weights, optimizer."""
+    save_config(folder, trainer.model.config)
+    start.save(folder)
+    save_weights(folder, trainer.model, "last")
+    save_state(folder / FILES["best"], trainer.best_weights)
+    with written_aside(folder / OPTIMIZER) as aside:
+        torch.save(trainer.optimizer.state_dict(), aside)
+
+
+def write_history(path: Path, history: list[Evaluation]) -> None:
+    """`history.csv`; floats in full, so that they equal MLflow's."""
+    rows = [",".join(repr(value) for value in asdict(row).values()) for row in history]
+    write_text(path, "\n".join([",".join(HISTORY), *rows]) + "\n")
+
+
+def summary(model: GPT, history: list[Evaluation], best: Evaluation) -> dict[str, Any]:
+    """What `train.json` holds; `overfit` is the rise of validation loss since its best, in nats."""
+    last = history[-1]
+    return {
+        "parameters": model.count_parameters(),
+        "steps": last.step,
+        "tokens_seen": last.tokens_seen,
+        "best": {"step": best.step, "epoch": best.epoch, "val_loss": best.val_loss},
+        "last": {"train_loss": last.train_loss, "val_loss": last.val_loss},
+        "overfit": last.val_loss - best.val_loss,
+    }
+
+
+def verdict(history: list[Evaluation], best: Evaluation) -> str:
+    """Where validation was best and what came of it since, in a sentence."""
+    last = history[-1]
+    where = f"epoch {best.epoch:.1f} (step {best.step})"
+    found = f"validation loss was best at {where}: {best.val_loss:.3f}"
+    if best.step == last.step:
+        return f"{found}, the last evaluation; it may fall further with more epochs"
+    return (
+        f"{found}; since then it rose by {last.val_loss - best.val_loss:.3f} to "
+        f"{last.val_loss:.3f} while training loss fell to {last.train_loss:.3f}"
+    )

@@ -1,0 +1,68 @@
+"""bf16 training on a CPU: matrices kept twice, in fp32 to learn and in bf16 to multiply.
+
+Autocast would cast every matrix in every forward pass and cast every gradient back into fresh
+memory. Here the bf16 copies stay allocated and are written once a step, and bf16 gradients are
+added into fp32 buffers that stay allocated too. Embeddings and layer norms are one tensor in
+both models, so the residual stream stays fp32, as under autocast.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.model.gpt import GPT
+from pipeline.runtime import Runtime
+
+
+class WorkingCopy:
+    """The model that computes, beside the model that learns.
+
+    Attributes:
+        model: run forward and backward on this one. It is `master` itself where nothing is gained
+            by a copy (fp32; CUDA, whose autocast is cheap).
+    """
+
+    def __init__(self, master: GPT, runtime: Runtime) -> None:
+        self.model = master
+        self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []  # (master, working)
+        if runtime.bf16 and runtime.device.type == "cpu":
+            self.model = self._build(master)
+
+    def _build(self, master: GPT) -> GPT:
+        with torch.device("meta"):
+            working = GPT(master.config)
+        matrices = {id(p) for p in _matrices(master)}
+        state: dict[str, Tensor] = {}
+        copies: dict[str, nn.Parameter] = {}
+        for name, parameter in master.named_parameters():
+            if id(parameter) in matrices:
+                copies[name] = nn.Parameter(parameter.detach().to(torch.bfloat16))
+                self._pairs.append((parameter, copies[name]))
+            state[name] = copies.get(name, parameter)
+        working.load_state_dict(state, assign=True)  # the very tensors, so that gradients meet
+        return working.train(master.training)
+
+    @torch.no_grad()
+    def collect_gradients(self) -> None:
+        """Add the copies' gradients to the master's, and let the copies' go."""
+        for master, working in self._pairs:
+            if working.grad is None:
+                continue
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+            master.grad.add_(working.grad)
+            working.grad = None
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Round the master's matrices into the copies, after an optimizer step."""
+        for master, working in self._pairs:
+            working.copy_(master)
+
+
+def _matrices(model: GPT) -> list[nn.Parameter]:
+    """The weights and biases of linear layers, and the token embedding where it is the head."""
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    head = [model.wte] if model.config.tie_weights else []
+    return [p for layer in [*layers, *head] for p in layer.parameters()]

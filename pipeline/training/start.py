@@ -1,0 +1,111 @@
+"""Where a training starts from: fresh weights, a model's folder, or OpenAI's GPT-2."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.errors import UserError
+from pipeline.files import read_json, write_json
+from pipeline.model.gpt import GPT, GPTConfig, initialise
+from pipeline.model.saved import load_model
+from pipeline.params import Model
+from pipeline.runtime import derive_seed
+
+OPTIMIZER = "optimizer.pth"
+START = "start.json"
+GPT2 = "gpt2-"
+
+
+class Start(BaseModel):
+    """What it takes to build the weights of step 0 again, for the untrained row."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    init_from: str
+    init: Literal["pytorch", "gpt2"]
+    seed: int
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / START, self.model_dump())
+
+    @classmethod
+    def load(cls, folder: Path) -> Start:
+        return cls.model_validate(read_json(folder / START))
+
+
+def config_of(section: Model) -> GPTConfig:
+    """The architecture that `params.yaml` asks for."""
+    return GPTConfig(**section.model_dump(exclude={"init"}))
+
+
+def starting_model(config: GPTConfig, start: Start) -> GPT:
+    """The weights of step 0.
+
+    Raises:
+        UserError: `train.init_from` names nothing that can be read, or another architecture.
+    """
+    if start.init_from == "scratch":
+        model = GPT(config)
+        initialise(model, start.init, derive_seed(start.seed, "weights"))
+        return model
+    if start.init_from.startswith(GPT2):
+        from pipeline.gpt2.load import load_gpt2
+
+        return _adapted(load_gpt2(start.init_from.removeprefix(GPT2)), config, start)
+    folder = Path(start.init_from)
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"train.init_from: {start.init_from} is neither `scratch`, nor gpt2-124M, gpt2-355M, "
+            "gpt2-774M or gpt2-1558M, nor a folder with config.json and model.pth"
+        )
+    return _adapted(load_model(folder, "last"), config, start)
+
+
+def starting_optimizer(optimizer: torch.optim.Optimizer, init_from: str) -> bool:
+    """Load the optimizer's state where `init_from` is a folder that holds one."""
+    path = Path(init_from) / OPTIMIZER
+    if init_from == "scratch" or not path.is_file():
+        return False
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        decays = [group["weight_decay"] for group in optimizer.param_groups]
+        optimizer.load_state_dict(state)
+    except Exception as error:  # torch raises many types for a damaged or foreign file
+        raise UserError(f"{path}: not this model's optimizer state ({error})") from None
+    for group, rate, decay in zip(optimizer.param_groups, rates, decays, strict=True):
+        group.update(lr=rate, weight_decay=decay)  # what params.yaml says now
+    return True
+
+
+def _adapted(model: GPT, config: GPTConfig, start: Start) -> GPT:
+    """`model` under this run's dropout and, where it is shorter, context length."""
+    given, wanted = asdict(model.config), asdict(config)
+    free = {"dropout"}
+    if wanted["context_length"] <= given["context_length"]:
+        free.add("context_length")
+    differing = [
+        f"model.{key} is {wanted[key]!r} and would have to be {value!r}"
+        for key, value in given.items()
+        if key not in free and wanted[key] != value
+    ]
+    if differing:
+        raise UserError(
+            f"train.init_from: {start.init_from} fits no such model: " + _and(differing)
+        )
+    state: dict[str, Any] = model.state_dict()
+    state["wpe.weight"] = state["wpe.weight"][: config.context_length]
+    with torch.device("meta"):
+        adapted = GPT(config)
+    # copies: weights that were memory-mapped must not be written to
+    adapted.load_state_dict({name: t.clone() for name, t in state.items()}, assign=True)
+    return adapted
+
+
+def _and(parts: list[str]) -> str:
+    return ", ".join(parts)

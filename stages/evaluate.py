@@ -1,0 +1,89 @@
+"""Measure the scratch model over the full splits: untrained, at its best, at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline.console import Command
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.perplexity import Losses
+    from pipeline.tracking.run import Run
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.command(cls=Command)
+@click.option("--params", "params_file", type=FILE, default=Path("params.yaml"), show_default=True)
+@click.option("--tokens", type=FOLDER, required=True, help="Folder of train/ and val/ tokens.")
+@click.option("--model", "folder", type=FOLDER, required=True, help="The trained model's folder.")
+@click.option("--parent", type=FILE, required=True, help="The train stage's run record.")
+@click.option("--report", type=FILE, required=True, help="JSON of losses to write")
+@click.option("--token-losses", type=FILE, required=True, help="JSON of losses by token to write")
+@click.option("--journal", type=FOLDER, required=True, help="Folder of the run's journal to write.")
+def main(
+    params_file: Path,
+    tokens: Path,
+    folder: Path,
+    parent: Path,
+    report: Path,
+    token_losses: Path,
+    journal: Path,
+) -> None:
+    """Loss, perplexity and bits per byte of the untrained, best and last weights."""
+    from pipeline.data.loader import Windows
+    from pipeline.evaluation.scratch import VERSIONS, as_report, load_version, measure_splits
+    from pipeline.evaluation.token_view import shown_losses, shown_targets
+    from pipeline.files import write_json
+    from pipeline.model.saved import load_config
+    from pipeline.params import load_params
+    from pipeline.progress import Progress
+    from pipeline.tracking.run import start_run
+
+    params = load_params(params_file)
+    batch_size = params.evaluate.batch_size
+    length = load_config(folder).context_length
+    splits = {name: Windows.open(tokens / name, length) for name in ("train", "val")}
+    windows = len(VERSIONS) * sum(map(len, splits.values()))
+    measured, shown = {}, {}
+    with (
+        start_run(
+            "evaluate",
+            experiment=params.tracking.experiment,
+            parent=parent,
+            journal=journal,
+            params={"evaluate.batch_size": batch_size},
+        ) as run,
+        Progress(windows, "evaluate", unit="window") as bar,
+    ):
+        for version in VERSIONS:
+            model = load_version(folder, version)
+            measured[version] = measure_splits(model, splits, batch_size, bar.advance)
+            shown[version] = shown_losses(model, splits["val"], batch_size)
+            log_losses(run, version, measured[version])
+        write_json(report, as_report(measured, splits))
+        any_split = splits["val"]
+        write_json(
+            token_losses,
+            {
+                "corpus_sha256": any_split.tokens.meta["corpus_sha256"],
+                "context_length": length,
+                "tokens": shown_targets(any_split),
+                "models": shown,
+            },
+        )
+        run.log_artifact(report)
+
+
+def log_losses(run: Run, version: str, measured: dict[str, Losses]) -> None:
+    for split, losses in measured.items():
+        numbers = {f"{version}/{split}_{name}": value for name, value in losses.as_dict().items()}
+        run.log_metrics(numbers, step=0)
+
+
+if __name__ == "__main__":
+    main()

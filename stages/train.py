@@ -1,0 +1,186 @@
+"""Pretrain the GPT: tokens in; weights, loss history, figure and summary out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.console import Command
+
+if TYPE_CHECKING:
+    from pipeline.model.gpt import GPT
+    from pipeline.progress import Progress
+    from pipeline.tracking.run import Run
+    from pipeline.training.job import TrainingJob
+    from pipeline.training.loop import Evaluation, Step, Trainer
+
+SAMPLE_TOKENS = 50
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.command(cls=Command)
+@click.option("--params", "params_file", type=FILE, default=Path("params.yaml"), show_default=True)
+@click.option("--tokens", type=FOLDER, required=True, help="Folder of train/ and val/ tokens.")
+@click.option("--model", "folder", type=FOLDER, required=True, help="Folder of weights to write.")
+@click.option(
+    "--reports", type=FOLDER, required=True, help="Folder of history, figure and summary."
+)
+@click.option("--journal", type=FOLDER, required=True, help="Folder of the run's journal to write.")
+def main(params_file: Path, tokens: Path, folder: Path, reports: Path, journal: Path) -> None:
+    """Pretrain the GPT of params.yaml's `model` section as its `train` section says."""
+    from pipeline.params import load_params
+    from pipeline.progress import Progress
+    from pipeline.tracking.home import state_folder
+    from pipeline.tracking.run import start_run
+    from pipeline.training.job import TrainingJob
+
+    job = TrainingJob.open(load_params(params_file), tokens)
+    state = state_folder("train", job.fingerprint)
+    with (
+        start_run(
+            "train",
+            experiment=job.params.tracking.experiment,
+            state=state,
+            record=reports / "train_run.json",
+            journal=journal,
+            **introduction(job),
+        ) as run,
+        Progress(job.total_steps, "train", unit="step") as bar,
+    ):
+        log_inputs(run, job)
+        trainer = job.trainer(Recorder(run, bar, greedy_sampler(job)))
+        job.run(trainer, rescue=state / "last_good")
+        write_outputs(run, job, trainer, folder, reports)
+
+
+class Recorder:
+    """Passes on what the training tells: numbers to the run, lines to the terminal."""
+
+    def __init__(self, run: Run, bar: Progress, sample: Callable[[GPT], dict[str, Any]]) -> None:
+        self.run, self.bar, self.sample = run, bar, sample
+        self.samples: list[dict[str, Any]] = []
+
+    def on_step(self, step: Step) -> None:
+        speed = step.tokens / step.seconds
+        metrics = {
+            "train/loss": step.loss,
+            "train/learning_rate": step.learning_rate,
+            "train/tokens_per_second": speed,
+        }
+        if step.grad_norm is not None:
+            metrics["train/grad_norm"] = step.grad_norm
+        self.run.log_metrics(metrics, step=step.step)
+        self.bar.advance(1, **{"loss": f"{step.loss:.3f}", "tokens/s": f"{speed:.0f}"})
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        losses = {"train": evaluation.train_loss, "val": evaluation.val_loss}
+        metrics = {f"eval/{split}_loss": loss for split, loss in losses.items()}
+        metrics |= {f"eval/{split}_perplexity": math.exp(loss) for split, loss in losses.items()}
+        metrics["eval/epoch"] = evaluation.epoch
+        self.run.log_metrics(metrics, step=evaluation.step)
+        by_tokens = {f"by_tokens/{split}_loss": loss for split, loss in losses.items()}
+        self.run.log_metrics(by_tokens, step=evaluation.tokens_seen)
+        self.bar.say(
+            f"epoch {evaluation.epoch:.2f}, step {evaluation.step}: training loss "
+            f"{evaluation.train_loss:.3f}, validation loss {evaluation.val_loss:.3f}"
+        )
+
+    def on_epoch(self, epoch: int, model: GPT) -> None:
+        row = {**self.sample(model), "epoch": epoch}
+        self.samples.append(row)
+        self.bar.say(f"epoch {epoch}: {row['prompt']}{row['completion']}".replace("\n", " "))
+        self.run.log_text(f"{row['prompt']}{row['completion']}\n", f"samples/epoch_{epoch:03}.txt")
+
+
+def greedy_sampler(job: TrainingJob) -> Callable[[GPT], dict[str, Any]]:
+    """Completes `train.sample_prompt`, the likeliest token each time, as the book does."""
+    from pipeline.generation.decode import complete
+    from pipeline.generation.sampling import Sampling
+
+    prompt = job.params.train.sample_prompt
+
+    def sample(model: GPT) -> dict[str, Any]:
+        completion = complete(model, prompt, Sampling(temperature=0.0), SAMPLE_TOKENS)
+        settings = {"temperature": 0.0, "top_k": None, "seed": None}
+        return {"prompt": prompt, **settings, "completion": completion}
+
+    return sample
+
+
+def introduction(job: TrainingJob) -> dict[str, Any]:
+    """What the run is called, what it says of itself, its params and tags."""
+    from pipeline.params import Params, flatten
+    from pipeline.tracking.naming import run_name
+
+    sections = {"seed", "model", "train"}
+    params = flatten(job.params.model_dump(include=sections))
+    defaults = flatten(Params().model_dump(include=sections))
+    meta = job.train_windows.tokens.meta
+    return {
+        "name": run_name(
+            params, defaults, ["train.learning_rate", "train.batch_size", "train.epochs"]
+        ),
+        "description": (
+            f"Pretraining on **{meta['corpus']}**: {len(job.train_windows.tokens):,} training and "
+            f"{len(job.val_windows.tokens):,} validation tokens, {job.total_steps:,} steps, "
+            f"{job.runtime.precision} on {job.runtime.device.type}."
+        ),
+        "params": {**params, "runtime.precision": job.runtime.precision},
+        "tags": {"corpus": meta["corpus"], "corpus_sha256": meta["corpus_sha256"]},
+    }
+
+
+def log_inputs(run: Run, job: TrainingJob) -> None:
+    for context, windows in (("training", job.train_windows), ("validation", job.val_windows)):
+        meta = windows.tokens.meta
+        profile = {key: meta[key] for key in ("tokens", "documents", "characters", "bytes")}
+        run.log_input(
+            f"{meta['corpus']}/{meta['split']}",
+            source=str(windows.tokens.folder),
+            digest=meta["corpus_sha256"],
+            context=context,
+            profile={**profile, "windows": len(windows)},
+        )
+
+
+def write_outputs(
+    run: Run, job: TrainingJob, trainer: Trainer, folder: Path, reports: Path
+) -> None:
+    """Write what dvc.yaml declares, and the same numbers to the run."""
+    import pandas as pd
+
+    from pipeline.files import write_json
+    from pipeline.params import flatten
+    from pipeline.reporting.plots import loss_curves
+    from pipeline.training.job import save_training, summary, verdict, write_history
+
+    assert trainer.best is not None, "a training evaluates at step 0"
+    save_training(folder, trainer, job.start)
+    write_history(reports / "history.csv", trainer.history)
+    write_json(
+        reports / "train.json", results := summary(trainer.model, trainer.history, trainer.best)
+    )
+    history = pd.DataFrame([asdict(row) for row in trainer.history])
+    tokens_per_epoch = trainer.tokens_per_epoch
+    loss_curves(history, reports / "loss.png", tokens_per_epoch=tokens_per_epoch)
+
+    run.log_metrics({k.replace(".", "/"): v for k, v in flatten(results).items()}, step=0)
+    recorder = trainer.observer
+    assert isinstance(recorder, Recorder)
+    run.log_table(recorder.samples, "samples.json")
+    run.log_artifact(reports / "loss.png", "figures")
+    run.log_artifact(reports / "history.csv")
+    run.log_artifact(folder / "config.json", "model")
+    run.set_tags({"verdict": verdict(trainer.history, trainer.best)})
+    recorder.bar.say(verdict(trainer.history, trainer.best))
+
+
+if __name__ == "__main__":
+    main()
