@@ -7,14 +7,18 @@ answer, or `ATTEMPTS` failures in a row, end it sooner. `lossbook sync` sends wh
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from pathlib import Path
 
 from filelock import BaseFileLock
 
+from pipeline.tracking import book
 from pipeline.tracking.journal import Journal
 from pipeline.tracking.locks import SHIP, acquire
-from pipeline.tracking.ship import RunDeletedError, Shipper
+from pipeline.tracking.reap import reap, reap_store
+from pipeline.tracking.ship import RunDeletedError, Shipper, send
 from pipeline.tracking.store import connect, is_server, name_of, tracking_uri
 
 INTERVAL = 1.0  # seconds between two looks at the journal
@@ -22,6 +26,7 @@ LONGEST_BREAK = 15.0  # seconds between two attempts when the store is away
 PATIENCE = 15.0
 ATTEMPTS = 3
 LIMIT = 60.0
+OFFLINE = "LOSSBOOK_OFFLINE"  # set: journals only, no store; `lossbook sync` sends them later
 
 
 class Courier(threading.Thread):
@@ -43,9 +48,13 @@ class Courier(threading.Thread):
         self._wake = threading.Event()
         self._finishing = False
         self._abandoned = False
+        self._looked_around = False
         self._lock: BaseFileLock | None = None
 
     def run(self) -> None:
+        self._reaped = reap()
+        if os.environ.get(OFFLINE):
+            self.delivered = True  # as far as was asked for
         while not (self.delivered or self._abandoned):
             self._wake.wait(self._pause())
             self._wake.clear()
@@ -109,6 +118,30 @@ class Courier(threading.Thread):
             self._shipper = Shipper(self.folder, connect())
         self.journal.sync()  # the store must not know more than the disk
         self._shipper.drain()
+        if self._finishing or not self._looked_around:
+            self._link(self._shipper)
+        if not (self._finishing or self._looked_around):
+            self._look_around(self._shipper)
+
+    def _link(self, shipper: Shipper) -> None:
+        """Tell the run its parent, which the store may have lost: its journal may be here."""
+        if shipper.link():
+            return
+        key = shipper.header["parent"]
+        if book.find(key) is None:
+            book.adopt(Path("journals"))
+        folder = book.find(key)
+        if folder is not None:
+            send(folder, shipper.store)
+            shipper.link()
+
+    def _look_around(self, shipper: Shipper) -> None:
+        """Once, while there is time: see to what dead processes left behind."""
+        store = shipper.store
+        for folder in self._reaped:
+            send(folder, store)
+        reap_store(store, [store.experiment_id(shipper.header["experiment"])])
+        self._looked_around = True
 
     def describe_error(self) -> str:
         store = name_of(tracking_uri())

@@ -9,10 +9,13 @@ import subprocess
 import sys
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from pipeline.process import Process
+from pipeline.tracking import home
 
 HOST, SPACE, PID, STARTED = "lossbook.host", "lossbook.space", "lossbook.pid", "lossbook.started"
+WORKSPACE = "lossbook.workspace"  # the folder of work, seen from the main repository
 PRODUCTS = ("reports", "dvc.lock")  # tracked files that the pipeline itself writes
 
 
@@ -23,6 +26,7 @@ def standard_tags(stage: str) -> dict[str, str]:
         "mlflow.user": _user(),
         "mlflow.source.name": f"stages.{stage}",
         "mlflow.source.type": "LOCAL",
+        WORKSPACE: Path(os.path.relpath(Path.cwd().resolve(), home.root())).as_posix(),
         **process_tags(),
         **git_tags(),
         **version_tags(),

@@ -102,9 +102,9 @@ class Journal:
         os.close(self._file)
 
 
-def _whole_lines(file: int) -> int:
-    """The offset behind the last newline."""
-    end = os.lseek(file, 0, os.SEEK_END)
+def _whole_lines(file: int, end: int | None = None) -> int:
+    """The offset behind the last newline before `end`, the file's own by default."""
+    end = os.lseek(file, 0, os.SEEK_END) if end is None else end
     while end > 0:
         start = max(0, end - 65536)
         newline = os.pread(file, end - start, start).rfind(b"\n")
@@ -193,14 +193,32 @@ class Story:
             self.status, self.ended = event["end"], event["t"]
 
 
+def read_header(folder: Path) -> dict[str, Any] | None:
+    """What the journal in this folder says first of its run; None as for `read_story`."""
+    try:
+        first = next(read_events(folder / JOURNAL), {})
+    except FileNotFoundError:
+        return None
+    return first.get("create")
+
+
+def read_last(folder: Path) -> Event | None:
+    """The last whole line of the journal in this folder."""
+    with open(folder / JOURNAL, "rb") as file:
+        end = _whole_lines(file.fileno())
+        start = _whole_lines(file.fileno(), end - 1) if end else 0
+        file.seek(start)
+        return parse(file.read(end - start))
+
+
 def read_story(folder: Path) -> Story | None:
     """The story of the journal in this folder; None where there is none, or not one whole line."""
     try:
         events = read_events(folder / JOURNAL)
-        first = next(events, None)
+        first = next(events, {})
     except FileNotFoundError:
         return None
-    if first is None or "create" not in first:
+    if "create" not in first:
         return None
     story = Story(**first["create"], started=first["t"])
     for event in events:

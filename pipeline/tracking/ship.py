@@ -21,6 +21,7 @@ from pipeline.files import write_json
 from pipeline.tracking.artifacts import locate
 from pipeline.tracking.batch import Batch, batches
 from pipeline.tracking.journal import JOURNAL, Event, Story, read_events
+from pipeline.tracking.locks import SHIP, acquire
 from pipeline.tracking.store import RUN_KEY, Store, error_code
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Shipper:
         self.answers = 0
         self._saving = threading.Lock()
         self._abandoned = False
-        self.cursor = _read_cursors(folder).get(store.name, Cursor())
+        self.cursor = read_cursors(folder).get(store.name, Cursor())
         self.header: dict[str, Any] = next(read_events(folder / JOURNAL), {}).get("create", {})
         self.key: str | None = self.header.get("run")
 
@@ -112,7 +113,6 @@ class Shipper:
         client = self.store.client
         if "create" in event:
             self.cursor.run_id = self._find_or_create(event)
-            self.link()
         elif "resume" in event:
             client.update_run(self._run_id, status="RUNNING")
         elif "input" in event:
@@ -121,7 +121,6 @@ class Shipper:
             if not self._send_artifact(event["artifact"]):
                 self.cursor.missing.append(event["artifact"])
         elif "end" in event:
-            self.link()
             client.set_terminated(self._run_id, status=event["end"], end_time=event["t"])
         self.answers += 1
 
@@ -251,8 +250,24 @@ class Shipper:
     def _save(self) -> None:
         with self._saving:
             if not self._abandoned:
-                cursors = {**_read_cursors(self.folder), self.store.name: self.cursor}
+                cursors = {**read_cursors(self.folder), self.store.name: self.cursor}
                 write_json(self.folder / CURSOR, {name: asdict(c) for name, c in cursors.items()})
+
+
+def send(folder: Path, store: Store) -> None:
+    """Send one journal, if nobody else is at it."""
+    lock = acquire(folder / SHIP)
+    if lock is None:
+        return
+    try:
+        shipper = Shipper(folder, store)
+        if shipper.key is not None:
+            shipper.drain()
+            shipper.link()
+    except RunDeletedError:
+        pass
+    finally:
+        lock.release()
 
 
 def _as_stored(value: float) -> float | str:
@@ -260,7 +275,7 @@ def _as_stored(value: float) -> float | str:
     return "NaN" if math.isnan(value) else max(-sys.float_info.max, min(value, sys.float_info.max))
 
 
-def _read_cursors(folder: Path) -> dict[str, Cursor]:
+def read_cursors(folder: Path) -> dict[str, Cursor]:
     """An unreadable file is no cursor: everything is sent again."""
     try:
         entries = json.loads((folder / CURSOR).read_text(encoding="utf-8"))

@@ -26,6 +26,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from filelock import FileLock
 
@@ -77,6 +78,7 @@ class Store:
         if found is None:
             location = None if is_server(self.uri) else artifact_root().as_uri()
             try:
+                artifact_root().mkdir(parents=True, exist_ok=True)
                 return self.client.create_experiment(
                     name,
                     artifact_location=location,
@@ -88,6 +90,7 @@ class Store:
                     raise
                 found = self.client.get_experiment_by_name(name)  # another process was quicker
                 assert found is not None, "an experiment that exists is found"
+        _check_place(found.artifact_location)
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
@@ -104,6 +107,15 @@ class Store:
             ids, f"tags.`{RUN_KEY}` = '{key}'", run_view_type=ViewType.ALL, max_results=1
         )
         return runs[0] if runs else None
+
+
+def _check_place(location: str) -> None:
+    """MLflow would make a folder that has moved anew, in the old place."""
+    parts = urlsplit(location)
+    if parts.scheme == "file" and not is_server(tracking_uri()):
+        place = Path(url2pathname(parts.path))
+        if place != artifact_root() and not place.exists():
+            raise UserError(f"artifacts used to lie in {place}, which is gone: `lossbook relocate`")
 
 
 def connect() -> Store:

@@ -1,0 +1,49 @@
+"""The `lossbook` command: what is wanted beside the pipeline.
+
+A subcommand's module is imported when the subcommand is named, so `lossbook --help` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from pipeline.console import Group
+
+# name: module of the command, and the line that `--help` shows
+COMMANDS = {
+    "ui": ("pipeline.commands.tracking", "Open MLflow's web interface on this repository's runs."),
+    "runs": ("pipeline.commands.tracking", "List runs as a tree, with their key numbers."),
+    "sync": ("pipeline.commands.tracking", "Send what MLflow lacks; rebuild what it has lost."),
+    "reap": ("pipeline.commands.tracking", "End runs whose process is gone."),
+    "relocate": ("pipeline.commands.tracking", "Mend artifact links after the repository moved."),
+}
+
+
+class LazyGroup(Group):
+    """A group that imports a subcommand's module when the subcommand is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
+        assert isinstance(command, click.Command), cmd_name
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup)
+@click.version_option(package_name="lossbook")
+def main() -> None:
+    """Pretrain a GPT, write every loss in a book, and learn what the numbers are worth."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The subcommands of `lossbook`, a module for each group of related ones."""

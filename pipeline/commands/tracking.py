@@ -1,0 +1,162 @@
+"""`lossbook ui`, `runs`, `sync`, `reap` and `relocate`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.console import Command
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.tracking.listing import Row
+    from pipeline.tracking.sync import Synced
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+brought = click.option(
+    "--journals",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("journals"),
+    show_default=True,
+    help="Where DVC puts the journals of stages.",
+)
+
+
+@click.command(cls=Command)
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+def ui(port: int) -> None:
+    """Open MLflow's web interface, on 127.0.0.1, until Ctrl-C.
+
+    Another free port is taken where PORT is in use. With MLFLOW_TRACKING_URI set to a server,
+    that server's address is printed.
+    """
+    from pipeline.tracking.server import free_port, serve
+
+    with serve(free_port(port)) as (url, process):
+        click.echo(url)
+        if process is not None:
+            process.wait()
+
+
+@click.command(cls=Command)
+@click.option("--metric", "metrics", multiple=True, help="A metric to show; may be repeated.")
+@as_json
+def runs(metrics: tuple[str, ...], as_json: bool) -> None:
+    """List runs as a tree, newest first, with their last numbers.
+
+    `reports` says which runs the files in reports/ come from: `ran` where the run wrote them,
+    `restored` where DVC or Git brought back those of an earlier one.
+    """
+    from pipeline.tracking.listing import HEADLINES, rows
+
+    listed = rows(Path.cwd())
+    if as_json:
+        click.echo(json.dumps([row.as_json() for row in listed], indent=2))
+    elif not listed:
+        click.echo("no runs yet; `dvc repro` makes some")
+    else:
+        _print_table(_table(listed, metrics or HEADLINES))
+
+
+def _table(listed: list[Row], metrics: tuple[str, ...]) -> list[list[str]]:
+    table = [["run", "stage", "status", "started", *metrics, "reports"]]
+    for row in listed:
+        values = [_number(row.metrics.get(metric)) for metric in metrics]
+        indent = "  " * row.depth
+        table.append(
+            [f"{indent}{row.name}", row.stage, row.status, row.started, *values, row.reports]
+        )
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _print_table(table: list[list[str]]) -> None:
+    """A coloured table in a terminal, tabs between plain words in a pipe."""
+    if not sys.stdout.isatty():
+        for line in table:
+            click.echo("\t".join(line).rstrip("\t"))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    colours = {"FINISHED": "green", "RUNNING": "cyan", "FAILED": "red", "KILLED": "yellow"}
+    shown = Table(*table[0], box=None)
+    for line in table[1:]:
+        shown.add_row(*(Text(cell, style=colours.get(cell, "")) for cell in line))
+    Console().print(shown)
+
+
+@click.command(cls=Command)
+@brought
+@as_json
+def sync(journals: Path, as_json: bool) -> None:
+    """Send to MLflow what it lacks of all runs, and rebuild what it has lost.
+
+    As often as you like: nothing arrives twice, and runs deleted in MLflow stay deleted.
+    """
+    from pipeline.tracking.sync import gather, synced
+
+    outcomes = []
+    for one in synced(gather(journals)):
+        outcomes.append(one)
+        if not as_json:
+            click.echo(f"{one.outcome}: {one.entry.story.name} ({one.entry.story.run})")
+            for remark in one.remarks:
+                click.echo(f"  {remark}")
+    if as_json:
+        click.echo(json.dumps([_synced(one) for one in outcomes], indent=2))
+    elif not outcomes:
+        click.echo("no journals here; `dvc pull` or `dvc checkout` brings those of other machines")
+
+
+def _synced(one: Synced) -> dict[str, Any]:
+    return {
+        "run": one.entry.story.run,
+        "name": one.entry.story.name,
+        "outcome": one.outcome,
+        "run_id": one.run_id,
+        "remarks": one.remarks,
+    }
+
+
+@click.command(cls=Command)
+@as_json
+def reap(as_json: bool) -> None:
+    """End, as KILLED, runs of this host whose process is gone.
+
+    A run that can go on stays in its state folder, and the next `dvc repro` continues it.
+    """
+    from pipeline.tracking.sync import reap_everywhere
+
+    ended = reap_everywhere()
+    if as_json:
+        click.echo(json.dumps(ended, indent=2))
+    else:
+        click.echo("\n".join(f"killed: {run}" for run in ended) or "no run needs to be ended")
+
+
+@click.command(cls=Command)
+def relocate() -> None:
+    """Point MLflow's artifact links at this repository after it has moved.
+
+    A copy of the database is made first.
+    """
+    from pipeline.tracking.relocate import relocate as rewrite
+    from pipeline.tracking.store import sqlite_path, tracking_uri
+
+    database = sqlite_path(tracking_uri())
+    if database is None:
+        raise UserError("MLFLOW_TRACKING_URI: only an SQLite store of this repository can move")
+    changed, copy = rewrite(database)
+    if copy is None:
+        click.echo("nothing has moved")
+    else:
+        click.echo(f"{changed} links rewritten; the database from before is {copy.name}")
