@@ -45,6 +45,7 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # above the slowest answer that still counts as one
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # the terminal is the stage's
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
@@ -76,9 +77,11 @@ class Store:
 
         found = self.client.get_experiment_by_name(name)
         if found is None:
-            location = None if is_server(self.uri) else artifact_root().as_uri()
-            try:
+            location = None  # a server's own
+            if not is_server(self.uri):
                 artifact_root().mkdir(parents=True, exist_ok=True)
+                location = artifact_root().as_uri()
+            try:
                 return self.client.create_experiment(
                     name,
                     artifact_location=location,
