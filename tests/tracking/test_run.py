@@ -277,7 +277,7 @@ def test_mlflow_reads_the_table_and_lists_it_for_comparison(repo: Path, store: S
     assert found is not None
     table = store.client.load_table(found.info.experiment_id, "samples.json", [found.info.run_id])
     assert table["completion"].fillna("").tolist() == ["é", ""]
-    assert table["temperature"].fillna(0).tolist() == [0.7, 0]
+    assert table["temperature"].fillna(0).tolist() == pytest.approx([0.7, 0])
     assert json.loads(found.data.tags["mlflow.loggedArtifacts"]) == [
         {"path": "samples.json", "type": "table"},
         {"path": "more.json", "type": "table"},
