@@ -71,16 +71,19 @@ class Comparison:
 
     def as_json(self, verdict: str) -> dict[str, Any]:
         """The verdict, the rows, and their numbers nested by model, as `dvc metrics` reads them."""
-        rows = {key: asdict(row) for key, row in self.rows.items()}
-        numbers = ("train_loss", "val_loss", "val_perplexity", "val_bits_per_byte")
         return {
             "verdict": verdict,
-            "rows": list(rows.values()),
-            "models": {
-                key: {name: row[name] for name in numbers}
-                for key, row in rows.items()
-                if row["val_loss"] is not None
-            },
+            "rows": [asdict(row) for row in self.rows.values()],
+            "models": self.as_numbers(),
+        }
+
+    def as_numbers(self) -> dict[str, dict[str, float]]:
+        """What was measured, by model."""
+        names = ("train_loss", "val_loss", "val_perplexity", "val_bits_per_byte")
+        return {
+            key: {name: getattr(row, name) for name in names}
+            for key, row in self.rows.items()
+            if row.val_loss is not None
         }
 
 
@@ -131,14 +134,16 @@ def _read_baseline(path: Path) -> Baseline:
 
 
 def _scratch_rows(scratch: Evaluation, parameters: int, start: str) -> dict[str, Row]:
+    fresh = start == "scratch"
+    name = "scratch" if fresh else f"from {start}"
     measured: dict[str, tuple[str, Losses]] = {
-        "untrained": ("untrained", scratch.untrained),
-        "scratch_best": (f"{start} (best)", scratch.best),
-        "scratch_last": (f"{start} (last)", scratch),
+        "untrained": ("untrained" if fresh else "before training", scratch.untrained),
+        "scratch_best": (f"{name} (best)", scratch.best),
+        "scratch_last": (f"{name} (last)", scratch),
     }
     return {
-        key: _measured_row(name, parameters, losses.train, losses.val, None)
-        for key, (name, losses) in measured.items()
+        key: _measured_row(model, parameters, losses.train, losses.val, None)
+        for key, (model, losses) in measured.items()
     }
 
 
@@ -149,7 +154,9 @@ def _gpt2_row(size: str, baseline: Baseline, scratch: Evaluation) -> Row:
         reason = " ".join((baseline.reason or "the reason was not recorded").split())
         status = f"unavailable: {reason}"
         return Row(name, None, None, None, None, None, published, status)
-    assert baseline.parameters and baseline.train and baseline.val  # the record checked them
+    assert baseline.parameters is not None  # the record checked that all three are there
+    assert baseline.train is not None
+    assert baseline.val is not None
     return _measured_row(name, baseline.parameters, baseline.train, baseline.val, published)
 
 
@@ -188,7 +195,8 @@ def _require_same_measure(
 
 
 def _measured_on(record: Evaluation | Baseline) -> dict[str, object]:
-    assert record.train and record.val
+    assert record.train is not None
+    assert record.val is not None
     return {
         "corpus_sha256": record.corpus_sha256,
         "context_length": record.context_length,

@@ -32,14 +32,15 @@ def _trained(comparison: Comparison, epochs: int, start: str) -> str:
     many = f"{_number(epochs).capitalize()} epoch{plural} from {start}"
     if scratch.best.val.loss >= scratch.untrained.val.loss:
         return (
-            f"{many} never predict{verb} the validation text better than the untrained weights, "
-            f"whose perplexity is {_perplexity(scratch.untrained.val.perplexity)}"
+            f"{many} never predict{verb} the validation text better than the weights that they "
+            f"began with, whose perplexity is {_perplexity(scratch.untrained.val.perplexity)}"
         )
     reached = _perplexity(scratch.best.val.perplexity)
     sentence = f"{many} reach{'es' if verb else ''} a validation perplexity of {reached}"
     if round(epoch, 1) >= epochs:
         return f"{sentence}, still falling at the end"
-    sentence += f", best at epoch {round(epoch, 1):g}"
+    digits = 0 if epochs >= len(_WORDS) // 2 else 1
+    sentence += f", best at epoch {round(epoch, digits):g}"
     return sentence + (f", and then memorise{verb}" if _memorised(scratch) else "")
 
 
@@ -59,7 +60,8 @@ def _gpt2(comparison: Comparison) -> str:
     if not measured:
         return f"GPT-2 could not be measured beside it ({_list(missing)} unavailable)"
     (first, smallest), *others = measured.items()
-    sentence = f"{_name(first, smallest)} predicts this text with a perplexity of {_perplexity(smallest.val_perplexity)}"
+    worth = _perplexity(smallest.val_perplexity)
+    sentence = f"{_name(first, smallest)} predicts this text with a perplexity of {worth}"
     if others:
         last, largest = others[-1]
         sentence += f" and {_name(last, largest)} with {_perplexity(largest.val_perplexity)}"
@@ -78,7 +80,7 @@ def _name(size: str, row: Row) -> str:
 def _perplexity(perplexity: float | None) -> str:
     """`457.3` -> `457`, `22.64` -> `23`, `8.51` -> `8.5`."""
     assert perplexity is not None
-    return f"{perplexity:,.0f}" if perplexity >= 20 else f"{perplexity:.1f}"  # noqa: PLR2004
+    return f"{perplexity:,.0f}" if perplexity >= 20 else f"{perplexity:.1f}"
 
 
 def _number(count: int) -> str:

@@ -10,7 +10,6 @@ fonts of the machine or the clock goes in.
 from __future__ import annotations
 
 import io
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -150,6 +149,34 @@ def compact(number: float) -> str:
     return f"{number:.0f}"
 
 
+def clear_of_each_other(axes: Axes, heights: Sequence[float]) -> list[float]:
+    """Heights for lines of text, as near to the given, ascending ones as they can stand."""
+    low, high = axes.get_ylim()
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    inches = 0.75 * figure.get_size_inches()[1]  # the axes' share
+    line = 1.35 * STYLE["font.size"] / 72 * (high - low) / inches
+    # Texts that touch share what they must give way: each group stands around its mean.
+    groups: list[list[float]] = []
+    for height in heights:
+        groups.append([height])
+        while len(groups) > 1 and _top(groups[-2], line) > _bottom(groups[-1], line):
+            groups[-2:] = [groups[-2] + groups[-1]]
+    return [
+        _bottom(group, line) + (place + 0.5) * line
+        for group in groups
+        for place in range(len(group))
+    ]
+
+
+def _bottom(group: Sequence[float], line: float) -> float:
+    return sum(group) / len(group) - len(group) * line / 2
+
+
+def _top(group: Sequence[float], line: float) -> float:
+    return _bottom(group, line) + len(group) * line
+
+
 def _mark_best(axes: Axes, epochs: Any, loss: Any) -> None:
     """Ring the lowest validation loss and say what and where it is."""
     if np.isnan(loss).all():
@@ -190,15 +217,13 @@ def _fit_losses(axes: Axes) -> None:
 
 
 def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Name each line beside its end, moved apart where the ends are close."""
-    low, high = axes.get_ylim()
-    gap = 0.065 * (high - low)  # a line of text
-    last = -math.inf
-    for y, name, colour in sorted(ends):
-        last = max(y, last + gap)
+    """Name each line beside its end."""
+    ends = sorted(ends)
+    heights = clear_of_each_other(axes, [y for y, _, _ in ends])
+    for (_, name, colour), y in zip(ends, heights, strict=True):
         axes.annotate(
             name,
-            (1.0, last),
+            (1.0, y),
             xycoords=("axes fraction", "data"),
             xytext=(8, 0),
             textcoords="offset points",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from pipeline.reporting.plots import COLOURS, WIDE, drawing, size_axis
+from pipeline.reporting.plots import COLOURS, WIDE, clear_of_each_other, drawing, size_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,12 +109,11 @@ def _name_points(
     if named:
         first = min(named, key=lambda p: p.parameters)
         _name(axes, first, "GPT-2", (-12, 0), colour="gpt2", ha="right", va="center")
-    gap = 0.065 * axes.get_ylim()[1]  # a line of text
-    last = -math.inf
-    for p in sorted(points["scratch"], key=lambda p: p.loss):
-        last = max(p.loss, last + gap)
-        lifted = replace(p, loss=last)
-        _name(axes, lifted, f"{p.name} {p.loss:.2f}", (10, 0), colour="validation", va="center")
+    scratch = sorted(points["scratch"], key=lambda p: p.loss)
+    heights = clear_of_each_other(axes, [p.loss for p in scratch])
+    for p, height in zip(scratch, heights, strict=True):
+        beside = replace(p, loss=height)
+        _name(axes, beside, f"{p.name} {p.loss:.2f}", (10, 0), colour="validation", va="center")
     if untrained is not None:
         corner = SizePoint("untrained", axes.get_xlim()[1], untrained, "scratch")
         _name(axes, corner, f"untrained {untrained:.2f}", (-2, 4), colour="muted", ha="right")

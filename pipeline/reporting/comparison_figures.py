@@ -1,0 +1,118 @@
+"""The comparison's figures: drawn for a page, in two widths, with the words for who cannot see
+them; and the PNG of losses against sizes for README and MLflow.
+
+Rows come by key, as `comparison.json` orders them: `untrained`, `scratch_best`, `scratch_last`,
+`gpt2_124M` and so on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from pipeline.reporting.html import Figure
+from pipeline.reporting.plots import NARROW, WIDE, compact, loss_curves
+from pipeline.reporting.size_plot import SizePoint, loss_by_size
+from pipeline.reporting.tables import Row
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Draw = Callable[[Path, tuple[float, float]], None]
+
+
+def training_figure(history: DataFrame, rows: Mapping[str, Row]) -> Figure:
+    """The loss curves, with GPT-2's validation losses as levels.
+
+    Args:
+        history: `reports/history.csv`; one row at least.
+        rows: whose measured GPT-2 rows become the levels.
+    """
+    last = history.iloc[-1]
+    tokens_per_epoch = round(last["tokens_seen"] / last["epoch"]) if last["epoch"] > 0 else 1
+    levels = {row["model"].split(" (")[0]: row["val_loss"] for row in _measured_gpt2(rows)}
+
+    def draw(path: Path, size: tuple[float, float]) -> None:
+        loss_curves(
+            history,
+            path,
+            tokens_per_epoch=tokens_per_epoch,
+            references=levels,
+            title="",
+            size=size,
+        )
+
+    best = history.iloc[int(history["val_loss"].argmin())]
+    first = history.iloc[0]
+    alt = (
+        f"Training loss goes from {first['train_loss']:.2f} to {last['train_loss']:.2f} in "
+        f"{last['epoch']:.3g} epochs. Validation loss goes from {first['val_loss']:.2f} to "
+        f"{best['val_loss']:.2f}, its best, at epoch {best['epoch']:.1f}, and ends at "
+        f"{last['val_loss']:.2f}."
+    )
+    caption = (
+        "Loss as training went, on the whole validation text and on a fixed part of the training "
+        "text. The ring marks the best validation loss; the weights of that moment are kept."
+    )
+    if levels:
+        caption += " The dotted levels are GPT-2's losses on the same validation text."
+    return _figure(draw, alt, caption)
+
+
+def size_figure(rows: Mapping[str, Row]) -> Figure:
+    """Validation loss against parameters."""
+    points = _points(rows)
+
+    def draw(path: Path, size: tuple[float, float]) -> None:
+        loss_by_size(points, path, untrained=rows["untrained"]["val_loss"], title="", size=size)
+
+    named = [
+        f"{row['model']}, {compact(row['parameters'])} parameters, {row['val_loss']:.2f}"
+        for row in rows.values()
+        if row["val_loss"] is not None
+    ]
+    caption = "Validation loss against the number of parameters, on a log axis."
+    if any(point.kind == "published" for point in points):
+        caption += " Rings are the losses that the book publishes for this text."
+    return _figure(draw, f"Validation loss by model: {'; '.join(named)}.", caption)
+
+
+def draw_sizes(rows: Mapping[str, Row], path: Path) -> None:
+    """Write the figure of losses against sizes as a PNG."""
+    loss_by_size(_points(rows), path, untrained=rows["untrained"]["val_loss"])
+
+
+def _points(rows: Mapping[str, Row]) -> list[SizePoint]:
+    best, last = rows["scratch_best"], rows["scratch_last"]
+    name = best["model"].replace(" (best)", ", best")
+    points = [
+        SizePoint(name, best["parameters"], best["val_loss"], "scratch"),
+        SizePoint("last", last["parameters"], last["val_loss"], "scratch"),
+    ]
+    for key, row in rows.items():
+        if not key.startswith("gpt2_"):
+            continue
+        name = row["model"].split(" (")[0].removeprefix("GPT-2 ")
+        if row["val_loss"] is not None:
+            points.append(SizePoint(name, row["parameters"], row["val_loss"], "gpt2"))
+        if row["published_val_loss"] is not None:
+            size = float(key.removeprefix("gpt2_").removesuffix("M")) * 1e6
+            points.append(SizePoint(name, size, row["published_val_loss"], "published"))
+    return points
+
+
+def _measured_gpt2(rows: Mapping[str, Row]) -> list[Row]:
+    return [r for k, r in rows.items() if k.startswith("gpt2_") and r["val_loss"] is not None]
+
+
+def _figure(draw: Draw, alt: str, caption: str) -> Figure:
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "figure.svg")
+        drawings = []
+        for size in (WIDE, NARROW):
+            draw(path, size)
+            drawings.append(path.read_text(encoding="utf-8"))
+    wide, narrow = drawings
+    return Figure(wide=wide, narrow=narrow, alt=alt, caption=caption)

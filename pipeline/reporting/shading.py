@@ -1,0 +1,116 @@
+"""Text in which every token is shaded by its loss, as HTML.
+
+The scale is sequential, one step a nat from 0 to 10 and more, pale to strong in the light theme
+and dark to glowing in the dark one; the text on every step keeps a contrast of 4.5:1 and more.
+What is white or has no shape of its own (a newline, a control character) is shown by a sign.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from markupsafe import Markup, escape
+
+STEPS = 11
+LIGHT = ("#fdfcfa", "#fde7bd", "#f6b26b", "#dd6b3d")
+DARK = ("#16181d", "#3a2a20", "#6b3c1c", "#9c4a1f")
+
+_SIGNS = {code: chr(0x2400 + code) for code in range(0x20)}  # the control pictures: NUL is ␀
+_SIGNS |= {0x7F: "␡", ord("\t"): "⇥", ord("\n"): "↵"}
+
+
+class Piece(Protocol):
+    """Whole characters of one or more tokens, with each model's nats for them."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def losses(self) -> Sequence[float]: ...
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the text, once for each model."""
+
+    window: int  # 0 where no new window begins
+    shaded: tuple[Markup, ...]
+
+
+def shaded_lines(windows: Iterable[Sequence[Piece]], width: int) -> list[Line]:
+    """Break each window into lines of about `width` characters and shade them for every model."""
+    return [
+        Line(
+            window=number if first else 0,
+            shaded=tuple(shade(pieces, model) for model in range(len(pieces[0].losses))),
+        )
+        for number, window in enumerate(windows, start=1)
+        for first, pieces in _marked_first(break_lines(window, width))
+    ]
+
+
+def break_lines(pieces: Iterable[Piece], width: int) -> Iterator[list[Piece]]:
+    """Break before a piece that starts a word and would pass `width`, and after newlines."""
+    line: list[Piece] = []
+    length = 0
+    for piece in pieces:
+        starts_word = piece.text[:1].isspace() or length >= 2 * width
+        full = starts_word and length + len(piece.text.rstrip()) > width
+        ended = bool(line) and line[-1].text.endswith("\n") and piece.text.strip("\n") != ""
+        if line and (full or ended):
+            yield line
+            line, length = [], 0
+        line.append(piece)
+        length += len(piece.text)
+    if line:
+        yield line
+
+
+def shade(pieces: Iterable[Piece], model: int) -> Markup:
+    """One `<span>` a piece, classed by its nats a token and titled with them.
+
+    A line that ends with a newline ends with one here too, for when lines are run together.
+    """
+    spans, text = [], ""
+    for piece in pieces:
+        nats = piece.losses[model]
+        title = f"{nats:.2f}" if piece.tokens == 1 else f"{nats:.2f} over {piece.tokens} tokens"
+        text = piece.text
+        shown = escape(text.translate(_SIGNS))
+        spans.append(f'<span class="l{step(nats / piece.tokens)}" title="{title}">{shown}</span>')
+    return Markup("".join(spans) + ("\n" if text.endswith("\n") else ""))
+
+
+def step(nats: float) -> int:
+    """The step of the scale: whole nats, 10 for 10 and more."""
+    return min(max(int(nats), 0), STEPS - 1)
+
+
+def running(text: str) -> str:
+    """Text in one paragraph, control characters shown by their signs, newlines by ↵ and a blank."""
+    signed = re.sub(r"\n+", lambda breaks: "↵" * len(breaks[0]) + " ", text)
+    return signed.translate(_SIGNS).strip()
+
+
+def scale(stops: Sequence[str]) -> list[str]:
+    """`STEPS` colours along `stops`, evenly apart."""
+    colours = []
+    for index in range(STEPS):
+        place = index / (STEPS - 1) * (len(stops) - 1)
+        left = min(int(place), len(stops) - 2)
+        pair = zip(_rgb(stops[left]), _rgb(stops[left + 1]), strict=True)
+        mixed = (round(a + (b - a) * (place - left)) for a, b in pair)
+        colours.append("#" + "".join(f"{channel:02x}" for channel in mixed))
+    return colours
+
+
+def _rgb(colour: str) -> tuple[int, ...]:
+    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+
+
+def _marked_first(lines: Iterable[list[Piece]]) -> Iterator[tuple[bool, list[Piece]]]:
+    return ((index == 0, line) for index, line in enumerate(lines))

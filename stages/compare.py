@@ -1,0 +1,103 @@
+"""Put every model's losses side by side: table, figure and report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline.console import Command
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.comparison import Comparison
+    from pipeline.params import Params
+    from pipeline.reporting.html import Page
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.command(cls=Command)
+@click.option("--params", type=FILE, default=Path("params.yaml"), show_default=True)
+@click.option("--corpus", type=FILE, required=True, help="What `prepare` reports.")
+@click.option("--split", type=FILE, required=True, help="What `split` reports.")
+@click.option("--train", type=FILE, required=True, help="What `train` reports.")
+@click.option("--history", type=FILE, required=True, help="The losses of training.")
+@click.option("--evaluate", type=FILE, required=True, help="What `evaluate` reports.")
+@click.option("--baselines", type=FOLDER, required=True, help="SIZE.json of each GPT-2.")
+@click.option("--token-losses", type=FOLDER, required=True, help="Each model's loss by token.")
+@click.option("--samples", type=FILE, help="What `sample` reports, to be shown as well.")
+@click.option("--parent", type=FILE, required=True, help="The train stage's run record.")
+@click.option("--reports", type=FOLDER, required=True, help="Where to write comparison.*.")
+@click.option("--journal", type=FOLDER, required=True, help="Folder of the run's journal to write.")
+def main(
+    params: Path,
+    corpus: Path,
+    split: Path,
+    train: Path,
+    history: Path,
+    evaluate: Path,
+    baselines: Path,
+    token_losses: Path,
+    samples: Path | None,
+    parent: Path,
+    reports: Path,
+    journal: Path,
+) -> None:
+    """Put every model's losses side by side: table, figure and report."""
+    from pipeline.data.tokenizer import token_bytes
+    from pipeline.evaluation.comparison import compare
+    from pipeline.evaluation.token_comparison import token_view
+    from pipeline.params import load_params
+    from stages.comparison_page import Context, make_page, read_history
+
+    settings = load_params(params)
+    context = Context.read(settings, corpus, split, samples)
+    start = settings.train.init_from
+    comparison = compare(evaluate, train, baselines, settings.gpt2.sizes, start=start)
+    view = token_view(comparison, token_losses, token_bytes)
+    page = make_page(comparison, context, read_history(history), view)
+    write(reports, comparison, page)
+    log(reports, comparison, settings, parent, journal)
+    click.echo(page.verdict)
+
+
+def write(reports: Path, comparison: Comparison, page: Page) -> None:
+    """Write `comparison.*`; the JSON last, as the mark that the rest is there."""
+    from pipeline.files import write_json, write_text
+    from pipeline.reporting.comparison_figures import draw_sizes
+    from pipeline.reporting.html import render
+    from pipeline.reporting.tables import to_csv
+    from stages.comparison_page import markdown, rows_of
+
+    write_text(reports / "comparison.csv", to_csv(page.rows))
+    write_text(reports / "comparison.md", markdown(page))
+    draw_sizes(rows_of(comparison), reports / "comparison.png")
+    write_text(reports / "comparison.html", render(page))
+    write_json(reports / "comparison.json", comparison.as_json(page.verdict))
+
+
+def log(
+    reports: Path, comparison: Comparison, settings: Params, parent: Path, journal: Path
+) -> None:
+    """Record table, figure and report as a child of the train run."""
+    from pipeline.tracking.run import start_run
+    from stages.comparison_page import metrics, rows_of
+
+    with start_run(
+        "compare",
+        experiment=settings.tracking.experiment,
+        description=(reports / "comparison.md").read_text(encoding="utf-8"),
+        params={"gpt2.sizes": settings.gpt2.sizes},
+        parent=parent,
+        journal=journal,
+    ) as run:
+        run.log_metrics(metrics(comparison))
+        run.log_table(list(rows_of(comparison).values()), "comparison.json")
+        for suffix in ("html", "md", "csv", "png"):
+            run.log_artifact(reports / f"comparison.{suffix}")
+
+
+if __name__ == "__main__":
+    main()
