@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from pipeline.evaluation.token_comparison import TokenView
-    from pipeline.reporting.html import Page
+    from pipeline.reporting.html import HeatMap, Page
 
 COLUMNS = ["step", "epoch", "tokens_seen", "train_loss", "val_loss", "learning_rate"]
+AXES = {"temperature", "top_k"}
+SETTINGS = AXES | {"top_p", "min_p", "seed"}
 PROTOCOL = (
     "GPT-2's byte-pair encoding; windows without overlap from the start of each split, the last "
     "short one dropped; targets are the inputs shifted by one; the loss is the sum of nats over "
@@ -65,6 +68,7 @@ class SampleReport(Record):
     """What the page shows of `reports/samples.json`."""
 
     samples: tuple[Sample, ...] = ()
+    grid: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,7 @@ def make_page(
         windows=view.windows if view else (),
         completions=completions_by_prompt(comparison),
         samples=samples_by_prompt(context.samples),
+        heat_maps=heat_maps(context.samples.grid),
         facts=facts(comparison, context),
         params=_settings(context.params),
     )
@@ -200,9 +205,39 @@ def samples_by_prompt(report: SampleReport) -> dict[str, list[tuple[str, str]]]:
     for sample in report.samples:
         words = f"temperature {sample.temperature:g}"
         if sample.top_k is not None:
-            words += f", top-k {sample.top_k}"
+            words += f", top-k\u00a0{sample.top_k}"
         samples.setdefault(sample.prompt, []).append((words, sample.completion))
     return samples
+
+
+def heat_maps(grid: Sequence[Mapping[str, Any]]) -> list[HeatMap]:
+    """One map over temperature and top-k for each number that the cells of the grid hold."""
+    from pipeline.reporting.html import HeatMap
+
+    cells = {(cell["temperature"], cell["top_k"]): cell for cell in grid if cell.keys() >= AXES}
+    temperatures = list(dict.fromkeys(temperature for temperature, _ in cells))
+    top_ks = list(dict.fromkeys(top_k for _, top_k in cells))
+    return [
+        HeatMap(
+            title=name.replace("_", " "),
+            across="top-k",
+            down="temperature",
+            columns=["all" if top_k is None else str(top_k) for top_k in top_ks],
+            lines=[f"{temperature:g}" for temperature in temperatures],
+            cells=[[cells.get((t, k), {}).get(name) for k in top_ks] for t in temperatures],
+        )
+        for name in measures(cells.values())
+    ]
+
+
+def measures(cells: Collection[Mapping[str, Any]]) -> list[str]:
+    """The keys under which the cells hold numbers, settings aside."""
+    return [
+        name
+        for name in dict.fromkeys(key for cell in cells for key in cell)
+        if name not in SETTINGS
+        and all(isinstance(cell.get(name), int | float | None) for cell in cells)
+    ]
 
 
 def facts(comparison: Comparison, context: Context) -> dict[str, str]:

@@ -125,8 +125,14 @@ def _template() -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["running"] = shading.running
+    environment.filters |= {"running": shading.running, "unbroken": unbroken}
     return environment.get_template("comparison.html.j2")
+
+
+def unbroken(text: str) -> Markup:
+    """Escaped text in which no line ends within `GPT-2 XL`."""
+    whole = r'<span class="unbroken">\g<0></span>'
+    return Markup(re.sub(r"GPT-2( small| medium| large| XL)?", whole, str(escape(text))))
 
 
 def _svgs(number: int, figure: Figure) -> Markup:
