@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +35,13 @@ def ui(port: int) -> None:
     Another free port is taken where PORT is in use. With MLFLOW_TRACKING_URI set to a server,
     that server's address is printed.
     """
-    from pipeline.tracking.server import free_port, serve
+    from pipeline.process import sigterm_raises
+    from pipeline.tracking.server import free_port, log_file, serve
 
-    with serve(free_port(port)) as (url, process):
-        click.echo(url)
-        if process is not None:
-            process.wait()
+    with suppress(KeyboardInterrupt), sigterm_raises(), serve(free_port(port)) as (url, process):
+        click.echo(f"MLflow: {url}" + ("  (Ctrl-C ends it)" if process else ""))
+        if process is not None and process.wait() != 0:
+            raise UserError(f"the server ended by itself; its words are in {log_file()}")
 
 
 @click.command(cls=Command)

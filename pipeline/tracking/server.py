@@ -7,16 +7,19 @@ is two, and up in seconds.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import requests
 
 from pipeline.errors import UserError
+from pipeline.tracking import home
 from pipeline.tracking.store import artifact_root, connect, is_server, tracking_uri
 
 START_LIMIT = 120.0  # seconds
@@ -41,14 +44,30 @@ def serve(port: int) -> Iterator[tuple[str, subprocess.Popen[bytes] | None]]:
     command += ["--workers", "1", "--backend-store-uri", uri]
     command += ["--artifacts-destination", str(artifact_root())]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     url = f"http://{HOST}:{port}"
+    with open(log_file(), "wb") as log:
+        # a session of its own: Ctrl-C is ours to pass on, and its children end with it
+        process = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         _wait_until_up(url, process)
         yield url, process
     finally:
-        process.terminate()
-        process.wait()
+        _end(process)
+
+
+def log_file() -> Path:
+    """What the last server had to say."""
+    return home.root() / ".lossbook" / "server.log"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=5)
 
 
 def free_port(preferred: int) -> int:
@@ -68,7 +87,7 @@ def _wait_until_up(url: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_LIMIT
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise UserError(f"mlflow server ended with status {process.returncode}; see above")
+            raise UserError(f"mlflow server ended with status {process.returncode}: {log_file()}")
         try:
             if requests.get(f"{url}/health", timeout=1).ok:
                 return

@@ -1,0 +1,159 @@
+"""A process that trains, checkpoints and journals, killed at any moment and started again."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.tracking import home
+from pipeline.tracking.journal import JOURNAL, Story, metrics_of, read_events, read_story
+from pipeline.tracking.store import Store
+
+STEPS = 200
+TRAINING = f"""
+import time
+from pathlib import Path
+from pipeline.files import write_text
+from pipeline.tracking import home
+from pipeline.tracking.run import start_run
+
+state = home.state_folder("train", "0123")
+with start_run("train", experiment="e", state=state, journal=Path("journals/train")) as run:
+    checkpoint = state / "checkpoint"
+    first = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    print("from", first, flush=True)
+    run.resume_at(first)
+    for step in range(first, {STEPS}):
+        run.log_metrics({{"loss": 1 / (1 + step), "rate": step * 0.5}}, step=step)
+        time.sleep(0.002)
+        if step % 10 == 9:
+            run.sync()
+            write_text(checkpoint, str(step + 1))
+"""
+EXPECTED = [(step, {"loss": 1 / (1 + step), "rate": step * 0.5}) for step in range(STEPS)]
+
+Python = Callable[..., "subprocess.Popen[str]"]
+
+
+def journalled(folder: Path) -> list[tuple[int, dict[str, float]]]:
+    """The journal's points, in the order of its lines."""
+    points = [(e["s"], metrics_of(e)) for e in read_events(folder / JOURNAL) if "m" in e]
+    return [(step, metrics) for step, metrics in points if "loss" in metrics]
+
+
+def told(folder: Path) -> Story:
+    story = read_story(folder)
+    assert story is not None
+    return story
+
+
+def kill_until_done(python: Python, seed: int, kills: int, **variables: str) -> int:
+    """Kill the training at random moments until it ends by itself; how often that took."""
+    moments = random.Random(seed)
+    for count in range(kills):
+        process = python(TRAINING, **variables)
+        assert process.stdout is not None
+        process.stdout.readline()  # the moment is drawn from the time at work, not the start
+        time.sleep(moments.uniform(0, 0.25))
+        process.kill()
+        if process.wait() == 0:
+            return count
+    process = python(TRAINING, **variables)
+    output, errors = process.communicate()
+    assert process.returncode == 0, output + errors
+    return kills
+
+
+def test_kills_leave_one_history_without_gaps_or_repetitions(offline: Path, python: Python) -> None:
+    assert kill_until_done(python, seed=1, kills=8) >= 2
+    (kept,) = home.journals().iterdir()
+    assert journalled(kept) == EXPECTED
+    assert journalled(Path("journals/train")) == EXPECTED
+    assert told(kept).status == "FINISHED"
+    assert not home.state_folder("train", "0123").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(50))
+def test_fifty_kills(offline: Path, python: Python, seed: int) -> None:
+    kill_until_done(python, seed, kills=random.Random(seed).randint(1, 6))
+    (kept,) = home.journals().iterdir()
+    assert journalled(kept) == EXPECTED
+
+
+def test_mlflow_has_the_same_one_history(
+    repo: Path, python: Python, store: Store, snapshot_of: Callable[..., dict[str, Any]]
+) -> None:
+    kill_until_done(python, seed=2, kills=3)
+    (kept,) = home.journals().iterdir()
+    assert journalled(kept) == EXPECTED
+    ((key, found),) = snapshot_of(store).items()
+    assert key == told(kept).run
+    assert found["status"] == "FINISHED"
+    points = found["metrics"]["loss"]
+    assert [(step, value) for step, _, value in points] == [
+        (step, repr(metrics["loss"])) for step, metrics in EXPECTED
+    ]
+
+
+SLEEPING = """
+import time
+from pathlib import Path
+from pipeline.tracking.run import start_run
+
+with start_run("train", experiment="e", state=STATE) as run:
+    run.log_metrics({"loss": 1.0}, step=7)
+    print("at work", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_told_to_stop_is_killed(
+    offline: Path, python: Python, number: signal.Signals
+) -> None:
+    process = python(SLEEPING.replace("STATE", "None"))
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(number)
+    assert process.wait() == {signal.SIGTERM: 143, signal.SIGINT: -signal.SIGINT}[number]
+    (kept,) = home.journals().iterdir()
+    assert told(kept).status == "KILLED"
+
+
+PARENT = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", {program!r}], stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(os.uname().sysname != "Linux", reason="only Linux tells a child")
+def test_a_stage_dies_with_the_dvc_that_started_it(offline: Path, python: Python) -> None:
+    program = SLEEPING.replace("STATE", "None")
+    parent = python(PARENT.format(program=program), DVC_STAGE="train")
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    while Path(f"/proc/{child}").exists() and "Z" not in state_of(child):
+        time.sleep(0.01)
+    (kept,) = home.journals().iterdir()
+    assert told(kept).status == "KILLED"
+
+
+def state_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "Z"

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.process import Process
+from pipeline.tracking import home
+from pipeline.tracking.facts import HOST, PID, SPACE, STARTED, process_of, process_tags
+from pipeline.tracking.journal import JOURNAL, read_events, read_story
+from pipeline.tracking.reap import reap, reap_store
+from pipeline.tracking.run import start_run
+from pipeline.tracking.store import Store
+
+KILLED_AT_WORK = """
+import os
+from pathlib import Path
+from pipeline.tracking.run import start_run
+
+with start_run("train", experiment="e", state=STATE) as run:
+    run.log_metrics({"loss": 1.0}, step=7)
+    os.kill(os.getpid(), 9)
+"""
+Python = Callable[..., "subprocess.Popen[str]"]
+
+
+def killed(python: Python, state: str = "None") -> None:
+    assert python(KILLED_AT_WORK.replace("STATE", state)).wait() == -9
+
+
+def test_a_run_whose_process_is_gone_is_ended(offline: Path, python: Python) -> None:
+    killed(python)
+    (state,) = home.states().iterdir()
+    (folder,) = reap()
+    assert folder.parent == home.journals()
+    assert not state.exists()
+    story = read_story(folder)
+    assert story is not None
+    last_heard = max(e["t"] for e in read_events(folder / JOURNAL) if "end" not in e)
+    assert (story.status, story.ended) == ("KILLED", last_heard)
+    assert reap() == []
+
+
+def test_a_run_that_can_go_on_stays_where_its_next_start_looks(
+    offline: Path, python: Python
+) -> None:
+    killed(python, "Path('.lossbook/state/train-1').absolute()")
+    (folder,) = reap()
+    assert folder == home.state_folder("train", "1")
+    story = read_story(folder)
+    assert story is not None
+    assert story.status == "KILLED"
+    assert reap() == [], "it is ended once"
+    with start_run("train", experiment="e", state=folder) as run:
+        assert run.key == story.run
+
+
+def test_a_run_at_work_is_left_alone(offline: Path) -> None:
+    with start_run("train", experiment="e") as run:
+        assert reap() == []
+        story = read_story(run.folder)
+    assert story is not None
+    assert story.status == "RUNNING"
+
+
+def test_the_next_run_sees_to_it(repo: Path, python: Python, store: Store) -> None:
+    killed(python)
+    (left,) = home.states().iterdir()
+    story = read_story(left)
+    assert story is not None
+    with start_run("evaluate", experiment="e") as run:
+        while (found := store.find_run(story.run)) is None or found.info.status != "KILLED":
+            run.log_metrics({"waiting": 1.0})
+    assert found.data.metrics == {"loss": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reaped"),
+    [
+        ({PID: "999999999"}, True),
+        ({STARTED: "1.00"}, True),  # the number is another process's now
+        ({}, False),
+        ({PID: "999999999", HOST: "elsewhere"}, False),
+        ({PID: "999999999", SPACE: "another container"}, False),
+    ],
+)
+def test_runs_that_only_the_store_knows_are_judged_by_their_tags(
+    store: Store, changes: dict[str, str], reaped: bool
+) -> None:
+    experiment = store.experiment_id("e")
+    run = store.client.create_run(experiment, tags={**process_tags(), **changes})
+    assert (reap_store(store, [experiment]) == [run.info.run_id]) == reaped
+    status = store.client.get_run(run.info.run_id).info.status
+    assert status == ("KILLED" if reaped else "RUNNING")
+
+
+def test_a_run_that_can_go_on_is_not_ended_in_the_store(store: Store) -> None:
+    """Its journal stands for it: its next start may be sending it this very moment."""
+    with start_run("train", experiment="e") as run:
+        dead = {**process_tags(), PID: "999999999", "lossbook.run": run.key}
+        experiment = store.experiment_id("e")
+        store.client.create_run(experiment, tags=dead)
+        assert reap_store(store, [experiment]) == []
+
+
+def test_this_process_lives() -> None:
+    me = Process.current()
+    assert me.pid == os.getpid()
+    assert me.is_alive() is True
+    assert process_of(process_tags()) is not None
+    assert process_of({}) is None
