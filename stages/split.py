@@ -19,17 +19,16 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--report", type=FILE, required=True, help="The JSON file to write.")
 def main(params: Path, corpus: Path, tokens: Path, report: Path) -> None:
     """Split the corpus into training and validation tokens, memory-mapped uint16."""
-    from tqdm import tqdm
-
     from pipeline.data.parquet import Corpus
     from pipeline.data.split import split
     from pipeline.files import write_json
     from pipeline.params import load_params
+    from pipeline.progress import Progress
 
     settings = load_params(params).split
     total = Corpus.open(corpus).meta["characters"]
-    with tqdm(total=total, unit="char", unit_scale=True, desc="split", disable=None) as bar:
-        facts = split(corpus, tokens, settings.train_fraction, progress=bar.update)
+    with Progress(total, "split", unit="character") as bar:
+        facts = split(corpus, tokens, settings.train_fraction, progress=bar.advance)
     write_json(report, facts)
     for side in ("train", "val"):
         click.echo(f"{side}: {facts[side]['tokens']:,} tokens")

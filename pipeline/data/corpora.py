@@ -104,7 +104,7 @@ def find(settings: Prepare) -> Source:
     return _from_path(settings)
 
 
-def fingerprint(settings: Prepare) -> dict[str, Any]:
+def identify(settings: Prepare) -> dict[str, Any]:
     """What tells that a corpus has changed, without reading it where its name alone says all.
 
     For a local file or folder, the digest of its files' names and bytes. A name or a URL stands
@@ -164,10 +164,10 @@ def _existing(corpus: str) -> Path:
     if given.name != corpus or given.suffix:
         raise UserError(f"prepare.corpus: there is no file or folder {corpus}")
     close = get_close_matches(corpus, NAMES, n=1)
-    guess = f"did you mean {close[0]}? " if close else ""
+    guess = f" (did you mean {close[0]}?)" if close else ""
     raise UserError(
-        f"prepare.corpus: {corpus!r} is no corpus; {guess}"
-        f"Known are {', '.join(NAMES)}, or give a file, a folder or a URL"
+        f"prepare.corpus: {corpus!r} is no corpus{guess}; "
+        f"known are {', '.join(NAMES)}, and any file, folder or URL"
     )
 
 

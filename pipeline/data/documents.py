@@ -140,7 +140,7 @@ def _read_parquet(file: File, text_field: str) -> Iterator[Document]:
                     source = f"{file.name}:{number}"
                     values = dict(zip(columns, (_value(cell, source) for cell in row), strict=True))
                     yield _row(values, text_field, source)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{file.name}: not a readable Parquet file ({reason})") from None
 
@@ -152,7 +152,8 @@ def _columns(schema: Any, text_field: str, name: str) -> list[str]:
             f"its columns are {', '.join(schema.names)}"
         )
     kind = schema.field(text_field).type
-    if str(kind) not in ("string", "large_string", "string_view"):
+    strings = kind.value_type if str(kind).startswith("dictionary<") else kind
+    if str(strings) not in ("string", "large_string", "string_view"):
         raise UserError(f"{name}: column {text_field!r} must hold strings, not {kind}")
     return sorted({text_field, "title"} & set(schema.names))
 

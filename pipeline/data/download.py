@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from pipeline.errors import UserError
 from pipeline.files import sha256_of, written_aside
@@ -70,15 +70,30 @@ def check_sha256(name: str, path: Path, sha256: str) -> None:
 
 
 def file_name(url: str) -> str:
-    """The last part of the URL's path, safe as a file name: no separators, no leading dot."""
-    last = unquote(urlsplit(url).path).rstrip("/").rsplit("/", 1)[-1]
+    """The last part of the URL's path, safe as a file name: no separators, no leading dot.
+
+    Raises:
+        UserError: it is no URL.
+    """
+    last = unquote(_split(url).path).rstrip("/").rsplit("/", 1)[-1]
     return re.sub(r"[^\w.-]", "_", last).lstrip(".")[-100:] or "index"
 
 
 def public(url: str) -> str:
-    """The URL without user, password, query and fragment, which may hold secrets."""
-    parts = urlsplit(url)
+    """The URL without user, password, query and fragment, which may hold secrets.
+
+    Raises:
+        UserError: it is no URL.
+    """
+    parts = _split(url)
     return f"{parts.scheme}://{parts.netloc.rsplit('@', 1)[-1]}{parts.path}"
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        raise UserError(f"{url!r} is not a valid URL") from None
 
 
 def _download(url: str, target: Path) -> None:

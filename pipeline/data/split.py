@@ -130,13 +130,12 @@ def split(
     """
     corpus = Corpus.open(corpus_folder)
     texts = _by_characters if corpus.meta["documents"] == 1 else _by_document
+    _check_sides(corpus, train_fraction)
     with folder_aside(tokens_folder) as aside:
         writers = {side: TokenWriter(aside / side) for side in SIDES}
         for batch, tokens in _tokenised(_batches(texts(corpus, train_fraction)), threads):
             writers[batch.side].write(batch, tokens)
             progress(batch.characters)
-        if not all(writer.tokens for writer in writers.values()):
-            raise UserError(_why_empty(corpus, train_fraction))
         for side, writer in writers.items():
             writer.close(side, corpus)
     about = {"corpus": corpus.meta["corpus"], "corpus_sha256": corpus.meta["sha256"]}
@@ -147,6 +146,25 @@ def position(document: str) -> float:
     """Where in [0, 1] a document's id falls; below the training fraction it is for training."""
     digest = hashlib.sha256(document.encode("utf-8")).digest()
     return float(int.from_bytes(digest[:8], "big") / 2**64)
+
+
+def _check_sides(corpus: Corpus, train_fraction: float) -> None:
+    """Refuse a fraction that leaves a side empty, before any work, and say which would not."""
+    meta = corpus.meta
+    what = f"split.train_fraction {train_fraction} leaves one side of {meta['corpus']} empty"
+    if meta["documents"] == 1:
+        if not 0 < int(meta["characters"] * train_fraction) < meta["characters"]:
+            raise UserError(f"{what}: it has {meta['characters']:,} characters; give a longer text")
+        return
+    low, high = 1.0, 0.0
+    for place in map(position, corpus.ids()):
+        low, high = min(low, place), max(high, place)
+    if not low < train_fraction <= high:
+        first, last = math.floor(low * 1e4 + 1) / 1e4, math.floor(high * 1e4) / 1e4
+        hint = f"a value from {first} to {last} does not" if first <= last else "give more of them"
+        raise UserError(
+            f"{what}: its {meta['documents']:,} documents go whole to one side or the other; {hint}"
+        )
 
 
 def _by_characters(corpus: Corpus, train_fraction: float) -> Iterator[Text]:
@@ -199,16 +217,3 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _why_empty(corpus: Corpus, train_fraction: float) -> str:
-    """A sentence that says which fractions would leave something on both sides."""
-    meta = corpus.meta
-    what = f"split.train_fraction {train_fraction} leaves one side of {meta['corpus']} empty"
-    if meta["documents"] == 1:
-        return f"{what}, which has {meta['characters']} characters; give a longer text"
-    positions = [position(row.id) for row in corpus.rows()]
-    low = math.floor(min(positions) * 1e4 + 1) / 1e4  # the next above
-    high = math.floor(max(positions) * 1e4) / 1e4
-    hint = f"a value from {low} to {high} does not" if low <= high else "give other documents"
-    return f"{what}: its {meta['documents']} documents go whole to one side or the other; {hint}"

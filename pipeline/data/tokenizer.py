@@ -104,9 +104,10 @@ def pieces(text: str, size: int = PIECE) -> Iterator[str]:
 def _last_boundary(text: str, start: int, stop: int) -> int | None:
     """The last place in `text[start : stop + 1]` that has a blank after it and none before."""
     while (blank := max(text.rfind(" ", start, stop + 1), text.rfind("\n", start, stop + 1))) > 0:
-        if not text[blank - 1].isspace():
-            return blank
-        stop = blank - 1
+        run = start - 1 + len(text[start - 1 : blank].rstrip())  # where its blanks begin
+        if run >= start and text[run] in " \n":
+            return run
+        stop = run - 1
     return None
 
 
