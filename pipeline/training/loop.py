@@ -117,7 +117,10 @@ class Trainer:
             for batches in self.steps_of(epoch):
                 started = time.perf_counter()
                 self.reset_gradients()
-                loss = sum(self.calculate_loss_and_backpropagate(batch) for batch in batches)
+                loss = sum(
+                    self.calculate_loss_and_backpropagate(batch, micro)
+                    for micro, batch in enumerate(batches)
+                )
                 grad_norm = self.update_weights()
                 self.tell_step(float(loss), grad_norm, time.perf_counter() - started)
                 if self.step % self.settings.eval_every == 0 or self.step == self.total_steps:
@@ -139,9 +142,9 @@ class Trainer:
     def reset_gradients(self) -> None:
         self.optimizer.zero_grad(set_to_none=False)
 
-    def calculate_loss_and_backpropagate(self, indices: Tensor) -> float:
-        """One forward and backward pass; the batch's share of the step's loss, in nats."""
-        torch.manual_seed(derive_seed(self.seed, f"dropout/{self.step}"))
+    def calculate_loss_and_backpropagate(self, indices: Tensor, micro: int = 0) -> float:
+        """One forward and backward pass, the step's `micro`-th; its share of the loss, in nats."""
+        torch.manual_seed(derive_seed(self.seed, f"dropout/{self.step}/{micro}"))
         inputs, targets = (
             tensor.to(self.runtime.device, non_blocking=True)
             for tensor in self.train_windows.batch(indices.numpy())

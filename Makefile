@@ -1,0 +1,49 @@
+# Every target that needs the environment makes it first. `make help` lists them.
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+VENV   := .venv
+STAMP  := $(VENV)/.installed
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.PHONY: help repro test test-slow test-full-size ui bench lint lock clean
+
+help: ## say what there is to make
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+
+repro: $(STAMP) ## set up, then run the whole pipeline
+	dvc repro
+
+test: $(STAMP) ## set up, then run the tests
+	python -m pytest -n 2
+
+test-slow: $(STAMP) ## the tests that take minutes, or a server of their own
+	python -m pytest -m slow
+
+test-full-size: $(STAMP) ## GPT-2 at its full sizes; up to 20 GB of memory
+	python -m pytest -m full_size
+
+ui: $(STAMP) ## open MLflow on this repository's runs
+	lossbook ui
+
+bench: $(STAMP) ## measure the README's speed claims, beside their peers
+	for script in benchmarks/*.py; do python $$script || exit 1; done
+
+lint: $(STAMP) ## ruff and mypy
+	ruff check .
+	ruff format --check .
+	mypy
+
+lock: ## resolve the requirements anew into requirements.lock
+	./requirements.sh $(PYTHON)
+
+clean: ## remove the environment and caches, keep data, models and runs
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+
+$(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; set PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@

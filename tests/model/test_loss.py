@@ -1,0 +1,54 @@
+"""The chunked loss against PyTorch's own cross-entropy."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.model.loss import CHUNK, mean_loss, token_losses
+
+
+def random_case(rows: int, width: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(rows * 31 + width * 7 + classes)
+    hidden = torch.randn(rows, width, generator=generator, requires_grad=True)
+    weight = torch.randn(classes, width, generator=generator, requires_grad=True)
+    return hidden, weight, torch.randint(0, classes, (rows,), generator=generator)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=st.sampled_from([1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3]),
+    width=st.integers(1, 9),
+    classes=st.integers(2, 40),
+)
+def test_equals_pytorch_with_gradients(rows: int, width: int, classes: int) -> None:
+    hidden, weight, targets = random_case(rows, width, classes)
+    expected = F.cross_entropy(hidden @ weight.T, targets)
+    wanted = torch.autograd.grad(expected, (hidden, weight))
+    loss = mean_loss(hidden, weight, targets)
+    got = torch.autograd.grad(loss * 3, (hidden, weight))
+    torch.testing.assert_close(loss, expected)
+    for mine, theirs in zip(got, wanted, strict=True):
+        torch.testing.assert_close(mine, 3 * theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_token_losses_keep_the_targets_shape() -> None:
+    hidden, weight, targets = random_case(2 * CHUNK + 6, 4, 11)
+    losses = token_losses(hidden.view(2, -1, 4), weight, targets.view(2, -1))
+    assert losses.shape == (2, CHUNK + 3)
+    expected = F.cross_entropy(hidden @ weight.T, targets, reduction="none")
+    torch.testing.assert_close(losses.flatten(), expected)
+
+
+def test_products_follow_autocast() -> None:
+    hidden, weight, targets = random_case(64, 32, 50)
+    exact = mean_loss(hidden, weight, targets)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = mean_loss(hidden, weight, targets)
+    assert rounded.item() != exact.item()
+    assert rounded.item() == pytest.approx(exact.item(), rel=0.01)
+    assert torch.autograd.grad(rounded, weight)[0].dtype == torch.float32

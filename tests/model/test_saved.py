@@ -1,0 +1,82 @@
+"""A model's folder: what was written is read, what is damaged is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.errors import UserError
+from pipeline.files import read_json, write_json
+from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.model.saved import load_model, save_config, save_state, save_weights
+
+CONFIG = GPTConfig(n_layer=1, n_head=2, n_embd=8, context_length=4, vocab_size=11)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_config(tmp_path, CONFIG)
+    save_weights(tmp_path, GPT(CONFIG), "last")
+    return tmp_path
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    model = GPT(CONFIG)
+    save_config(tmp_path, CONFIG)
+    save_weights(tmp_path, model, "best")
+    loaded = load_model(tmp_path, "best")
+    assert loaded.config == CONFIG
+    assert not loaded.training
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+
+
+def test_plain_torch_reads_it(folder: Path) -> None:
+    state = torch.load(folder / "model.pth", weights_only=True)
+    assert set(state) == set(GPT(CONFIG).state_dict())
+
+
+def change(folder: Path, name: str, tensor: torch.Tensor | None) -> None:
+    state = torch.load(folder / "model.pth", weights_only=True)
+    state.pop(name, None)
+    if tensor is not None:
+        state[name] = tensor
+    save_state(folder / "model.pth", state)
+
+
+def test_a_missing_tensor_is_named(folder: Path) -> None:
+    change(folder, "ln_f.bias", None)
+    with pytest.raises(UserError, match=r"tensor ln_f\.bias is missing"):
+        load_model(folder)
+
+
+def test_an_unknown_tensor_is_named(folder: Path) -> None:
+    change(folder, "surprise", torch.zeros(1))
+    with pytest.raises(UserError, match="tensor surprise is unknown"):
+        load_model(folder)
+
+
+def test_a_misshapen_tensor_is_named(folder: Path) -> None:
+    change(folder, "wpe.weight", torch.zeros(3, 8))
+    with pytest.raises(UserError, match=r"wpe\.weight has shape \(3, 8\).*\(4, 8\)"):
+        load_model(folder)
+
+
+def test_a_cut_file_is_named(folder: Path) -> None:
+    path = folder / "model.pth"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"model\.pth: not a readable state dict"):
+        load_model(folder)
+
+
+def test_a_missing_file_is_named(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"best\.pth: no such file"):
+        load_model(folder, "best")
+
+
+def test_a_config_of_something_else_is_named(folder: Path) -> None:
+    write_json(folder / "config.json", {**read_json(folder / "config.json"), "rope": True})
+    with pytest.raises(UserError, match=r"config\.json: must hold exactly the keys"):
+        load_model(folder)

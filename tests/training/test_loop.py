@@ -1,0 +1,141 @@
+"""The loop: what it learns, what it tells, and what must not change it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pipeline.errors import UserError
+from pipeline.params import Train
+from pipeline.runtime import Runtime
+from pipeline.training.loop import Diverged, steps_per_epoch
+
+
+def weights(trainer) -> dict[str, torch.Tensor]:
+    return trainer.model.state_dict()
+
+
+def same(first, second) -> bool:
+    return all(
+        torch.equal(tensor, weights(second)[name]) for name, tensor in weights(first).items()
+    )
+
+
+def test_has_a_pulse(make_trainer) -> None:
+    trainer, memory = make_trainer(epochs=30)
+    trainer.run()
+    assert memory.evaluations[0].train_loss == pytest.approx(math.log(64), rel=0.05)
+    assert memory.evaluations[-1].train_loss < 0.5
+
+
+def test_tells_every_step_evaluation_and_epoch(make_trainer) -> None:
+    trainer, memory = make_trainer(epochs=2, batch_size=4, eval_every=3)
+    trainer.run()
+    assert [step.step for step in memory.steps] == list(range(1, 11))
+    assert [e.step for e in memory.evaluations] == [0, 3, 6, 9, 10]
+    assert memory.epochs == [1, 2]
+    last = memory.evaluations[-1]
+    assert (last.epoch, last.tokens_seen) == (2.0, 10 * 4 * 8)
+    assert memory.steps[4].epoch == 1.0
+    assert all(step.tokens == 32 for step in memory.steps)
+    assert trainer.history == memory.evaluations
+
+
+def test_best_is_the_lowest_validation_loss_with_its_weights(make_trainer) -> None:
+    trainer, memory = make_trainer(epochs=20, batch_size=4)
+    trainer.run()
+    assert trainer.best == min(memory.evaluations, key=lambda e: e.val_loss)
+    assert trainer.best.step < trainer.step  # reversed text: validation gets worse
+    assert not torch.equal(trainer.best_weights["wte.weight"], trainer.model.wte.weight)
+    trainer.model.load_state_dict(trainer.best_weights)
+    trainer.working.refresh()
+    trainer.evaluate()
+    assert trainer.history[-1].val_loss == trainer.best.val_loss
+
+
+def test_the_seed_decides_everything(make_trainer) -> None:
+    (first, one), (second, two), (third, _) = (make_trainer(seed=s) for s in (5, 5, 6))
+    for trainer in (first, second, third):
+        trainer.run()
+    assert same(first, second)
+    assert one.evaluations == two.evaluations
+    assert not same(first, third)
+
+
+def test_evaluating_or_drawing_numbers_changes_no_weight(make_trainer) -> None:
+    often, memory = make_trainer(eval_every=1, eval_batches=3)
+    seldom, _ = make_trainer(eval_every=1000)
+    memory.on_step = lambda step: torch.rand(step.step)  # someone draws from the global generator
+    often.run()
+    seldom.run()
+    assert same(often, seldom)
+
+
+def test_every_window_once_an_epoch_in_another_order(make_trainer) -> None:
+    trainer, _ = make_trainer(batch_size=2, gradient_accumulation=2)
+    epochs = [torch.cat([b for step in trainer.steps_of(e) for b in step]) for e in (0, 1)]
+    for order in epochs:
+        assert sorted(order.tolist()) == list(range(20))
+    assert epochs[0].tolist() != epochs[1].tolist()
+
+
+def test_left_over_windows_wait(make_trainer) -> None:
+    trainer, _ = make_trainer(batch_size=3)
+    steps = list(trainer.steps_of(0))
+    assert [len(batch) for (batch,) in steps] == [3] * 6
+
+
+def test_accumulation_is_the_larger_batch(make_trainer, config) -> None:
+    still = replace(config, dropout=0.0)
+    large, _ = make_trainer(still, batch_size=4)
+    small, _ = make_trainer(still, batch_size=1, gradient_accumulation=4)
+    large.run()
+    small.run()
+    for name, tensor in weights(large).items():
+        torch.testing.assert_close(weights(small)[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_micro_batches_of_a_step_have_dropout_of_their_own(make_trainer, config) -> None:
+    trainer, _ = make_trainer(replace(config, dropout=0.5))
+    window = torch.tensor([0])
+    losses = {trainer.calculate_loss_and_backpropagate(window, micro) for micro in range(3)}
+    assert len(losses) == 3
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_bf16_learns_as_fp32_does(make_trainer, accumulation: int) -> None:
+    settings = {"epochs": 10, "gradient_accumulation": accumulation, "batch_size": 2}
+    exact, _ = make_trainer(**settings)
+    rounded, _ = make_trainer(runtime=Runtime(torch.device("cpu"), bf16=True), **settings)
+    exact.run()
+    rounded.run()
+    assert rounded.history[-1].train_loss == pytest.approx(exact.history[-1].train_loss, abs=0.1)
+    assert rounded.model.h[0].mlp.c_fc.weight.dtype == torch.float32
+
+
+def test_clipping_bounds_the_norm_and_tells_it(make_trainer) -> None:
+    trainer, memory = make_trainer(grad_clip=1e-3)
+    trainer.run()
+    assert all(step.grad_norm is not None and step.grad_norm > 1e-3 for step in memory.steps)
+
+
+def test_divergence_stops_with_one_line_and_good_weights(make_trainer) -> None:
+    trainer, memory = make_trainer(eval_every=2)
+
+    def poison(step) -> None:
+        if step.step == 5:
+            trainer.model.ln_f.weight.data.fill_(math.nan)
+
+    memory.on_step = poison
+    with pytest.raises(Diverged, match=r"training loss became nan after step 5.*learning_rate"):
+        trainer.run()
+    assert trainer.history[-1].step == 4
+    assert all(torch.isfinite(t).all() for t in trainer.last_good.values())
+
+
+def test_too_few_windows_for_a_step() -> None:
+    with pytest.raises(UserError, match=r"train\.batch_size: 8 x gradient_accumulation 2.*holds 9"):
+        steps_per_epoch(9, Train(batch_size=8, gradient_accumulation=2))

@@ -1,0 +1,56 @@
+"""The bf16 working copy: what it shares, what it rounds, how gradients come home."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pipeline.model.gpt import GPT
+from pipeline.runtime import Runtime
+from pipeline.training.precision import WorkingCopy
+
+BF16 = Runtime(torch.device("cpu"), bf16=True)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_matrices_are_copied_and_the_rest_is_shared(config, tied: bool) -> None:
+    master = GPT(replace(config, tie_weights=tied))
+    working = WorkingCopy(master, BF16).model
+    shared = dict(master.named_parameters())
+    for name, parameter in working.named_parameters():
+        is_linear = any(part in name for part in ("c_attn", "c_proj", "c_fc", "lm_head"))
+        if is_linear or (tied and name == "wte.weight"):
+            assert parameter.dtype == torch.bfloat16
+            torch.testing.assert_close(parameter.float(), shared[name], rtol=1e-2, atol=1e-3)
+        else:
+            assert parameter is shared[name], name
+
+
+def test_fp32_computes_on_the_model_itself(config) -> None:
+    master = GPT(config)
+    assert WorkingCopy(master, Runtime(torch.device("cpu"), bf16=False)).model is master
+
+
+def test_gradients_are_added_in_fp32_and_let_go(config) -> None:
+    master = GPT(config)
+    copy = WorkingCopy(master, BF16)
+    theirs = copy.model.h[0].mlp.c_fc.weight
+    for value in (1.0, 2.0**-9):  # bf16 alone would lose the second
+        theirs.grad = torch.full_like(theirs, value)
+        copy.collect_gradients()
+        assert theirs.grad is None
+    grad = master.h[0].mlp.c_fc.weight.grad
+    assert grad is not None
+    assert grad.dtype == torch.float32
+    assert torch.equal(grad, torch.full_like(grad, 1.0 + 2.0**-9))
+
+
+def test_refresh_rounds_the_masters_new_weights(config) -> None:
+    master = GPT(config)
+    copy = WorkingCopy(master, BF16)
+    with torch.no_grad():
+        master.lm_head.weight.add_(1.0)
+    copy.refresh()
+    assert torch.equal(copy.model.lm_head.weight, master.lm_head.weight.to(torch.bfloat16))

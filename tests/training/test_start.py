@@ -1,0 +1,88 @@
+"""Where a training starts from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.errors import UserError
+from pipeline.model.gpt import GPT
+from pipeline.params import Train
+from pipeline.training.job import save_training
+from pipeline.training.optim import build_optimizer
+from pipeline.training.start import Start, starting_model, starting_optimizer
+
+SCRATCH = Start(init_from="scratch", init="pytorch", seed=3)
+
+
+def start_at(folder: Path) -> Start:
+    return Start(init_from=str(folder), init="pytorch", seed=3)
+
+
+@pytest.fixture
+def trained(make_trainer, tmp_path: Path):
+    trainer, _ = make_trainer()
+    trainer.run()
+    save_training(tmp_path / "model", trainer, SCRATCH)
+    return trainer, tmp_path / "model"
+
+
+def test_scratch_is_the_seeds_alone(config) -> None:
+    first, second = starting_model(config, SCRATCH), starting_model(config, SCRATCH)
+    assert torch.equal(first.wte.weight, second.wte.weight)
+
+
+def test_a_folders_last_weights_and_optimizer(trained, config) -> None:
+    trainer, folder = trained
+    model = starting_model(replace(config, dropout=0.4), start_at(folder))
+    assert model.config.dropout == 0.4
+    for name, tensor in trainer.model.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)
+    optimizer = build_optimizer(model, Train(learning_rate=0.1, weight_decay=0.0))
+    assert starting_optimizer(optimizer, str(folder))
+    moments = optimizer.state[model.wte.weight]
+    assert torch.equal(
+        moments["exp_avg"], trainer.optimizer.state[trainer.model.wte.weight]["exp_avg"]
+    )
+    assert {group["lr"] for group in optimizer.param_groups} == {0.1}
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0}
+
+
+def test_training_on_leaves_the_first_model_alone(trained, config) -> None:
+    _, folder = trained
+    before = (folder / "model.pth").read_bytes()
+    model = starting_model(config, start_at(folder))
+    with torch.no_grad():
+        model.wte.weight.zero_()
+    assert (folder / "model.pth").read_bytes() == before
+
+
+def test_a_shorter_context_takes_the_first_positions(trained, config) -> None:
+    trainer, folder = trained
+    model = starting_model(replace(config, context_length=4), start_at(folder))
+    assert torch.equal(model.wpe.weight, trainer.model.wpe.weight[:4])
+
+
+def test_another_architecture_is_refused_with_every_key(trained, config) -> None:
+    _, folder = trained
+    with pytest.raises(UserError) as caught:
+        starting_model(replace(config, n_layer=3, n_head=4), start_at(folder))
+    message = str(caught.value)
+    assert "model.n_layer is 3 and would have to be 2" in message
+    assert "model.n_head is 4 and would have to be 2" in message
+
+
+def test_a_folder_that_is_none(config, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.init_from: .*neither `scratch`"):
+        starting_model(config, start_at(tmp_path / "nowhere"))
+
+
+def test_a_foreign_optimizer_is_refused(trained, config) -> None:
+    _, folder = trained
+    torch.save({"state": {}, "param_groups": []}, folder / "optimizer.pth")
+    optimizer = build_optimizer(GPT(config), Train())
+    with pytest.raises(UserError, match=r"optimizer\.pth: not this model's optimizer"):
+        starting_optimizer(optimizer, str(folder))
