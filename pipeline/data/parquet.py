@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.data.documents import BLOCK, ROWS, Document
+from pipeline.data.documents import BLOCK, Document
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 
@@ -153,21 +153,21 @@ class Corpus:
         return cls(folder, meta)
 
     def rows(self) -> Iterator[Row]:
-        """Every row in order, a few at a time.
+        """Every row in order, a row group at a time.
 
         Raises:
             UserError: a shard is missing or damaged.
         """
-        for cells in self._read(list(Row._fields), ROWS):
+        for cells in self._read(list(Row._fields)):
             yield Row(*cells)
 
     def ids(self) -> Iterator[str]:
         """The id of every row, without reading the texts; raises as `rows` does."""
-        for (name,) in self._read(["id"], ROWS * 1024):
+        for (name,) in self._read(["id"]):
             yield name
 
-    def _read(self, columns: list[str], rows: int) -> Iterator[tuple[str, ...]]:
-        """The cells of these columns, row by row; `rows` of them are held at once."""
+    def _read(self, columns: list[str]) -> Iterator[tuple[str, ...]]:
+        """The cells of these columns, row by row."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -175,9 +175,10 @@ class Corpus:
             path = self.folder / shard["file"]
             try:
                 table = pq.ParquetFile(path, buffer_size=BLOCK, pre_buffer=False)
-                for batch in table.iter_batches(batch_size=rows, columns=columns):
-                    for cells in zip(*batch.columns, strict=True):
-                        yield tuple(cell.as_py() for cell in cells)
+                for group in range(table.num_row_groups):
+                    cells = table.read_row_group(group, columns=columns).columns
+                    for row in zip(*cells, strict=True):
+                        yield tuple(cell.as_py() for cell in row)
             except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
                 reason = " ".join(str(error).split())
                 raise UserError(

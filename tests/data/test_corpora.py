@@ -6,6 +6,8 @@ import gzip
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -163,6 +165,32 @@ def test_a_local_files_digest(tmp_path: Path) -> None:
     assert prepared(path, tmp_path / "corpus", sha256=digest)[0]["sha256"] == digest
     with pytest.raises(UserError, match=f"sha256 is {digest}, not the expected {'0' * 64}"):
         prepared(path, tmp_path / "corpus", sha256="0" * 64)
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from pipeline.data.corpora import prepare
+from pipeline.params import Prepare
+
+prepare(Prepare(corpus=sys.argv[1]), Path(sys.argv[2]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
+    def peak(name: str, size: int) -> int:
+        block = (STORY * 4000).encode()
+        with open(tmp_path / name, "wb") as file:
+            for _ in range(size // len(block)):
+                file.write(block)
+        command = [sys.executable, "-c", PEAK, str(tmp_path / name), str(tmp_path / "corpus")]
+        ended = subprocess.run(command, capture_output=True, text=True, check=True)
+        return int(ended.stdout) * 1024
+
+    small, large = peak("small.txt", 40_000_000), peak("large.txt", 160_000_000)
+    assert large - small < 40_000_000
 
 
 @pytest.fixture
