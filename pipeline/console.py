@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import click
 
 from pipeline.errors import UserError
+
+# What a full or closed disk answers: the user's to mend, not a bug of ours.
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
 
 class Command(click.Command):
@@ -17,6 +21,10 @@ class Command(click.Command):
             return super().invoke(ctx)
         except UserError as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if error.errno not in DISK:
+                raise
+            raise click.ClickException(f"{error.filename or 'disk'}: {error.strerror}") from error
 
 
 class Group(click.Group):

@@ -12,9 +12,12 @@ EVERY = 15.0  # seconds between plain lines
 
 
 class Progress:
-    """`with Progress(90, "train", unit="step") as bar: bar.advance(1, loss="6.14")`."""
+    """`with Progress(90, "train", unit="step") as bar: bar.advance(1, loss="6.14")`.
 
-    def __init__(self, total: int, title: str, *, unit: str, done: int = 0) -> None:
+    A total of None is one that nobody knows yet: the bar then counts, and tells no time left.
+    """
+
+    def __init__(self, total: int | None, title: str, *, unit: str, done: int = 0) -> None:
         self.total, self.title, self.unit = total, title, unit
         self.done = self._first = done
         self._started = self._spoke = time.monotonic()
@@ -57,8 +60,10 @@ class Progress:
 
     def _line(self, now: float, shown: dict[str, str]) -> str:
         elapsed = now - self._started
-        left = elapsed / max(self.done - self._first, 1) * (self.total - self.done)
         numbers = "".join(f", {name} {value}" for name, value in shown.items())
+        if self.total is None:
+            return f"{self.title}: {self.done:,} {self.unit}s{numbers}, {_clock(elapsed)} gone"
+        left = elapsed / max(self.done - self._first, 1) * (self.total - self.done)
         return (
             f"{self.title}: {self.done}/{self.total} {self.unit}s{numbers}, "
             f"{_clock(elapsed)} gone, {_clock(left)} left"

@@ -1,0 +1,123 @@
+"""dvc.yaml names every module that decides a stage's result, and every section that it reads.
+
+DVC does not follow imports, so this does. Modules that only watch (the record, the terminal, how
+files are written) are left out on purpose: a tweak of a plot or of the tracking must not retrain.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+STAGES: dict[str, dict] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+
+# They decide nothing about a result: what they would change is checked by params.yaml's test,
+# or is the view of a result.
+WATCHERS = (
+    "pipeline.console",
+    "pipeline.errors",
+    "pipeline.files",
+    "pipeline.fingerprint",
+    "pipeline.params",
+    "pipeline.process",
+    "pipeline.progress",
+    "pipeline.tracking",
+    "pipeline.reporting",
+)
+DRAW = {"compare", "sample"}  # for these the drawing is the result
+LOOK_ON = {"train": ("pipeline.generation",)}  # samples show how it goes, and change no weight
+
+
+def path_of(module: str) -> Path | None:
+    path = ROOT / Path(*module.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of this project that a file imports, at its top or inside a function."""
+    found: set[str] = set()
+    checking = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            checking |= {id(inner) for inner in ast.walk(node)}
+        if id(node) in checking:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {m for m in found if m.split(".")[0] in {"pipeline", "stages"} and path_of(m)}
+
+
+def is_watcher(module: str, stage: str) -> bool:
+    watchers = [w for w in WATCHERS if not (stage in DRAW and w == "pipeline.reporting")]
+    watchers += LOOK_ON.get(stage, ())
+    return any(module == w or module.startswith(f"{w}.") for w in watchers)
+
+
+def modules_of(stage: str) -> set[str]:
+    """The files that a stage's script reaches by imports, watchers left out."""
+    todo, seen = [f"stages.{stage}"], set()
+    while todo:
+        module = todo.pop()
+        path = path_of(module)
+        if path is None or module in seen or is_watcher(module, stage):
+            continue
+        seen.add(module)
+        todo += imports(path)
+    paths = {path_of(module) for module in seen}
+    return {str(p.relative_to(ROOT)) for p in paths if p and p.name != "__init__.py"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_are_the_modules_that_a_stage_imports(stage: str) -> None:
+    deps = STAGES[stage].get("deps", [])
+    listed = {dep for dep in deps if dep.startswith(("pipeline/", "stages/"))}
+    expanded = set()
+    for dep in listed:
+        path = ROOT / dep
+        files = path.rglob("*.py") if path.is_dir() else [path]
+        expanded |= {str(f.relative_to(ROOT)) for f in files if f.name != "__init__.py"}
+    assert modules_of(stage) - expanded == set(), "imported, but not in deps"
+    assert expanded - modules_of(stage) == set(), "in deps, but not imported"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_reads_only_the_params_it_declares(stage: str) -> None:
+    """`params.train.x` or `settings.train` in the script means `train` in dvc.yaml."""
+    sections = {"seed", "prepare", "split", "model", "train", "evaluate", "sample", "gpt2"}
+    sections |= {"compare"}  # tracking decides where to write, not what
+    declared = {p.split(".")[0] for p in STAGES[stage].get("params", [])}
+    tree = ast.parse((ROOT / "stages" / f"{stage}.py").read_text(encoding="utf-8"))
+    read = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node.value).split(".")[-1] in {"params", "load_params(params)", "settings"}
+        and node.attr in sections
+    }
+    assert read <= declared
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_says_what_it_does(stage: str) -> None:
+    assert STAGES[stage]["desc"]
+
+
+def test_nothing_is_frozen_or_persisted_and_no_plain_out_skips_the_cache() -> None:
+    """The latter two switch DVC's run cache off, so that going back to old params would retrain."""
+    for name, stage in STAGES.items():
+        assert not stage.get("frozen")
+        for out in stage.get("outs", []):
+            flags = next(iter(out.values())) if isinstance(out, dict) else {}
+            assert not flags.get("persist"), name
+            assert flags.get("cache", True) or stage.get("always_changed"), name
