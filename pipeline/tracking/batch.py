@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 
 from pipeline.tracking.journal import Event, metrics_of, parse
@@ -52,12 +53,13 @@ class Batch:
     def halves(self) -> tuple[Batch, Batch]:
         """Two batches with the same contents, to find out which of them is refused."""
         halves = Batch(), Batch()
-        for index, metric in enumerate(self.metrics):
-            halves[index % 2].metrics.append(metric)
-        for index, (name, text) in enumerate(self.params.items()):
-            halves[index % 2].params[name] = text
-        for index, (name, tag) in enumerate(self.tags.items()):
-            halves[(index + 1) % 2].tags[name] = tag
+        turns = cycle(halves)
+        for metric in self.metrics:
+            next(turns).metrics.append(metric)
+        for name, text in self.params.items():
+            next(turns).params[name] = text
+        for name, tag in self.tags.items():
+            next(turns).tags[name] = tag
         return halves
 
 

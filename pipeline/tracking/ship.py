@@ -43,7 +43,7 @@ class Cursor:
     offset: int = 0
     linked: bool = False  # the store's run knows its parent's
     missing: list[Event] = field(default_factory=list)  # artifacts whose files are not here
-    refused: list[str] = field(default_factory=list)  # what the store will never take, and why
+    refused: dict[str, str] = field(default_factory=dict)  # what the store never takes, and why
 
 
 class Shipper:
@@ -166,7 +166,7 @@ class Shipper:
                     self._send_batch(half)
             else:
                 names = [*(m[0] for m in batch.metrics), *batch.params, *batch.tags]
-                self.cursor.refused += [f"{name}: {error}" for name in names]
+                self.cursor.refused.update({name: " ".join(str(error).split()) for name in names})
         self.answers += 1
 
     def _log_batch(self, batch: Batch) -> None:
@@ -230,13 +230,21 @@ class Shipper:
         run = self.find_run()
         if run is None or run.info.status != story.status:
             return False
-        values = {key: _as_stored(point.value) for key, point in story.metrics.items()}
+        refused = self.cursor.refused
+        values = {k: _as_stored(p.value) for k, p in story.metrics.items() if k not in refused}
         return (
             {key: _as_stored(value) for key, value in run.data.metrics.items()} == values
-            and run.data.params == story.params
-            and story.tags.items() <= run.data.tags.items()
+            and run.data.params == {k: v for k, v in story.params.items() if k not in refused}
+            and story.tags.keys() - refused.keys() <= run.data.tags.keys()  # texts are editable
+            and self._is_linked(run)
             and self._holds_artifacts(story)
         )
+
+    def _is_linked(self, run: Run) -> bool:
+        if self.header.get("parent") is None:
+            return True
+        parent = self.store.find_run(self.header["parent"])
+        return parent is None or run.data.tags.get(PARENT) == parent.info.run_id
 
     def _holds_artifacts(self, story: Story) -> bool:
         missing = {artifact["path"] for artifact in self.cursor.missing}

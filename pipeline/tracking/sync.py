@@ -125,4 +125,5 @@ def _sync_one(entry: Entry, shipper: Shipper) -> Synced:
     elif known_run is not None and (cursor.run_id != known_run or known_offset == 0):
         outcome = "rebuilt"
     remarks = [f"{artifact['path']}: the file is nowhere here" for artifact in cursor.missing]
-    return Synced(entry, outcome, cursor.run_id, [*remarks, *cursor.refused])
+    remarks += [f"{name}: {reason}" for name, reason in cursor.refused.items()]
+    return Synced(entry, outcome, cursor.run_id, remarks)

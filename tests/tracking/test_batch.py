@@ -93,9 +93,18 @@ def test_a_line_being_written_waits(tmp_path: Path) -> None:
     assert (len(batch), batch.end) == (1, size)
 
 
-def test_halves_hold_everything_once() -> None:
-    batch = Batch([("m", 1.0, 0, 0)], {"p": "1", "q": "2"}, {"t": "1"})
+@pytest.mark.parametrize("metrics", range(3))
+@pytest.mark.parametrize("params", range(3))
+@pytest.mark.parametrize("tags", range(3))
+def test_halves_hold_everything_once_and_get_smaller(metrics: int, params: int, tags: int) -> None:
+    batch = Batch(
+        [("m", 1.0, 0, step) for step in range(metrics)],
+        {f"p{i}": "" for i in range(params)},
+        {f"t{i}": "" for i in range(tags)},
+    )
     first, second = batch.halves()
     assert len(first) + len(second) == len(batch)
-    assert max(len(first), len(second)) < len(batch)
-    assert {**first.params, **second.params} == batch.params
+    assert len(batch) < 2 or max(len(first), len(second)) < len(batch)
+    assert {*first.metrics, *second.metrics} == {*batch.metrics}
+    assert first.params | second.params == batch.params
+    assert first.tags | second.tags == batch.tags
