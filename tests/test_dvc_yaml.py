@@ -18,6 +18,7 @@ STAGES: dict[str, dict] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
 # They decide nothing about a result: what they would change is checked by params.yaml's test,
 # or is the view of a result.
 WATCHERS = (
+    "pipeline.cache",
     "pipeline.console",
     "pipeline.errors",
     "pipeline.files",

@@ -8,7 +8,6 @@ every time, since nothing else tells whether it is still what the URL holds.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from pipeline.cache import cache_folder
 from pipeline.errors import UserError
 from pipeline.files import sha256_of, written_aside
 
@@ -27,17 +27,6 @@ BLOCK = 1 << 20
 HTML = re.compile(
     rb"\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html)[\s>]", re.IGNORECASE | re.DOTALL
 )
-
-
-def cache_folder() -> Path:
-    """`LOSSBOOK_CACHE`, or the platform's cache folder for this user (it may not exist yet)."""
-    chosen = os.environ.get("LOSSBOOK_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-
-    from platformdirs import user_cache_path
-
-    return user_cache_path("lossbook", appauthor=False)
 
 
 def fetch(url: str, name: str, sha256: str | None = None) -> Path:
@@ -132,10 +121,10 @@ def _faults_named(url: str) -> Iterator[None]:
     except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema):
         raise _failed(url, "is not a valid URL") from None
     except requests.RequestException as error:
-        raise _failed(url, f"cannot be fetched ({_reason(error)})") from None
+        raise _failed(url, f"cannot be fetched ({reason_of(error)})") from None
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """The system's own words, found at the bottom of what wraps them."""
     reason = type(error).__name__
     cause: BaseException | None = error

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.download import cache_folder
+from pipeline.cache import cache_folder
 from pipeline.errors import UserError
 from pipeline.files import written_aside
 
