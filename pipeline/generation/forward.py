@@ -3,24 +3,28 @@
 It computes what `GPT.forward` computes in evaluation mode, for the last position only, and never
 drops anything out, so the module's own mode does not matter.
 
-Shapes: B batch, T tokens, C = n_embd, H = n_head, D = C / H, V = vocab_size, L = columns of the
+Shapes: B rows, T tokens, C = n_embd, H = n_head, D = C / H, V = vocab_size, L = columns of the
 cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.generation import products
+from pipeline.generation.products import Precision, Product
 from pipeline.model.gpt import GPT, Block
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+Norm = Callable[[Tensor], Tensor]
+Window = TypeVar("Window", bound=Sequence[int])
 
-ROWS_AT_ONCE = 8  # full contexts in one pass; bounds the memory of a pass, not its result
+ROWS_AT_ONCE = 8  # whole contexts in one pass; bounds the memory of a pass, not its result
 
 
 class Cache:
@@ -32,37 +36,37 @@ class Cache:
 
     def __init__(self, network: Network, lengths: Sequence[int], steps: int) -> None:
         config = network.config
+        like = network.wte
         self.end = max(lengths, default=0)
         starts = [self.end - length for length in lengths]
-        room = [start + min(config.context_length, length + steps)
-                for start, length in zip(starts, lengths, strict=True)]  # fmt: skip
-        shape = (len(lengths), config.n_head, max(room, default=0), config.n_embd // config.n_head)
-        like = network.wte
-        self.keys = [like.new_empty(shape) for _ in range(config.n_layer)]
-        self.values = [like.new_empty(shape) for _ in range(config.n_layer)]
+        ends = [min(config.context_length, length + steps) for length in lengths]
+        columns = max((start + end for start, end in zip(starts, ends, strict=True)), default=0)
+        shape = (len(lengths), config.n_head, columns, config.n_embd // config.n_head)
+        self.keys = [like.new_zeros(shape) for _ in range(config.n_layer)]
+        self.values = [like.new_zeros(shape) for _ in range(config.n_layer)]
         self.starts = torch.tensor(starts, dtype=torch.int64, device=like.device)
         self.ragged = any(starts)
-        for tensor in self.keys + self.values if self.ragged else []:
-            tensor.zero_()  # masked columns are multiplied by 0, and 0 times rubbish may be NaN
 
-    def fill(self, layer: int, row: Sequence[int], key: Tensor, value: Tensor) -> None:
-        """Write whole prompts, (n, H, T, D) for n rows."""
+    def fill(self, layer: int, rows: Sequence[int], key: Tensor, value: Tensor) -> None:
+        """Write whole prompts, (n, H, T, D) for n rows of one length."""
         span = slice(self.end - key.shape[2], self.end)
-        self.keys[layer][row, :, span] = key
-        self.values[layer][row, :, span] = value
+        self.keys[layer][rows, :, span] = key
+        self.values[layer][rows, :, span] = value
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Write (B, H, 1, D) into the next column; return everything up to it."""
-        self.keys[layer][:, :, self.end : self.end + 1] = key
-        self.values[layer][:, :, self.end : self.end + 1] = value
-        return self.keys[layer][:, :, : self.end + 1], self.values[layer][:, :, : self.end + 1]
+        keys, values = self.keys[layer], self.values[layer]
+        keys[:, :, self.end : self.end + 1] = key
+        values[:, :, self.end : self.end + 1] = value
+        return keys[:, :, : self.end + 1], values[:, :, : self.end + 1]
 
     def mask(self) -> Tensor | None:
-        """(B, 1, 1, end + 1), True where a row may look; `None` where it may look everywhere."""
+        """(B, 1, 1, end + 1) to add to the scores; `None` where all rows see all columns."""
         if not self.ragged:
             return None
         columns = torch.arange(self.end + 1, device=self.starts.device)
-        return (columns >= self.starts[:, None])[:, None, None]
+        hidden = (columns < self.starts[:, None])[:, None, None]
+        return self.keys[0].new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all rows but these."""
@@ -73,71 +77,124 @@ class Cache:
 
 
 class Network:
-    """A GPT's parameters, laid out for decoding."""
+    """A GPT's parameters, laid out for decoding `rows` rows over `steps` steps.
 
-    def __init__(self, model: GPT) -> None:
+    Whole contexts are computed with the model's own weights and kernels; only the steps use
+    `precision` and the kernels that `products.choose` chooses.
+    """
+
+    def __init__(self, model: GPT, rows: int, steps: int, precision: Precision = "model") -> None:
         self.config = model.config
         self.wte = model.wte.weight.detach()
         self.wpe = model.wpe.weight.detach()
-        self.blocks: list[Block] = list(model.h)  # type: ignore[arg-type]
-        self.ln_f = model.ln_f
-        self.head = model.head_weight.detach()
+        self.ln_f = _norm(model.ln_f)
+        self.layers = _layers(model, products.plain)
+        self.head = products.plain(model.head_weight.detach(), None)
+        make = products.choose(model, rows, steps, precision)
+        self.step_layers = _layers(model, make)
+        self.step_head = make(model.head_weight.detach(), None)
 
     def prefill(self, prompts: Sequence[Sequence[int]], cache: Cache) -> Tensor:
         """Compute every different prompt once and fill the cache; logits (B, V) that follow."""
         rows_of: dict[int, dict[tuple[int, ...], list[int]]] = {}
         for row, prompt in enumerate(prompts):
             rows_of.setdefault(len(prompt), {}).setdefault(tuple(prompt), []).append(row)
-        logits = self.wte.new_empty(len(prompts), self.config.vocab_size)
+        logits = self.wte.new_empty(len(prompts), self.config.vocab_size, dtype=torch.float32)
         for same_length in rows_of.values():
-            windows = list(same_length)
-            for start in range(0, len(windows), ROWS_AT_ONCE):
-                some = windows[start : start + ROWS_AT_ONCE]
-                rows = [row for window in some for row in same_length[window]]
-                source = [i for i, window in enumerate(some) for _ in same_length[window]]
+            for windows in _chunks(list(same_length)):
+                rows = [row for window in windows for row in same_length[window]]
+                source = [i for i, window in enumerate(windows) for _ in same_length[window]]
 
                 def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-                    cache.fill(layer, rows, k[source], v[source])  # noqa: B023
-                    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+                    cache.fill(layer, rows, k[source], v[source])  # noqa: B023, called right here
+                    return _attend_causally(layer, q, k, v)
 
-                logits[rows] = self._last_logits(some, attend)[source]
+                x = self._embed(windows)
+                logits[rows] = self.head(self._run(self.layers, x, attend)[:, -1]).float()[source]
         return logits
 
     def last_logits(self, windows: Sequence[Sequence[int]]) -> Tensor:
         """Logits (B, V) that follow windows of one length, computed from nothing."""
+        return torch.cat(
+            [
+                self.head(self._run(self.layers, self._embed(some), _attend_causally)[:, -1])
+                for some in _chunks(windows)
+            ]
+        ).float()
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-
-        starts = range(0, len(windows), ROWS_AT_ONCE)
-        return torch.cat([self._last_logits(windows[i : i + ROWS_AT_ONCE], attend) for i in starts])
+    def reference_logits(self, window: Sequence[int]) -> Tensor:
+        """Logits (V,) that follow one window, bit for bit those of `GPT.forward` on it alone."""
+        hidden = self._run(self.layers, self._embed([window]), _attend_causally)
+        return self.head(hidden)[0, -1].float()
 
     def step(self, tokens: Sequence[int], cache: Cache) -> Tensor:
         """Append one token a row to the cache; logits (B, V) that follow."""
         ids = torch.tensor(tokens, dtype=torch.int64, device=self.wte.device)
-        positions = cache.end - cache.starts
+        x = (self.wte[ids] + self.wpe[cache.end - cache.starts])[:, None]
         mask = cache.mask()
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = cache.append(layer, k, v)
             return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
 
-        x = self._hidden((self.wte[ids] + self.wpe[positions])[:, None], attend)
+        hidden = self._run(self.step_layers, x, attend)
         cache.end += 1
-        return F.linear(x[:, -1], self.head)
+        return self.step_head(hidden[:, 0]).float()
 
-    def _last_logits(self, windows: Sequence[Sequence[int]], attend: Attend) -> Tensor:
+    def _embed(self, windows: Sequence[Sequence[int]]) -> Tensor:
         ids = torch.tensor(windows, dtype=torch.int64, device=self.wte.device)
-        x = self._hidden(self.wte[ids] + self.wpe[: ids.shape[1]], attend)
-        return F.linear(x[:, -1], self.head)
+        return self.wte[ids] + self.wpe[: ids.shape[1]]
 
-    def _hidden(self, x: Tensor, attend: Attend) -> Tensor:
+    def _run(self, layers: Sequence[_Layer], x: Tensor, attend: Attend) -> Tensor:
+        """All layers and the last norm: (B, T, C) to (B, T, C)."""
         B, T, C = x.shape
         H = self.config.n_head
-        for layer, block in enumerate(self.blocks):
-            qkv = block.attn.c_attn(block.ln_1(x)).view(B, T, 3, H, C // H)
+        for index, layer in enumerate(layers):
+            qkv = layer.c_attn(layer.ln_1(x)).view(B, T, 3, H, C // H)
             q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
-            y = attend(layer, q, k, v).transpose(1, 2).reshape(B, T, C)
-            x = x + block.attn.c_proj(y)
-            x = x + block.mlp(block.ln_2(x))
-        return cast(Tensor, self.ln_f(x))
+            y = attend(index, q, k, v).transpose(1, 2).reshape(B, T, C)
+            x = x + layer.attn_proj(y)
+            x = x + layer.mlp_proj(F.gelu(layer.c_fc(layer.ln_2(x)), approximate="tanh"))
+        return self.ln_f(x)
+
+
+class _Layer(NamedTuple):
+    """One block: its norms, and its four products in the order of their use."""
+
+    ln_1: Norm
+    c_attn: Product
+    attn_proj: Product
+    ln_2: Norm
+    c_fc: Product
+    mlp_proj: Product
+
+
+def _layers(model: GPT, make: products.Make) -> list[_Layer]:
+    def product(linear: nn.Linear) -> Product:
+        return make(linear.weight.detach(), None if linear.bias is None else linear.bias.detach())
+
+    return [
+        _Layer(
+            _norm(block.ln_1),
+            product(block.attn.c_attn),
+            product(block.attn.c_proj),
+            _norm(block.ln_2),
+            product(block.mlp.c_fc),
+            product(block.mlp.c_proj),
+        )
+        for block in cast(Iterable[Block], model.h)
+    ]
+
+
+def _norm(norm: nn.LayerNorm) -> Norm:
+    weight, bias = norm.weight.detach(), norm.bias.detach()
+    return lambda x: F.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
+
+
+def _attend_causally(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def _chunks(windows: Sequence[Window]) -> Iterator[Sequence[Window]]:
+    for start in range(0, len(windows), ROWS_AT_ONCE):
+        yield windows[start : start + ROWS_AT_ONCE]

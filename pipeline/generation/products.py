@@ -1,0 +1,104 @@
+"""The matrix products of decoding: which kernel reads the weights fastest.
+
+At a few rows a step's time is the time to read the weights, so what counts is how a kernel walks
+through memory. On a CPU a single row is a matrix-vector product on the weights as they lie.
+Several rows go through oneDNN with weights reordered once, for BLAS reorders them at every call.
+`int8` rounds each output's weights to 8 bits with a scale of its own, and each row's inputs
+likewise, so that no row's scale depends on its neighbours.
+
+Sharp edges: reordered and 8-bit weights are copies, valid until the model's weights change; the
+operators behind them are PyTorch's own compiler's, and are used only where they exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.errors import UserError
+
+Product = Callable[[Tensor], Tensor]  # (..., K) inputs to (..., N) outputs
+Make = Callable[[Tensor, Tensor | None], Product]  # from an (N, K) weight and an (N,) bias
+Precision = Literal["model", "bf16", "int8"]
+
+REORDER_FROM = 16  # steps after which reordering the weights has paid for itself
+REORDER_BYTES = 2 << 30  # beyond this, memory for the copy is dearer than time
+
+
+def plain(weight: Tensor, bias: Tensor | None) -> Product:
+    """The product as `nn.Linear` computes it, for any number of rows."""
+    return lambda x: F.linear(x, weight, bias)
+
+
+def single_row(weight: Tensor, bias: Tensor | None) -> Product:
+    """The product of exactly one row, on the CPU."""
+    if bias is None:
+        return lambda x: torch.mv(weight, x.view(-1)).view(*x.shape[:-1], -1)
+    return lambda x: torch.addmv(bias, weight, x.view(-1)).view(*x.shape[:-1], -1)
+
+
+def reordered(weight: Tensor, bias: Tensor | None, rows: int) -> Product:
+    """The product of about `rows` rows on a copy of the weights in oneDNN's own order."""
+    ordered = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+    multiply = torch.ops.mkldnn._linear_pointwise.default
+    return lambda x: cast(Tensor, multiply(x, ordered, bias, "none", [], ""))
+
+
+def eight_bit(weight: Tensor, bias: Tensor | None, rows: int) -> Product:
+    """The product on weights rounded to 8 bits, a scale an output; about 1 % off.
+
+    Inputs become unsigned bytes around 128 with a scale a row: the only kind that is fast on every
+    processor with byte products.
+    """
+    w = weight.float()
+    scale = (w.abs().amax(1) / 127).clamp_(min=torch.finfo(torch.float32).tiny)
+    rounded = (w / scale[:, None]).round_().to(torch.int8)
+    ordered = torch.ops.onednn.qlinear_prepack(rounded, [rows, weight.shape[1]])
+    zero = torch.zeros(len(weight), dtype=torch.int64)
+    multiply = torch.ops.onednn.qlinear_pointwise.default
+    tiny = torch.finfo(torch.float32).tiny
+
+    def product(x: Tensor) -> Tensor:
+        step = (x.float().abs().amax(-1, keepdim=True) / 127).clamp_(min=tiny)
+        bytes_ = torch.add(128, x / step).round_().to(torch.uint8)
+        y: Tensor = multiply(
+            bytes_, 1.0, 128, ordered, scale, zero, None, 1.0, 0, torch.float32, "none", [], ""
+        ).mul_(step)
+        return (y if bias is None else y.add_(bias)).to(x.dtype)
+
+    return product
+
+
+def choose(model: nn.Module, rows: int, steps: int, precision: Precision) -> Make:
+    """The fastest kind of product for `steps` passes of `rows` rows over this model's weights.
+
+    Raises:
+        UserError: `int8` where nothing here computes with bytes.
+    """
+    weights = list(model.parameters())
+    if precision == "int8":
+        _require_bytes(weights[0])
+        return partial(eight_bit, rows=rows)
+    if any(w.device.type != "cpu" or w.dtype != torch.float32 for w in weights):
+        return plain
+    if rows == 1:
+        return single_row
+    pays = steps >= REORDER_FROM and sum(w.nbytes for w in weights) <= REORDER_BYTES
+    return partial(reordered, rows=rows) if pays and _has("mkldnn::_linear_pointwise") else plain
+
+
+def _has(operator: str) -> bool:
+    namespace, name = operator.split("::")
+    return torch.backends.mkldnn.is_available() and hasattr(getattr(torch.ops, namespace), name)
+
+
+def _require_bytes(weight: Tensor) -> None:
+    if weight.device.type != "cpu":
+        raise UserError("int8 decoding is for the CPU; on a GPU, bf16 is what pays")
+    if not _has("onednn::qlinear_pointwise"):
+        raise UserError("this build of PyTorch has no int8 products (oneDNN); use bf16 or fp32")
