@@ -26,6 +26,7 @@ LONGEST_BREAK = 15.0  # seconds between two attempts when the store is away
 PATIENCE = 15.0
 ATTEMPTS = 3
 LIMIT = 60.0
+GRACE = 0.5  # for a thread that waits for nothing to end by itself
 OFFLINE = "LOSSBOOK_OFFLINE"  # set: journals only, no store; `lossbook sync` sends them later
 
 
@@ -101,6 +102,7 @@ class Courier(threading.Thread):
         self._wake.set()
         if self._shipper is not None:
             self._shipper.abandon()
+        self.join(GRACE)
 
     def _answers(self) -> int:
         return self._shipper.answers if self._shipper else 0

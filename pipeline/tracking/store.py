@@ -130,8 +130,8 @@ def connect() -> Store:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    for chatty in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for chatty in ("alembic", "mlflow.store.db.utils", "urllib3.connectionpool"):
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)  # what fails is tried again, and told
     uri = tracking_uri()
     if (path := sqlite_path(uri)) is not None:
         _prepare_sqlite(path)

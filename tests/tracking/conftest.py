@@ -15,6 +15,9 @@ import pytest
 from pipeline.tracking import store as store_module
 from pipeline.tracking.store import RUN_KEY, Store, connect
 
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves helpers to us
+from servers import MlflowServer, Postgres, Proxy, postgres_programs
+
 PROJECT = Path(__file__).parents[2]
 
 
@@ -94,6 +97,39 @@ def python(bare_repo: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """`mlflow server` on SQLite."""
+    folder = tmp_path_factory.mktemp("server")
+    server = MlflowServer(folder, f"sqlite:///{folder / 'server.db'}")
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    programs = postgres_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    folder = tmp_path_factory.mktemp("postgres")
+    for path in (folder, *folder.parents[:2]):
+        path.chmod(0o755)  # for PostgreSQL's own user
+    postgres = Postgres(folder, programs)
+    yield postgres
+    postgres.stop()
+
+
+@pytest.fixture
+def proxy(
+    bare_repo: Path, server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Proxy]:
+    """A repository whose store is the server, behind a proxy."""
+    proxy = Proxy(server.port)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.url)
+    yield proxy
+    proxy.close()
 
 
 def snapshot(store: Store) -> dict[str, dict[str, Any]]:
