@@ -11,8 +11,8 @@ from pipeline.console import Command
 
 if TYPE_CHECKING:
     from pipeline.evaluation.comparison import Comparison
-    from pipeline.params import Params
     from pipeline.reporting.html import Page
+    from pipeline.tracking.run import Run
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -50,7 +50,8 @@ def main(
     from pipeline.evaluation.comparison import compare
     from pipeline.evaluation.token_comparison import token_view
     from pipeline.params import load_params
-    from stages.comparison_page import Context, make_page, read_history
+    from pipeline.tracking.run import start_run
+    from stages.comparison_page import Context, make_page, markdown, read_history
 
     settings = load_params(params)
     context = Context.read(settings, corpus, split, samples)
@@ -58,8 +59,16 @@ def main(
     comparison = compare(evaluate, train, baselines, settings.gpt2.sizes, start=start)
     view = token_view(comparison, token_losses, token_bytes)
     page = make_page(comparison, context, read_history(history), view)
-    write(reports, comparison, page)
-    log(reports, comparison, settings, parent, journal)
+    with start_run(
+        "compare",
+        experiment=settings.tracking.experiment,
+        description=markdown(page),
+        params={"gpt2.sizes": settings.gpt2.sizes},
+        parent=parent,
+        journal=journal,
+    ) as run:
+        write(reports, comparison, page)
+        log(run, reports, comparison)
     click.echo(page.verdict)
 
 
@@ -71,32 +80,22 @@ def write(reports: Path, comparison: Comparison, page: Page) -> None:
     from pipeline.reporting.tables import to_csv
     from stages.comparison_page import markdown, rows_of
 
+    html = render(page)
     write_text(reports / "comparison.csv", to_csv(page.rows))
     write_text(reports / "comparison.md", markdown(page))
     draw_sizes(rows_of(comparison), reports / "comparison.png")
-    write_text(reports / "comparison.html", render(page))
+    write_text(reports / "comparison.html", html)
     write_json(reports / "comparison.json", comparison.as_json(page.verdict))
 
 
-def log(
-    reports: Path, comparison: Comparison, settings: Params, parent: Path, journal: Path
-) -> None:
-    """Record table, figure and report as a child of the train run."""
-    from pipeline.tracking.run import start_run
+def log(run: Run, reports: Path, comparison: Comparison) -> None:
+    """Record numbers, table, figure and report."""
     from stages.comparison_page import metrics, rows_of
 
-    with start_run(
-        "compare",
-        experiment=settings.tracking.experiment,
-        description=(reports / "comparison.md").read_text(encoding="utf-8"),
-        params={"gpt2.sizes": settings.gpt2.sizes},
-        parent=parent,
-        journal=journal,
-    ) as run:
-        run.log_metrics(metrics(comparison))
-        run.log_table(list(rows_of(comparison).values()), "comparison.json")
-        for suffix in ("html", "md", "csv", "png"):
-            run.log_artifact(reports / f"comparison.{suffix}")
+    run.log_metrics(metrics(comparison))
+    run.log_table(list(rows_of(comparison).values()), "comparison.json")
+    for suffix in ("html", "md", "csv", "png"):
+        run.log_artifact(reports / f"comparison.{suffix}")
 
 
 if __name__ == "__main__":

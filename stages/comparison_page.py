@@ -177,9 +177,9 @@ def notes(comparison: Comparison) -> list[str]:
     """What the table's numbers stand on."""
     measured = comparison.evaluation
     sentences = [
-        f"Measured over {measured.val.tokens:,} validation and {measured.train.tokens:,} training "
-        f"tokens, in {measured.val.windows:,} and {measured.train.windows:,} windows of "
-        f"{measured.context_length:,}."
+        f"Losses in nats a token, over {measured.val.tokens:,} validation and "
+        f"{measured.train.tokens:,} training tokens, in {measured.val.windows:,} and "
+        f"{measured.train.windows:,} windows of {measured.context_length:,}."
     ]
     if any(row.published_val_loss is not None for row in comparison.rows.values()):
         sentences.append(PUBLISHED)

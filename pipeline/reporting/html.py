@@ -132,7 +132,9 @@ def _template() -> Template:
 def unbroken(text: str) -> Markup:
     """Escaped text in which no line ends within `GPT-2 XL`."""
     whole = r'<span class="unbroken">\g<0></span>'
-    return Markup(re.sub(r"GPT-2( small| medium| large| XL)?", whole, str(escape(text))))
+    return Markup(
+        re.sub(r"GPT-2( small| medium| large| XL)?( \(\d+M\))?", whole, str(escape(text)))
+    )
 
 
 def _svgs(number: int, figure: Figure) -> Markup:

@@ -58,9 +58,10 @@ def break_lines(pieces: Iterable[Piece], width: int) -> Iterator[list[Piece]]:
     line: list[Piece] = []
     length = 0
     for piece in pieces:
-        starts_word = piece.text[:1].isspace() or length >= 2 * width
-        full = starts_word and length + len(piece.text.rstrip()) > width
-        ended = bool(line) and line[-1].text.endswith("\n") and piece.text.strip("\n") != ""
+        newline = piece.text.startswith("\n")
+        may_break = (piece.text[:1].isspace() and not newline) or length >= 2 * width
+        full = may_break and length + len(piece.text.rstrip()) > width
+        ended = bool(line) and line[-1].text.endswith("\n") and not newline
         if line and (full or ended):
             yield line
             line, length = [], 0

@@ -1,0 +1,174 @@
+"""The compare stage at the terminal: golden inputs, its files, its run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pipeline.tracking.journal import read_story
+from pipeline.tracking.store import connect
+from stages.compare import main
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "comparison"
+WRITTEN = [f"comparison.{suffix}" for suffix in ("csv", "html", "json", "md", "png")]
+
+
+@pytest.fixture
+def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository where every stage before this one has run; runs are only journalled."""
+    shutil.copytree(GOLDEN, tmp_path / "reports")
+    (tmp_path / ".dvc").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("LOSSBOOK_OFFLINE", "1")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+def compare(sizes: str = "[124M, 1558M]", *more: str) -> Result:
+    Path("params.yaml").write_text(f"gpt2: {{sizes: {sizes}}}\n")
+    files = {
+        "corpus": "corpus.json",
+        "split": "split.json",
+        "train": "train.json",
+        "history": "history.csv",
+        "evaluate": "evaluate.json",
+        "baselines": "baselines",
+        "token-losses": "token_losses",
+        "parent": "train_run.json",
+        "journal": "journals/compare",
+    }
+    options = [part for name, file in files.items() for part in (f"--{name}", f"reports/{file}")]
+    return CliRunner().invoke(main, [*options, "--reports", "reports", *more])
+
+
+def written() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path("reports").glob("comparison*")}
+
+
+def test_writes_the_golden_tables(repo: Path) -> None:
+    result = compare("[124M, 1558M]", "--samples", "reports/samples.json")
+    assert result.exit_code == 0, result.output
+    assert sorted(written()) == WRITTEN
+    for name in ("comparison.csv", "comparison.md", "comparison.json"):
+        assert written()[name].decode() == (GOLDEN / "expected" / name).read_text()
+    verdict = json.loads(written()["comparison.json"])["verdict"]
+    assert result.output == f"{verdict}\n"
+
+
+def test_runs_again_to_the_same_bytes(repo: Path) -> None:
+    assert compare().exit_code == 0
+    before = written()
+    assert compare().exit_code == 0
+    assert written() == before
+
+
+def test_the_page_tells_all_of_it(repo: Path) -> None:
+    assert compare("[124M, 1558M]", "--samples", "reports/samples.json").exit_code == 0
+    html = written()["comparison.html"].decode()
+    for said in (
+        "no answer from openaipublic.blob.core.windows.net",
+        "the &lt;script&gt;alert(1)&lt;/script&gt;",
+        '<span class="l8" title="8.00"> &lt;</span>',
+        "… moves &lt;i&gt;you&lt;/i&gt;",
+        "<caption>distinct</caption>",
+        "5" * 64,
+        "1,234,567 parameters",
+        "<dt>train.grad_clip</dt><dd>null</dd>",
+        "over 24 validation and 160 training tokens, in 3 and 20 windows of 8.",
+    ):
+        assert said in html
+    assert str(repo) not in html
+    assert "tracking.experiment" not in html
+
+
+@pytest.mark.parametrize("sizes", ["[]", "[1558M]", "[355M, 774M]", "[124M]"])
+def test_works_with_any_sizes_missing(repo: Path, sizes: str) -> None:
+    shutil.rmtree(repo / "reports" / "token_losses")
+    result = compare(sizes)
+    assert result.exit_code == 0, result.output
+    rows = list(csv.DictReader(written()["comparison.csv"].decode().splitlines()))
+    assert len(rows) == 3 + len(sizes.split(",")) * (sizes != "[]")
+    for row in rows:
+        assert (row["status"] == "measured") == (row["val_loss"] != "")
+
+
+def test_journals_a_child_of_the_train_run(repo: Path) -> None:
+    assert compare().exit_code == 0
+    story = read_story(repo / "reports" / "journals" / "compare")
+    assert story is not None
+    assert story.parent == "0123456789abcdef"
+    assert story.stage == "compare"
+    assert json.loads((repo / "reports" / "comparison.json").read_text())["verdict"] in (
+        story.tags["mlflow.note.content"] or ""
+    )
+    assert set(story.artifacts) == set(WRITTEN)
+
+
+def test_mlflow_shows_the_same_numbers(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOSSBOOK_OFFLINE")
+    assert compare().exit_code == 0
+    client = connect().client
+    (experiment,) = [e for e in client.search_experiments() if e.name == "lossbook"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    numbers = json.loads(written()["comparison.json"])["models"]
+    assert run.data.metrics == {
+        f"{model}/{name}": value for model, by in numbers.items() for name, value in by.items()
+    }
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == set(WRITTEN)
+    table = Path(client.download_artifacts(run.info.run_id, "comparison.json")).read_text()
+    assert json.loads(table)["data"][3][0] == "GPT-2 small (124M)"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("evaluate.json", None, "evaluate.json: no such file"),
+        ("evaluate.json", '{"best": 1}', "evaluate.json: train: field required"),
+        ("split.json", "{}", "split.json: train: field required"),
+        ("corpus.json", "[", "corpus.json: not valid JSON"),
+        ("history.csv", None, "history.csv: No such file or directory"),
+        ("history.csv", "", "history.csv: No columns to parse from file"),
+        ("history.csv", "step,epoch\n1,1\n", "history.csv: lacks tokens_seen, train_loss"),
+        (
+            "history.csv",
+            "step,epoch,tokens_seen,train_loss,val_loss,learning_rate\n",
+            "history.csv: holds no validation loss",
+        ),
+        ("train_run.json", "{}", "train_run.json: must hold the key `run`"),
+    ],
+)
+def test_a_mistake_is_one_line_and_loses_nothing(
+    repo: Path, file: str, content: str | None, said: str
+) -> None:
+    for name in WRITTEN:
+        (repo / "reports" / name).write_text("of an earlier run")
+    before = written()
+    path = repo / "reports" / file
+    path.unlink() if content is None else path.write_text(content)
+    result = compare("[124M]")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert said in line
+    assert written() == before
+
+
+def test_other_windows_are_refused(repo: Path) -> None:
+    path = repo / "reports" / "baselines" / "124M.json"
+    content = json.loads(path.read_text())
+    content["val"]["tokens"] += 8
+    path.write_text(json.dumps(content))
+    result = compare()
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: reports/evaluate.json and reports/baselines/124M.json cannot be compared: "
+        "val.tokens is 24 in the first and 32 in the second; `dvc repro` measures both on the "
+        "same tokens\n"
+    )
+    assert written() == {}
