@@ -1,0 +1,176 @@
+"""train and evaluate, through their commands, into a real MLflow store."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+PARAMS = """
+seed: 5
+prepare: {corpus: story.txt}
+split: {train_fraction: 0.8}
+model: {n_layer: 1, n_head: 2, n_embd: 16, context_length: 64}
+train: {epochs: 2, batch_size: 2, eval_every: 3, grad_clip: 1.0}
+"""
+STORY = Path(__file__).parents[2] / "pipeline/data/texts/what-seemed-likely.txt"
+
+
+def invoke(command: str, *arguments: str) -> Result:
+    from importlib import import_module
+
+    return CliRunner().invoke(import_module(f"stages.{command}").main, list(arguments))
+
+
+def tokenise() -> None:
+    assert not invoke("prepare", "--corpus", "data/corpus", "--report", "c.json").exception
+    split = ("--corpus", "data/corpus", "--tokens", "data/tokens", "--report", "s.json")
+    assert not invoke("split", *split).exception
+
+
+def train(folder: str = "models/scratch", reports: str = "reports") -> Result:
+    written = ("--model", folder, "--reports", reports, "--journal", f"{reports}/journal")
+    return invoke("train", "--tokens", "data/tokens", *written)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in which prepare, split, train and evaluate have run."""
+    folder = tmp_path_factory.mktemp("repository")
+    (folder / ".dvc").mkdir()
+    (folder / "params.yaml").write_text(PARAMS)
+    (folder / "story.txt").write_text(STORY.read_text()[:4000])
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        tokenise()
+        assert train().exception is None
+        done = invoke(
+            "evaluate",
+            *("--tokens", "data/tokens", "--model", "models/scratch"),
+            *("--parent", "reports/train_run.json", "--report", "reports/evaluate.json"),
+            *("--token-losses", "reports/token_losses.json", "--journal", "journals/evaluate"),
+        )
+        assert done.exception is None, done.output
+        yield folder
+    finally:
+        os.chdir(before)
+
+
+def read(name: str) -> dict:
+    return json.loads(Path("reports", name).read_text())
+
+
+def history() -> list[dict[str, float]]:
+    with open("reports/history.csv", newline="") as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def test_writes_what_the_contract_names(repository: Path) -> None:
+    model = {path.name for path in Path("models/scratch").iterdir()}
+    assert model == {"model.pth", "best.pth", "optimizer.pth", "config.json", "start.json"}
+    assert list(history()[0]) == [
+        "step",
+        "epoch",
+        "tokens_seen",
+        "train_loss",
+        "val_loss",
+        "learning_rate",
+    ]
+    assert Path("reports/loss.png").read_bytes().startswith(b"\x89PNG")
+    assert torch.load("models/scratch/model.pth", weights_only=True)["wte.weight"].shape[1] == 16
+
+
+def test_the_summary_is_of_the_history(repository: Path) -> None:
+    rows, summary = history(), read("train.json")
+    best = min(rows, key=lambda row: row["val_loss"])
+    assert summary["best"] == {k: best[k] for k in ("step", "epoch", "val_loss")}
+    assert summary["last"] == {k: rows[-1][k] for k in ("train_loss", "val_loss")}
+    assert summary["overfit"] == rows[-1]["val_loss"] - best["val_loss"]
+
+
+def test_evaluate_measures_three_models_on_two_splits(repository: Path) -> None:
+    report = read("evaluate.json")
+    for by_split in (report, report["best"], report["untrained"]):
+        for split in ("train", "val"):
+            losses = by_split[split]
+            assert losses["perplexity"] == pytest.approx(math.exp(losses["loss"]))
+            assert losses["tokens"] == losses["windows"] * 64
+    # the same windows as training saw, in fp32: only the precision may differ
+    assert report["val"]["loss"] == pytest.approx(history()[-1]["val_loss"], abs=0.02)
+    assert report["untrained"]["val"]["loss"] == pytest.approx(history()[0]["val_loss"], abs=0.02)
+
+
+def test_token_losses_add_up(repository: Path) -> None:
+    view, report = read("token_losses.json"), read("evaluate.json")
+    assert len(view["tokens"]) == len(view["models"]["last"]) == report["val"]["tokens"]
+    mean = sum(view["models"]["last"]) / len(view["tokens"])
+    assert mean == pytest.approx(report["val"]["loss"], abs=1e-3)
+
+
+def test_mlflow_holds_the_reports_numbers(repository: Path) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{repository / 'mlflow.db'}")
+    record = read("train_run.json")
+    run = client.get_run(record["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.batch_size"] == "2"
+    assert run.data.tags["corpus"] == "story.txt"
+    points = client.get_metric_history(record["run_id"], "eval/val_loss")
+    assert {int(p.step): p.value for p in points} == {
+        int(row["step"]): row["val_loss"] for row in history()
+    }
+    steps = client.get_metric_history(record["run_id"], "train/loss")
+    assert [point.step for point in steps] == list(range(1, len(steps) + 1))
+    children = client.search_runs(
+        [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{record['run_id']}'"
+    )
+    (evaluation,) = children
+    assert evaluation.data.metrics["best/val_loss"] == read("evaluate.json")["best"]["val"]["loss"]
+    names = {file.path for file in client.list_artifacts(record["run_id"])}
+    assert {"figures", "samples", "samples.json", "history.csv"} <= names
+
+
+def test_the_same_params_give_the_same_bytes(repository: Path) -> None:
+    assert train("models/again", "again").exception is None
+    for once, again in (
+        ("models/scratch/model.pth", "models/again/model.pth"),
+        ("models/scratch/best.pth", "models/again/best.pth"),
+        ("reports/history.csv", "again/history.csv"),
+        ("reports/train.json", "again/train.json"),
+        ("reports/loss.png", "again/loss.png"),
+    ):
+        assert Path(once).read_bytes() == Path(again).read_bytes(), once
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("train: {batch_size: 5000}", "train.batch_size: 5000 x gradient_accumulation 1 asks"),
+        ("train: {init_from: nowhere}", "train.init_from: nowhere is neither `scratch`"),
+        ("train: {device: 'cuda:7'}", "train.device: cuda:7 asked for, but this machine has"),
+        ("model: {context_length: 1000}", "tokens are too few for one window of model.context"),
+        ("train: {init_from: models/scratch}", "fits no such model: model.n_layer is 12"),
+    ],
+)
+def test_what_cannot_be_trained_ends_in_one_line(repository: Path, section: str, said: str) -> None:
+    Path("params.yaml").write_text(
+        section + "\nmodel: {context_length: 64}" * ("model:" not in section)
+    )
+    try:
+        result = train("models/wrong", "wrong")
+    finally:
+        Path("params.yaml").write_text(PARAMS)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert said in line
+    assert not Path("models/wrong").exists()

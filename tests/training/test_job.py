@@ -1,0 +1,85 @@
+"""What a training leaves behind, also when it breaks off."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.model.saved import load_model
+from pipeline.params import Params
+from pipeline.training.job import TrainingJob, verdict, write_history
+from pipeline.training.loop import Diverged, Evaluation
+
+
+@pytest.fixture
+def job(tokens: Path) -> TrainingJob:
+    params = Params.model_validate(
+        {
+            "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "context_length": 8},
+            "train": {"epochs": 1, "eval_every": 2, "precision": "fp32"},
+        }
+    )
+    return TrainingJob.open(params, tokens)
+
+
+def evaluation(step: int, val_loss: float, train_loss: float = 1.0) -> Evaluation:
+    return Evaluation(step, step / 10, step * 512, train_loss, val_loss, 4e-4)
+
+
+def test_a_loss_that_diverges_keeps_the_last_good_weights(
+    job: TrainingJob, make_trainer, tmp_path: Path
+) -> None:
+    trainer, memory = make_trainer(eval_every=2)
+
+    def poison(step) -> None:
+        if step.step == 5:
+            good = trainer.last_good["ln_f.weight"].clone()
+            trainer.model.ln_f.weight.data.fill_(math.nan)
+            assert torch.equal(trainer.last_good["ln_f.weight"], good)
+
+    memory.on_step = poison
+    rescue = tmp_path / "last_good"
+    with pytest.raises(Diverged, match=f"the weights of step 4 are kept in {rescue}"):
+        job.run(trainer, rescue)
+    assert torch.equal(load_model(rescue).wte.weight, trainer.last_good["wte.weight"])
+
+
+def test_a_loss_that_was_never_good_keeps_nothing(
+    job: TrainingJob, make_trainer, tmp_path: Path
+) -> None:
+    trainer, _ = make_trainer()
+    trainer.model.ln_f.weight.data.fill_(math.inf)
+    with pytest.raises(Diverged, match=r"after step 0 .*learning_rate"):
+        job.run(trainer, tmp_path / "last_good")
+    assert not (tmp_path / "last_good").exists()
+
+
+def test_the_fingerprint_is_of_what_decides_the_weights(job: TrainingJob) -> None:
+    def with_(section: str, **values: object) -> str:
+        changed = getattr(job.params, section).model_copy(update=values)
+        params = job.params.model_copy(update={section: changed})
+        return TrainingJob(params, job.train_windows, job.val_windows, job.runtime).fingerprint
+
+    assert with_("sample", temperature=0.1) == job.fingerprint
+    assert with_("tracking", experiment="other") == job.fingerprint
+    assert with_("train", learning_rate=0.1) != job.fingerprint
+    assert with_("model", dropout=0.3) != job.fingerprint
+
+
+def test_history_keeps_every_digit(tmp_path: Path) -> None:
+    write_history(tmp_path / "history.csv", [evaluation(3, 0.1 + 0.2)])
+    head, row = (tmp_path / "history.csv").read_text().splitlines()
+    assert head == "step,epoch,tokens_seen,train_loss,val_loss,learning_rate"
+    assert row == "3,0.3,1536,1.0,0.30000000000000004,0.0004"
+
+
+def test_the_verdict_says_where_it_was_best_and_what_came_since() -> None:
+    rows = [evaluation(0, 10.9, 10.9), evaluation(60, 6.14), evaluation(100, 6.43, 0.59)]
+    assert verdict(rows, rows[1]) == (
+        "validation loss was best at epoch 6.0 (step 60): 6.140; since then it rose by 0.290 to "
+        "6.430 while training loss fell to 0.590"
+    )
+    assert "may fall further" in verdict(rows[:2], rows[1])
