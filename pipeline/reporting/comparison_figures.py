@@ -87,10 +87,9 @@ def draw_sizes(rows: Mapping[str, Row], path: Path) -> None:
 def _points(rows: Mapping[str, Row]) -> list[SizePoint]:
     best, last = rows["scratch_best"], rows["scratch_last"]
     name = best["model"].replace(" (best)", ", best")
-    points = [
-        SizePoint(name, best["parameters"], best["val_loss"], "scratch"),
-        SizePoint("last", last["parameters"], last["val_loss"], "scratch"),
-    ]
+    points = [SizePoint(name, best["parameters"], best["val_loss"], "scratch")]
+    if last["val_loss"] != best["val_loss"]:
+        points.append(SizePoint("last", last["parameters"], last["val_loss"], "scratch"))
     for key, row in rows.items():
         if not key.startswith("gpt2_"):
             continue

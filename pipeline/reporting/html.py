@@ -97,13 +97,16 @@ class HeatMap:
 def render(page: Page) -> str:
     """The whole page as HTML; equal pages give equal text."""
     lines = shading.shaded_lines(page.windows, LINE)
+    published = any(row["published_val_loss"] is not None for row in page.rows)
+    measured = {name: words for name, words in HEADINGS.items() if name != "published_val_loss"}
     return _template().render(
         page=page,
         figures=[
             (heading, figure, _svgs(number, figure))
             for number, (heading, figure) in enumerate(page.figures.items(), start=1)
         ],
-        headings=HEADINGS,
+        measured=measured,
+        published=published,
         rounded=rounded,
         best=min((row["val_loss"] for row in page.rows if row["val_loss"] is not None), default=0),
         first_lines=lines[:FIRST_LINES],

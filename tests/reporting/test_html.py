@@ -132,6 +132,14 @@ def test_an_unavailable_row_has_words_for_numbers(html: str) -> None:
     assert 'class="why" role="cell" colspan="5">unavailable: ' in cells
 
 
+def test_a_column_of_nothing_is_left_out(page: Page) -> None:
+    rows = [row for row in page.rows if row["published_val_loss"] is None]
+    bare = replace(page, rows=rows, heat_maps=())
+    (head,) = re.findall(r"<thead.*?</thead>", render(bare), re.S)
+    assert head.count("<th ") == 6
+    assert "published" not in head
+
+
 def test_a_page_of_little_leaves_the_rest_out(page: Page) -> None:
     bare = Page(subject="s", verdict="v", rows=page.rows[:1])
     reader = read(render(bare))
