@@ -20,7 +20,7 @@ import requests
 
 from pipeline.errors import UserError
 from pipeline.tracking import home
-from pipeline.tracking.store import artifact_root, connect, is_server, tracking_uri
+from pipeline.tracking.store import artifact_root, connect, is_server, name_of, tracking_uri
 
 START_LIMIT = 120.0  # seconds
 HOST = "127.0.0.1"
@@ -37,7 +37,7 @@ def serve(port: int) -> Iterator[tuple[str, subprocess.Popen[bytes] | None]]:
     """
     uri = tracking_uri()
     if is_server(uri):
-        yield uri, None
+        yield name_of(uri), None
         return
     connect()  # so that the database is ours before the server sees it
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
