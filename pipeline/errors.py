@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""The exceptions that mean "the user can mend this"."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,7 @@ class UserError(ValueError):
     The message is for people: it names the key, file or tensor and says what would be right.
     Commands print it as one line and exit with status 1; anything else keeps its traceback.
     """
+
+
+class Unavailable(UserError):
+    """What was asked for cannot be had now; another address, or another day, may have it."""

@@ -1,0 +1,98 @@
+"""A model from weights that arrive one tensor at a time: never a second copy of it.
+
+The model is built on the meta device, where parameters have shapes and no memory; each tensor
+read takes the place of one of them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.gpt2.release import Hparams
+from pipeline.model.gpt import GPT, GPTConfig
+
+READERS = 2  # one reads while the other transposes; each holds one tensor twice
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+MATRICES = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # stored (in, out) by OpenAI
+
+
+def assemble(config: GPTConfig, read: Callable[[str], Tensor], dtype: torch.dtype) -> GPT:
+    """Build a model of tensors that `read` gives.
+
+    Args:
+        read: our parameter's name to its tensor in OpenAI's orientation, (in, out) for matrices;
+            called from several threads. The model takes the tensor over.
+        dtype: of the model's parameters.
+
+    Returns:
+        The model in evaluation mode, on the CPU.
+    """
+    with torch.device("meta"):
+        model = GPT(config)
+    # The largest first: the embedding comes and is cast while nothing else is held.
+    names = [
+        name for name, p in sorted(model.named_parameters(), key=lambda item: -item[1].numel())
+    ]
+
+    def prepared(name: str) -> Tensor:
+        tensor = read(name).to(dtype)  # cast first: a copy that does both at once is 4 x slower
+        return tensor.T.contiguous() if name.endswith(MATRICES) else tensor
+
+    with _freed_memory_returned(), ThreadPoolExecutor(READERS) as pool:
+        state = dict(zip(names, pool.map(prepared, names), strict=True))
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def config_of(hparams: Hparams, *, tie_weights: bool = True) -> GPTConfig:
+    """Our words for an architecture of OpenAI's; no dropout, as one reads rather than trains."""
+    return GPTConfig(
+        n_layer=hparams.n_layer,
+        n_head=hparams.n_head,
+        n_embd=hparams.n_embd,
+        context_length=hparams.n_ctx,
+        vocab_size=hparams.n_vocab,
+        dropout=0.0,
+        qkv_bias=True,
+        tie_weights=tie_weights,
+    )
+
+
+@contextmanager
+def _freed_memory_returned() -> Iterator[None]:
+    """Within the block, glibc gives every freed megabyte back at once.
+
+    Left alone, it keeps what the readers free for blocks of the same size that never come: up to
+    a third of the model's weight, differing from run to run.
+    """
+    if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        yield
+        return
+    libc.mallopt(M_MMAP_THRESHOLD, 1 << 20)
+    try:
+        yield
+    finally:  # to where glibc's own rule would have taken them
+        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(M_TRIM_THRESHOLD, 64 << 20)
+
+
+def check_finite(path: Path, name: str, tensor: Tensor) -> Tensor:
+    """Return `tensor`, which the file at `path` calls `name`, if it holds no NaN or infinity.
+
+    Raises:
+        UserError: it does; names the first such place.
+    """
+    # The sum is not finite where an element is not, and costs a tenth of asking each.
+    if tensor.sum().isfinite() or tensor.isfinite().all():
+        return tensor
+    place = tuple(torch.nonzero(~tensor.isfinite())[0].tolist())
+    raise UserError(f"{path}: tensor {name} holds {tensor[place].item()} at {list(place)}")

@@ -1,0 +1,204 @@
+"""Where a size's weights lie, and the record that tells later whether they are still the same.
+
+Fetched weights lie in the user's cache, one folder for each source and size, so that a mirror's
+are never taken for OpenAI's. A local folder is used where it is. A record holds each file's
+SHA-256; a file of recorded size and modification time is taken to be unchanged, any other is
+hashed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.cache import cache_folder
+from pipeline.errors import Unavailable, UserError
+from pipeline.files import read_json, sha256_of, write_json
+from pipeline.gpt2 import huggingface, release
+from pipeline.params import Gpt2
+
+Source = Literal["openai", "mirror", "huggingface", "local"]
+Layout = Literal["openai", "huggingface"]
+
+FILES: dict[Layout, tuple[str, ...]] = {
+    "openai": release.FILES,
+    "huggingface": huggingface.FILES,
+}
+# By these a local folder's layout is known.
+SIGNS: dict[Layout, str] = {"openai": release.INDEX, "huggingface": huggingface.WEIGHTS}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one size's weights are, or will be.
+
+    Attributes:
+        folder: holds `files`, in `layout`.
+        record: the JSON file that holds their digests.
+        urls: the addresses of the folder, in the order to try them.
+        believed: the files' own statement of their architecture holds, whatever `size` says.
+    """
+
+    size: str
+    source: Source
+    layout: Layout
+    files: tuple[str, ...]
+    folder: Path
+    record: Path
+    urls: tuple[str, ...] = ()
+    believed: bool = False
+
+
+def source_of(settings: Gpt2) -> Source:
+    """What reports call the source; a local folder's path stays out of them."""
+    if settings.mirror is not None:
+        return "mirror"
+    if settings.source == "openai":
+        return "openai"
+    return "huggingface" if settings.source == "huggingface" else "local"
+
+
+def place_of(size: str, settings: Gpt2) -> Place:
+    """Where `settings` say that the weights of `size` are.
+
+    Raises:
+        UserError: there is no such size, or the mirror is no URL or goes with another source.
+        Unavailable: the local folder holds no weights.
+    """
+    if size not in release.SIZES:
+        raise UserError(f"GPT-2 has no size {size}; its sizes are {', '.join(release.SIZES)}")
+    source = source_of(settings)
+    if source == "mirror":
+        url = _mirror(settings)
+        return _cached(size, source, f"mirror-{_short(url)}", (f"{url}/{size}",), believed=True)
+    if source == "openai":
+        urls = (f"{release.OPENAI}/{size}", f"{release.FALLBACK}/{size}")
+        return _cached(size, source, "openai", urls)
+    if source == "huggingface":
+        return _cached(size, source, "huggingface")
+    return _local(size, settings.source)
+
+
+def _mirror(settings: Gpt2) -> str:
+    url = (settings.mirror or "").rstrip("/")
+    if settings.source != "openai":
+        raise UserError(
+            "gpt2.mirror stands in for OpenAI's address: with gpt2.source "
+            f"{settings.source} it must be null"
+        )
+    if not url.startswith(("http://", "https://")):
+        raise UserError(f"gpt2.mirror: {url!r} must start with http:// or https://")
+    return url
+
+
+def _cached(
+    size: str, source: Source, name: str, urls: tuple[str, ...] = (), believed: bool = False
+) -> Place:
+    layout: Layout = "huggingface" if source == "huggingface" else "openai"
+    folder = cache_folder() / "gpt2" / name / size
+    record = folder / "record.json"
+    return Place(size, source, layout, FILES[layout], folder, record, urls, believed)
+
+
+def _local(size: str, source: str) -> Place:
+    given = Path(source).expanduser()
+    # In the workspace of a `dvc exp run`, folders that Git does not track are in the main repo.
+    for root in (given, Path(os.environ.get("DVC_ROOT", ".")) / given):
+        for folder in (root / size, root):
+            for layout, sign in SIGNS.items():
+                if (folder / sign).is_file():
+                    return _folder(size, layout, folder, believed=folder != root)
+    raise Unavailable(
+        f"gpt2.source: {source} is neither openai nor huggingface, nor a folder that holds "
+        f"{size}/{release.INDEX}, {size}/{huggingface.WEIGHTS}, or one of these files itself"
+    )
+
+
+def _folder(size: str, layout: Layout, folder: Path, believed: bool) -> Place:
+    files = tuple(
+        name for name in FILES[layout] if name not in release.UNREAD or (folder / name).is_file()
+    )
+    record = cache_folder() / "gpt2" / f"local-{_short(str(folder.resolve()))}.json"
+    return Place(size, "local", layout, files, folder, record, believed=believed)
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class Record:
+    """What is known of a place's files: digests, and whether the whole was found readable."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._files: dict[str, dict[str, Any]] = {}
+        self._verified = False
+        try:
+            found = read_json(place.record)
+            self._files, self._verified = dict(found["files"]), bool(found["verified"])
+        except (UserError, OSError, KeyError, TypeError, ValueError):
+            pass  # none yet, or not ours: everything is looked at again
+
+    def holds(self, name: str) -> bool:
+        """Whether the file is there and is what was recorded."""
+        path, known = self.place.folder / name, self._files.get(name)
+        if known is None or not path.is_file():
+            return False
+        now = path.stat()
+        if now.st_size != known.get("bytes"):
+            return False
+        if now.st_mtime_ns == known.get("mtime_ns"):
+            return True
+        if sha256_of(path) != known.get("sha256"):
+            return False
+        known["mtime_ns"] = now.st_mtime_ns
+        self._save()
+        return True
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every file is what was recorded when all of them together could be read."""
+        return self._verified and all(self.holds(name) for name in self.place.files)
+
+    def knows(self, name: str) -> bool:
+        """Whether the file was there once."""
+        return name in self._files
+
+    def add(self, name: str, sha256: str) -> None:
+        """Record a file as it is now; the whole has to be verified again."""
+        now = (self.place.folder / name).stat()
+        self._files[name] = {
+            "bytes": now.st_size,
+            "sha256": sha256,
+            "mtime_ns": now.st_mtime_ns,
+        }
+        self._verified = False
+        self._save()
+
+    def mark_verified(self) -> None:
+        """Say that all files together were read without a fault."""
+        self._verified = True
+        self._save()
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Drop files from the record, and from the folder where it is Lossbook's own."""
+        for name in names:
+            self._files.pop(name, None)
+            if self.place.source != "local":
+                (self.place.folder / name).unlink(missing_ok=True)
+        self._verified = False
+        self._save()
+
+    def digests(self) -> dict[str, dict[str, Any]]:
+        """`{file: {"bytes", "sha256"}}`, for the report."""
+        return {
+            name: {"bytes": self._files[name]["bytes"], "sha256": self._files[name]["sha256"]}
+            for name in self.place.files
+        }
+
+    def _save(self) -> None:
+        write_json(self.place.record, {"verified": self._verified, "files": self._files})

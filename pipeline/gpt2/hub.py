@@ -1,0 +1,51 @@
+"""GPT-2's weights from Hugging Face's hub, by its own client."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pipeline.data.download import reason_of
+from pipeline.errors import Unavailable, UserError
+from pipeline.files import sha256_of
+
+REPOSITORIES = {
+    "124M": "openai-community/gpt2",
+    "355M": "openai-community/gpt2-medium",
+    "774M": "openai-community/gpt2-large",
+    "1558M": "openai-community/gpt2-xl",
+}
+HUB = "https://huggingface.co"
+SHA256 = 64  # hex digits: the ETag of a large file on the hub is its SHA-256
+
+
+def endpoint() -> str:
+    """The hub's address: `HF_ENDPOINT`, or huggingface.co."""
+    return os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
+
+
+def download(size: str, name: str, folder: Path) -> str:
+    """Bring one file of `size` into `folder`; return its SHA-256.
+
+    Raises:
+        UserError: `huggingface_hub` is not installed.
+        Unavailable: the file cannot be had, or does not match the digest that the hub states.
+    """
+    try:
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    except ImportError:
+        raise UserError(
+            "gpt2.source: huggingface needs a package: pip install 'lossbook[huggingface]'"
+        ) from None
+    repository, hub = REPOSITORIES[size], endpoint()
+    try:
+        url = hf_hub_url(repository, name, endpoint=hub)
+        etag = get_hf_file_metadata(url, endpoint=hub).etag or ""
+        hf_hub_download(repository, name, local_dir=folder, endpoint=hub)
+    except Exception as error:  # the client raises many types, from two HTTP libraries
+        raise Unavailable(f"{repository}/{name} cannot be fetched ({reason_of(error)})") from None
+    sha256 = sha256_of(folder / name)
+    if len(etag) == SHA256 and etag != sha256:
+        (folder / name).unlink()
+        raise Unavailable(f"{repository}/{name} does not match the hub's digest")
+    return sha256

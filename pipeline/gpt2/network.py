@@ -1,0 +1,106 @@
+"""Whether anybody is there, and how long to bear it when they are not."""
+
+from __future__ import annotations
+
+import queue
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+
+from pipeline.data.download import reason_of
+from pipeline.errors import Unavailable
+
+REACH = 2.0  # seconds for the hosts to accept a connection, all asked at once
+PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080, "socks4": 1080}
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How much is borne before a file is given up; times in seconds.
+
+    Attributes:
+        attempts: in a row, without progress.
+        connect: to establish a connection.
+        stall: without a byte, or below a trickle.
+        longest_wait: that a server may ask for by `Retry-After`.
+    """
+
+    attempts: int = 5
+    connect: float = 10.0
+    stall: float = 20.0
+    longest_wait: float = 120.0
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    jitter: Callable[[], float] = random.random
+
+    def wait_after(self, failures: int) -> float:
+        """1, 2, 4 … at most 30 seconds, times 0.5 to 1.5, so that many clients spread out."""
+        return float(min(2 ** (failures - 1), 30) * (0.5 + self.jitter()))
+
+
+def retry_after(value: str) -> float | None:
+    """The seconds that a `Retry-After` header asks for, as a number or as a date."""
+    try:
+        if value.strip().isdigit():
+            return float(value)
+        moment = parsedate_to_datetime(value)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return max((moment - datetime.now(UTC)).total_seconds(), 0.0)
+    except (ValueError, OverflowError):
+        return None
+
+
+def reachable(urls: Sequence[str], seconds: float = REACH) -> list[str]:
+    """Those of `urls` whose host, or the proxy on the way there, accepts a connection.
+
+    Looking up a name may hang far longer than any timeout that can be set, so each host is asked
+    in a thread of its own that is left behind when the time is over.
+
+    Raises:
+        Unavailable: none is; says why, for each.
+    """
+    answers: queue.Queue[tuple[str, str | None]] = queue.Queue()
+
+    def ask(url: str) -> None:
+        try:
+            socket.create_connection(_door(url), timeout=seconds).close()
+            answers.put((url, None))
+        except (OSError, ValueError) as error:
+            answers.put((url, reason_of(error)))
+
+    for url in urls:
+        threading.Thread(target=ask, args=(url,), daemon=True).start()
+    faults: dict[str, str | None] = dict.fromkeys(urls, "no answer")
+    deadline = time.monotonic() + seconds
+    for _ in urls:
+        try:
+            url, fault = answers.get(timeout=max(deadline - time.monotonic(), 0.001))
+        except queue.Empty:
+            break
+        faults[url] = fault
+    if all(faults.values()):
+        hosts = {urlsplit(url).hostname: fault for url, fault in faults.items()}
+        raise Unavailable(
+            "; ".join(f"{host} cannot be reached ({fault})" for host, fault in hosts.items())
+        )
+    return [url for url in urls if faults[url] is None]
+
+
+def _door(url: str) -> tuple[str, int]:
+    """Host and port to connect to: the URL's own, or its proxy's."""
+    from requests.utils import get_environ_proxies, select_proxy
+
+    proxy = select_proxy(url, get_environ_proxies(url, no_proxy=None))
+    if proxy:
+        url = proxy if "://" in proxy else f"http://{proxy}"
+    parts = urlsplit(url)
+    if not parts.hostname:
+        raise ValueError(f"{url} names no host")
+    return parts.hostname, parts.port or PORTS.get(parts.scheme, 80)
