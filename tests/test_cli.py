@@ -126,7 +126,7 @@ with start_run("train", experiment="e") as run:
     subprocess.run([sys.executable, "-c", program], env=environment, check=False)
     assert lossbook("reap").output.startswith("killed: train-")
     assert lossbook("reap").output == "no run needs to be ended\n"
-    assert json.loads(lossbook("reap", "--json").output) == []
+    assert json.loads(lossbook("reap", "--json").output) == {"killed": [], "discarded": []}
     assert json.loads(lossbook("sync", "--json").output)[0]["outcome"] == "there"
 
 

@@ -130,19 +130,24 @@ def _synced(one: Synced) -> dict[str, Any]:
 
 
 @click.command(cls=Command)
+@click.option("--discard", is_flag=True, help="Give up runs that could go on, too.")
 @as_json
-def reap(as_json: bool) -> None:
+def reap(discard: bool, as_json: bool) -> None:
     """End, as KILLED, runs of this host whose process is gone.
 
-    A run that can go on stays in its state folder, and the next `dvc repro` continues it.
+    A run that can go on stays in its state folder, and the next `dvc repro` continues it; with
+    --discard it is given up, and the checkpoints that it would need are deleted.
     """
+    from pipeline.tracking import reap as reaping
     from pipeline.tracking.sync import reap_everywhere
 
     ended = reap_everywhere()
+    given_up = [folder.name for folder in reaping.discard()] if discard else []
     if as_json:
-        click.echo(json.dumps(ended, indent=2))
-    else:
-        click.echo("\n".join(f"killed: {run}" for run in ended) or "no run needs to be ended")
+        click.echo(json.dumps({"killed": ended, "discarded": given_up}, indent=2))
+        return
+    lines = [f"killed: {run}" for run in ended] + [f"discarded: {run}" for run in given_up]
+    click.echo("\n".join(lines) or "no run needs to be ended")
 
 
 @click.command(cls=Command)

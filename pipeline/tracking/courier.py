@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import BaseFileLock
@@ -50,10 +51,12 @@ class Courier(threading.Thread):
         self._finishing = False
         self._abandoned = False
         self._looked_around = False
+        self._reaped: list[Path] = []
         self._lock: BaseFileLock | None = None
 
     def run(self) -> None:
-        self._reaped = reap()
+        with suppress(OSError):  # what cannot be read now is seen to by the next run
+            self._reaped = reap()
         if os.environ.get(OFFLINE):
             self.delivered = True  # as far as was asked for
         while not (self.delivered or self._abandoned):

@@ -37,6 +37,26 @@ def reap() -> list[Path]:
     return reaped
 
 
+def discard() -> list[Path]:
+    """Give up the runs that could go on: archive their journals, delete their checkpoints.
+
+    Returns:
+        Where the journals lie now.
+    """
+    reap()
+    discarded = []
+    for state in sorted(path.parent for path in home.states().glob(f"*/{JOURNAL}")):
+        lock = acquire(state / WORK)
+        if lock is None:
+            continue  # at work
+        try:
+            if (header := read_header(state)) is not None:
+                discarded.append(archive(state, header["stage"], header["run"]))
+        finally:
+            lock.release()
+    return discarded
+
+
 def _close(state: Path) -> Path | None:
     header = read_header(state)
     if header is None:

@@ -11,7 +11,7 @@ from pipeline.process import Process
 from pipeline.tracking import home
 from pipeline.tracking.facts import HOST, PID, SPACE, STARTED, process_of, process_tags
 from pipeline.tracking.journal import JOURNAL, read_events, read_story
-from pipeline.tracking.reap import reap, reap_store
+from pipeline.tracking.reap import discard, reap, reap_store
 from pipeline.tracking.run import start_run
 from pipeline.tracking.store import Store
 
@@ -56,6 +56,19 @@ def test_a_run_that_can_go_on_stays_where_its_next_start_looks(
     assert reap() == [], "it is ended once"
     with start_run("train", experiment="e", state=folder) as run:
         assert run.key == story.run
+
+
+def test_a_run_that_could_go_on_is_given_up(offline: Path, python: Python) -> None:
+    state = home.state_folder("train", "1")
+    killed(python, f"Path({str(state)!r})")
+    (state / "checkpoint.pth").write_bytes(b"large")
+    with start_run("evaluate", experiment="e"):
+        (folder,) = discard()
+    story = read_story(folder)
+    assert story is not None
+    assert (story.stage, story.status) == ("train", "KILLED")
+    assert not state.exists()
+    assert not (folder / "checkpoint.pth").exists()
 
 
 def test_a_run_at_work_is_left_alone(offline: Path) -> None:
