@@ -21,7 +21,9 @@ from torch import Tensor
 
 from pipeline.data.tokenizer import END_OF_TEXT, decode, encode
 from pipeline.errors import UserError
-from pipeline.generation.forward import Cache, Network
+from pipeline.generation.cache import Cache
+from pipeline.generation.forward import Network
+from pipeline.generation.graph import CapturedStep, FixedCache
 from pipeline.generation.products import Precision
 from pipeline.generation.sampling import Sampler, Sampling, uniforms
 from pipeline.model.gpt import GPT
@@ -30,7 +32,12 @@ FinishReason = Literal["length", "end_of_text"]
 OnToken = Callable[[int, int], None]
 
 # How far apart, relative to the largest logit, two ways of summing the same products may land.
-ROUNDING = {torch.float32: 2**-16, torch.float16: 2**-8, torch.bfloat16: 2**-5}
+ROUNDING = {
+    torch.float64: 2**-45,
+    torch.float32: 2**-16,
+    torch.float16: 2**-8,
+    torch.bfloat16: 2**-5,
+}
 
 log = logging.getLogger(__name__)
 
@@ -165,8 +172,12 @@ class _Decoding:
         self.cached = [row for row in rows if row.length <= self.context_length]
         self.sliding = [row for row in rows if row.length > self.context_length]
         steps = rows[0].max_new_tokens
-        self.cache = Cache(network, [row.length for row in self.cached], steps)
-        self.sampler = Sampler([row.sampling for row in rows])
+        cuda = network.wte.is_cuda
+        kind = FixedCache if cuda else Cache
+        lengths = [row.length for row in self.cached]
+        self.cache = kind(network.config, lengths, steps, like=network.wte)
+        self.step = CapturedStep(network) if cuda else network.step
+        self.sampler = Sampler([row.sampling for row in self.cached + self.sliding])
         if any(row.length + steps - 1 > self.context_length for row in rows):
             log.warning(
                 "prompt and new tokens outgrow the model's context of %d tokens: past it only the "
@@ -185,11 +196,13 @@ class _Decoding:
             self._regroup()
             if not self.cached and not self.sliding:
                 return
-            tokens = [row.new[-1] for row in self.cached]
-            logits = self.network.step(tokens, self.cache) if tokens else logits[:0]
+            tokens = torch.tensor([row.new[-1] for row in self.cached], device=logits.device)
+            logits = self.step(tokens, self.cache) if self.cached else logits[:0]
 
     def _draw(self, rows: list[_Row], logits: Tensor) -> None:
         """Give each row its next token."""
+        if logits.is_mps:
+            logits = logits.cpu()  # which has the float64 that sampling counts in
         log_total = torch.logsumexp(logits, dim=-1)
         if not torch.isfinite(log_total).all():
             raise UserError(

@@ -1,10 +1,9 @@
-"""The model's forward pass for decoding: parameters as plain tensors, a preallocated cache.
+"""The model's forward pass for decoding, on its parameters as plain tensors.
 
-It computes what `GPT.forward` computes in evaluation mode, for the last position only, and never
-drops anything out, so the module's own mode does not matter.
+It computes what `GPT.forward` computes in evaluation mode, and never drops anything out, so the
+module's own mode does not matter.
 
-Shapes: B rows, T tokens, C = n_embd, H = n_head, D = C / H, V = vocab_size, L = columns of the
-cache.
+Shapes: B rows, T tokens, C = n_embd, H = n_head, D = C / H, V = vocab_size.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.generation import products
+from pipeline.generation.cache import Cache
 from pipeline.generation.products import Precision, Product
 from pipeline.model.gpt import GPT, Block
 
@@ -25,55 +25,6 @@ Norm = Callable[[Tensor], Tensor]
 Window = TypeVar("Window", bound=Sequence[int])
 
 ROWS_AT_ONCE = 8  # whole contexts in one pass; bounds the memory of a pass, not its result
-
-
-class Cache:
-    """Keys and values of every layer for rows that all end in the same column.
-
-    Shorter rows start further right, so a step writes one column and reads one slice; the columns
-    before a row's start are masked.
-    """
-
-    def __init__(self, network: Network, lengths: Sequence[int], steps: int) -> None:
-        config = network.config
-        like = network.wte
-        self.end = max(lengths, default=0)
-        starts = [self.end - length for length in lengths]
-        ends = [min(config.context_length, length + steps) for length in lengths]
-        columns = max((start + end for start, end in zip(starts, ends, strict=True)), default=0)
-        shape = (len(lengths), config.n_head, columns, config.n_embd // config.n_head)
-        self.keys = [like.new_zeros(shape) for _ in range(config.n_layer)]
-        self.values = [like.new_zeros(shape) for _ in range(config.n_layer)]
-        self.starts = torch.tensor(starts, dtype=torch.int64, device=like.device)
-        self.ragged = any(starts)
-
-    def fill(self, layer: int, rows: Sequence[int], key: Tensor, value: Tensor) -> None:
-        """Write whole prompts, (n, H, T, D) for n rows of one length."""
-        span = slice(self.end - key.shape[2], self.end)
-        self.keys[layer][rows, :, span] = key
-        self.values[layer][rows, :, span] = value
-
-    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Write (B, H, 1, D) into the next column; return everything up to it."""
-        keys, values = self.keys[layer], self.values[layer]
-        keys[:, :, self.end : self.end + 1] = key
-        values[:, :, self.end : self.end + 1] = value
-        return keys[:, :, : self.end + 1], values[:, :, : self.end + 1]
-
-    def mask(self) -> Tensor | None:
-        """(B, 1, 1, end + 1) to add to the scores; `None` where all rows see all columns."""
-        if not self.ragged:
-            return None
-        columns = torch.arange(self.end + 1, device=self.starts.device)
-        hidden = (columns < self.starts[:, None])[:, None, None]
-        return self.keys[0].new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Drop all rows but these."""
-        index = torch.tensor(rows, dtype=torch.int64, device=self.starts.device)
-        self.keys = [tensor[index] for tensor in self.keys]
-        self.values = [tensor[index] for tensor in self.values]
-        self.starts = self.starts[index]
 
 
 class Network:
@@ -127,18 +78,17 @@ class Network:
         hidden = self._run(self.layers, self._embed([window]), _attend_causally)
         return self.head(hidden)[0, -1].float()
 
-    def step(self, tokens: Sequence[int], cache: Cache) -> Tensor:
-        """Append one token a row to the cache; logits (B, V) that follow."""
-        ids = torch.tensor(tokens, dtype=torch.int64, device=self.wte.device)
-        x = (self.wte[ids] + self.wpe[cache.end - cache.starts])[:, None]
+    def step(self, tokens: Tensor, cache: Cache) -> Tensor:
+        """Append one token a row, (B,), to the cache; logits (B, V) that follow."""
         mask = cache.mask()
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = cache.append(layer, k, v)
             return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
 
+        x = (self.wte[tokens] + self.wpe[cache.positions()])[:, None]
         hidden = self._run(self.step_layers, x, attend)
-        cache.end += 1
+        cache.advance()
         return self.step_head(hidden[:, 0]).float()
 
     def _embed(self, windows: Sequence[Sequence[int]]) -> Tensor:

@@ -11,7 +11,9 @@ lowest token id wins, at the k-th place as in greedy decoding, so exactly k toke
 
 A row draws by inverting its distribution's cumulative sum at one uniform number a token, the i-th
 of a generator that belongs to the row's seed alone. What a row gets therefore depends neither on
-the rows beside it nor on how many tokens are asked for, and one number reproduces it.
+the rows beside it nor on how many tokens are asked for, and one number reproduces it. (Batches of
+different sizes round logits differently in the seventh digit, so about one draw in a million, at
+the very boundary between two tokens, may fall to the other side.)
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from torch import Tensor
 from pipeline.errors import UserError
 
 MIN_TEMPERATURE = 1e-30  # float32 still divides by it; what is colder is greedy to the last bit
+NUCLEUS = 1024  # candidates among which top-p looks first
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class Sampler:
             result[self._greedy, logits[self._greedy].argmax(-1)] = 1.0
         for group in self._groups:
             weights, ids = group.candidates(logits[group.rows])
-            weights = weights / weights.sum(-1, keepdim=True)
+            weights = weights.double() / _total(weights)
             if ids is None:
                 result[group.rows] = weights
             else:
@@ -124,7 +127,7 @@ class _Group:
         self, rows: list[int], top_k: int | None, nucleus: bool, samplings: list[Sampling]
     ) -> None:
         def column(values: list[float]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float64)[:, None]
+            return torch.tensor(values, dtype=torch.float32)[:, None]
 
         self.rows = rows
         self.top_k = top_k
@@ -134,31 +137,49 @@ class _Group:
         self.min_p = column([s.min_p or 0.0 for s in samplings])
 
     def draw(self, logits: Tensor, uniform: Tensor) -> Tensor:
+        """Invert each row's cumulative sum at its uniform number."""
         weights, ids = self.candidates(logits)
         cumulative = weights.cumsum(-1, dtype=torch.float64)
         point = uniform[:, None] * cumulative[:, -1:]
         # The first entry whose cumulative weight exceeds the point, so never one of weight 0.
         index = torch.searchsorted(cumulative, point, right=True)
-        index.clamp_(max=weights.shape[-1] - 1)
         return (index if ids is None else ids.gather(1, index)).squeeze(1)
 
     def candidates(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
         """Weights (n, K), not normalised, and their token ids, `None` for 0 .. V-1."""
-        ids = None
+        best = logits.amax(-1, keepdim=True)
         if self.top_k is not None and self.top_k < logits.shape[-1]:
-            logits, ids = top(logits, self.top_k)
-        elif self.nucleus:
-            logits, ids = torch.sort(logits, dim=-1, descending=True, stable=True)
-        # The maximum goes first, so that no temperature overflows.
-        shifted = (logits - logits.amax(-1, keepdim=True)).double()
-        weights = torch.exp(shifted / self.temperature.to(logits.device))
+            values, ids = top(logits, self.top_k)
+            weights = self._weigh(values, best)
+            return self._filter(weights, _total(weights)), ids
+        weights = self._weigh(logits, best)
+        total = _total(weights)
+        if not self.nucleus:
+            return self._filter(weights, total), None
+        # A nucleus is small as a rule: look among the likeliest before sorting them all.
+        for size in (min(NUCLEUS, logits.shape[-1]), logits.shape[-1]):
+            values, ids = top(logits, size)
+            weights = self._weigh(values, best)
+            if (_total(weights) >= self.top_p.to(logits.device) * total).all():
+                break
+        return self._filter(weights, total), ids
+
+    def _weigh(self, logits: Tensor, best: Tensor) -> Tensor:
+        # Less the maximum first, so that no temperature overflows.
+        return torch.exp((logits - best) / self.temperature.to(logits.device))
+
+    def _filter(self, weights: Tensor, total: Tensor) -> Tensor:
+        """Top-p, on weights in descending order, then min-p; the largest weight is 1."""
         if self.nucleus:
-            before = weights.cumsum(-1) - weights
-            kept = before < self.top_p.to(logits.device) * weights.sum(-1, keepdim=True)
-            weights = weights * kept
+            before = weights.cumsum(-1, dtype=torch.float64) - weights
+            weights = weights * (before < self.top_p.to(weights.device) * total)
         if self.min_p.any():
-            weights = weights * (weights >= self.min_p.to(logits.device))  # the largest is 1
-        return weights, ids
+            weights = weights * (weights >= self.min_p.to(weights.device))
+        return weights
+
+
+def _total(weights: Tensor) -> Tensor:
+    return weights.sum(-1, keepdim=True, dtype=torch.float64)
 
 
 def top(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -173,6 +194,8 @@ def top(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Returns:
         (B, k) values and (B, k) token ids.
     """
+    if k == logits.shape[-1]:
+        return torch.sort(logits, dim=-1, descending=True, stable=True)
     values, ids = torch.topk(logits, k)
     tied = (logits == values[:, -1:]).sum(-1) > (values == values[:, -1:]).sum(-1)
     for row in torch.nonzero(tied).flatten().tolist():

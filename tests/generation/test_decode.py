@@ -1,0 +1,205 @@
+"""Decoding: cached equals uncached, batched equals single, for any rows; and the edges."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.data.tokenizer import END_OF_TEXT, encode
+from pipeline.errors import UserError
+from pipeline.generation.decode import complete, generate
+from pipeline.generation.sampling import Sampling
+from pipeline.model.gpt import GPT
+
+VOCABULARY = 61
+END = VOCABULARY - 1
+Row = tuple[list[int], Sampling]
+Tiny = Callable[..., GPT]
+Reference = Callable[..., tuple[int, ...]]
+GREEDY = Sampling(temperature=0.0)
+TOKEN = st.integers(0, VOCABULARY - 1)
+MODELS = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 10**6),
+        "n_layer": st.integers(1, 3),
+        "n_head": st.sampled_from([1, 2, 4]),
+        "n_embd": st.sampled_from([8, 16]),
+        "context_length": st.integers(2, 20),
+        "qkv_bias": st.booleans(),
+        "tie_weights": st.booleans(),
+    }
+)
+SAMPLINGS = st.one_of(
+    st.just(GREEDY),
+    st.builds(
+        Sampling,
+        temperature=st.sampled_from([0.3, 1.0, 2.0]),
+        top_k=st.sampled_from([None, 1, 2, 10, 500]),
+        top_p=st.sampled_from([None, 0.5, 0.9]),
+        min_p=st.sampled_from([None, 0.05]),
+        seed=st.integers(0, 5),
+    ),
+)
+ROWS = st.lists(st.tuples(st.lists(TOKEN, max_size=24), SAMPLINGS), min_size=1, max_size=7)
+
+
+def tokens_of(model: GPT, rows: list[Row], count: int) -> list[tuple[int, ...]]:
+    prompts, samplings = zip(*rows, strict=True)
+    return [c.tokens for c in generate(model, prompts, samplings, count, end_of_text=END)]
+
+
+# One draw in a million lies so near to a boundary that rounding decides; hence the same examples
+# every time.
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(changes=MODELS, rows=ROWS, count=st.integers(1, 25))
+def test_any_batch_gives_each_row_what_recomputing_everything_gives_it(
+    tiny: Tiny, reference: Reference, changes: dict, rows: list[Row], count: int
+) -> None:
+    model = tiny(**changes)
+    expected = [reference(model, prompt, sampling, count, END) for prompt, sampling in rows]
+    assert tokens_of(model, rows, count) == expected
+
+
+@settings(max_examples=15, deadline=None)
+@given(changes=MODELS, rows=ROWS)
+def test_greedy_decoding_is_exact_where_rounding_decides(
+    tiny: Tiny, reference: Reference, changes: dict, rows: list[Row]
+) -> None:
+    """In bf16 the best logits tie all the time."""
+    model = tiny(**changes).bfloat16()
+    expected = [reference(model, prompt, GREEDY, 12, END) for prompt, _ in rows]
+    assert tokens_of(model, [(prompt, GREEDY) for prompt, _ in rows], 12) == expected
+
+
+def test_equal_logits_go_to_the_lowest_id(tiny: Tiny) -> None:
+    model = tiny(tie_weights=True)
+    with torch.no_grad():
+        model.wte.weight.zero_()
+    assert generate(model, [[5]], [GREEDY], 3, end_of_text=END)[0].tokens == (0, 0, 0)
+
+
+def test_equal_prompts_are_computed_once(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.generation.forward import Network
+
+    embedded = []
+    original = Network._embed
+    monkeypatch.setattr(Network, "_embed", lambda self, w: embedded.extend(w) or original(self, w))
+    rows = [([1, 2, 3], Sampling(seed=seed)) for seed in range(5)] + [([1, 2], Sampling())]
+    tokens_of(tiny(), rows, 4)
+    assert sorted(embedded) == [(1, 2), (1, 2, 3)]
+
+
+def test_rows_that_cannot_differ_are_one(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.generation.forward import Network
+
+    widths = []
+    original = Network.step
+    monkeypatch.setattr(
+        Network, "step", lambda self, t, cache: widths.append(len(t)) or original(self, t, cache)
+    )
+    greedy = [Sampling(0.0, k, seed=k) for k in (1, 2, 3)] + [Sampling(2.0, 1)]
+    seen: list[tuple[int, int]] = []
+    completions = generate(
+        tiny(),
+        [[7, 8]] * 6,
+        [*greedy, Sampling(1.0, seed=1), Sampling(1.0, seed=1)],
+        4,
+        end_of_text=END,
+        on_token=lambda row, token: seen.append((row, token)),
+    )
+    assert set(widths) <= {1, 2}
+    assert [c.sampling for c in completions[:4]] == greedy
+    for row, completion in enumerate(completions):
+        assert tuple(token for r, token in seen if r == row) == completion.tokens
+
+
+def test_a_full_context_slides_and_says_so(
+    tiny: Tiny, reference: Reference, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny(context_length=6)
+    with caplog.at_level(logging.WARNING):
+        assert tokens_of(model, [([1, 2], GREEDY)], 5) == [reference(model, [1, 2], GREEDY, 5, END)]
+        assert not caplog.records  # the sixth token is still seen whole
+        assert tokens_of(model, [([1, 2], GREEDY)], 30) == [
+            reference(model, [1, 2], GREEDY, 30, END)
+        ]
+    (record,) = caplog.records
+    assert "outgrow the model's context of 6 tokens" in record.getMessage()
+
+
+def test_stops_at_end_of_text(tiny: Tiny) -> None:
+    model = tiny(3)
+    free = generate(model, [[1]], [Sampling(seed=4)], 30, end_of_text=-1)[0]
+    end = free.tokens[7]
+    stopped = generate(model, [[1]], [Sampling(seed=4)], 30, end_of_text=end)[0]
+    assert stopped.finish_reason == "end_of_text"
+    assert stopped.tokens == free.tokens[: free.tokens.index(end)]
+    assert free.finish_reason == "length"
+    assert len(free.tokens) == 30
+
+
+def test_an_empty_prompt_starts_from_end_of_text(tiny: Tiny) -> None:
+    rows = [([], GREEDY), ([END], GREEDY), ([], Sampling(seed=3)), ([END], Sampling(seed=3))]
+    empty, special, empty_drawn, special_drawn = tokens_of(tiny(5), rows, 10)
+    assert empty == special
+    assert empty_drawn == special_drawn
+
+
+def test_mean_log_prob_is_the_models_own(tiny: Tiny) -> None:
+    model = tiny(1)
+    sampling = Sampling(temperature=2.0, top_k=7, seed=5)
+    completion = generate(model, [[1, 2, 3]], [sampling], 8, end_of_text=-1)[0]
+    tokens = torch.tensor([[1, 2, 3, *completion.tokens]])
+    with torch.no_grad():
+        log_probs = torch.log_softmax(model(tokens)[0], -1)
+    drawn = log_probs[2:-1].gather(1, tokens[0, 3:, None])
+    assert completion.mean_log_prob == pytest.approx(float(drawn.mean()), abs=1e-5)
+
+
+def test_training_mode_and_random_state_are_left_alone(tiny: Tiny) -> None:
+    model = tiny(2)
+    expected = tokens_of(model, [([1], Sampling(seed=1))], 8)
+    model.train()
+    state = torch.random.get_rng_state()
+    assert tokens_of(model, [([1], Sampling(seed=1))], 8) == expected
+    assert model.training
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("precision", ["model", "int8"])
+def test_weights_that_are_no_numbers_are_an_error(tiny: Tiny, value: float, precision: str) -> None:
+    model = tiny()
+    with torch.no_grad():
+        model.h[0].mlp.c_fc.weight[3, 3] = value
+    with pytest.raises(UserError, match="logits are not finite: its weights hold NaN"):
+        generate(model, [[1]], [Sampling()], 3, precision=precision)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("token", [-1, VOCABULARY])
+def test_a_token_outside_the_vocabulary_is_named(tiny: Tiny, token: int) -> None:
+    with pytest.raises(
+        UserError, match=f"token {token} of the prompt is not one of the model's 61"
+    ):
+        generate(tiny(), [[1, token]], [GREEDY], 3)
+
+
+def test_nothing_asked_gives_nothing(tiny: Tiny) -> None:
+    assert generate(tiny(), [], [], 5) == []
+    (completion,) = generate(tiny(), [[1]], [GREEDY], 0)
+    assert (completion.tokens, completion.text) == ((), "")
+
+
+def test_complete_gives_the_continuation_as_text(tiny: Tiny) -> None:
+    model = tiny(vocab_size=END_OF_TEXT + 1, n_embd=8, context_length=16)
+    text = complete(model, "Every effort moves you", Sampling(top_k=20, seed=1), 5)
+    prompt = encode("Every effort moves you")
+    (completion,) = generate(model, [prompt], [Sampling(top_k=20, seed=1)], 5)
+    assert text == completion.text
+    assert len(completion.tokens) == 5
