@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -11,11 +13,11 @@ from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.tracking import book
 from pipeline.tracking.facts import WORKSPACE
-from pipeline.tracking.journal import Story
+from pipeline.tracking.journal import JOURNAL, Story, read_header
 from pipeline.tracking.ship import read_cursors
 
-HEADLINES = ("val/loss", "val/perplexity", "train/loss")  # shown unless others are asked for
-FRESH = 120.0  # seconds within which a run that has ended writes its record
+HEADLINES = ("best/val_loss", "last/val_loss", "last/train_loss")  # unless others are asked for
+FRESH = 120.0  # seconds within which a run that has ended writes its files
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class Row:
 
     Attributes:
         depth: 0 for a run without a parent here.
-        reports: "ran" where the current reports are this run's and it wrote them here, "restored"
-            where Git or DVC brought them back; empty where they are another's.
+        reports: "ran" where the stage's current outputs are this run's and it wrote them here,
+            "restored" where Git or DVC brought them back; empty where they are another's.
         run_ids: MLflow's id in each store that has the run.
     """
 
@@ -88,30 +90,31 @@ def _row(story: Story, depth: int, reports: str, run_ids: dict[str, str]) -> Row
 
 
 def _current(workspace: Path, stories: list[Story]) -> dict[str, str]:
-    """For each run that a record in `reports/` names: did it run here last, or was it restored?"""
+    """For each run whose record or journal is among the outputs: did it run here, or not?"""
     known = {story.run: story for story in stories}
     current = {}
-    for path in sorted(workspace.glob("reports/**/*_run.json")):
-        story = known.get(_key_in(path))
-        if story is not None:
-            current[story.run] = "ran" if _is_latest(story, path, stories) else "restored"
+    for key, path in _named_by_outputs(workspace):
+        if (story := known.get(key)) is not None:
+            current[key] = "ran" if _is_latest(story, path, stories) else "restored"
     return current
 
 
-def _key_in(record: Path) -> str:
-    try:
-        content = read_json(record)
-    except UserError:
-        return ""
-    return str(content.get("run", "")) if isinstance(content, dict) else ""
+def _named_by_outputs(workspace: Path) -> Iterator[tuple[str, Path]]:
+    for path in sorted(workspace.glob("reports/**/*_run.json")):
+        with suppress(UserError):
+            content = read_json(path)
+            if isinstance(content, dict):
+                yield str(content.get("run")), path
+    for path in sorted(workspace.glob(f"journals/**/{JOURNAL}")):
+        yield (read_header(path.parent) or {}).get("run", ""), path
 
 
-def _is_latest(story: Story, record: Path, stories: list[Story]) -> bool:
-    """A record that is older than its stage's last run here, or was written long after its own
-    run had ended, is one that Git or DVC put back."""
+def _is_latest(story: Story, path: Path, stories: list[Story]) -> bool:
+    """An output whose stage has run here since, or that was written long after its own run had
+    ended, is one that Git or DVC put back."""
     place = _place(story)
     newer = any(s.started > story.started and _place(s) == place for s in stories)
-    late = story.ended is None or record.stat().st_mtime - story.ended / 1000 > FRESH
+    late = story.ended is None or path.stat().st_mtime - story.ended / 1000 > FRESH
     return not newer and not late
 
 

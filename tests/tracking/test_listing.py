@@ -55,6 +55,12 @@ def test_which_runs_the_reports_come_from(offline: Path) -> None:
     assert {row.key: row.reports for row in rows(offline)} == {first: "restored", second: ""}
 
 
+def test_a_stages_journal_names_its_run_too(offline: Path) -> None:
+    with start_run("evaluate", experiment="e", journal=Path("journals/evaluate")):
+        pass
+    assert [row.reports for row in rows(offline)] == ["ran"]
+
+
 def test_a_record_that_was_put_back_later_is_restored(offline: Path) -> None:
     record = Path("reports/train_run.json")
     train(record)
