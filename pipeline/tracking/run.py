@@ -181,13 +181,12 @@ class Run:
             ValueError: MLflow does not take such a name.
             UserError: the journal cannot be written (a full disk).
         """
-        values = {key: float(value) for key, value in metrics.items()}
-        for key in values.keys() - self._names:
-            self._names.add(_checked(key))
+        if not metrics.keys() <= self._names:
+            self._names.update(_checked(key) for key in metrics)
         if self._journalled:
-            values = {k: v for k, v in values.items() if not self._repeats(k, step)}
-        if values:
-            self.journal.append_metrics(values, step)
+            metrics = {k: v for k, v in metrics.items() if not self._repeats(k, step)}
+        if metrics:
+            self.journal.append_metrics({k: float(v) for k, v in metrics.items()}, step)
 
     def _repeats(self, key: str, step: int) -> bool:
         steps = self._journalled.get(key)

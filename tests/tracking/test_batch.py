@@ -16,7 +16,7 @@ events = st.one_of(
     st.builds(lambda m: {"s": 0, "m": m}, points),
     st.builds(lambda p: {"params": p}, texts),
     st.builds(lambda p: {"tags": p}, texts),
-    st.builds(lambda n: {"input": n}, st.integers()),
+    st.builds(lambda n: {"input": n}, st.integers(0, 9)),
 )
 
 
