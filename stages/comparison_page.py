@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ["step", "epoch", "tokens_seen", "train_loss", "val_loss", "learning_rate"]
 AXES = {"temperature", "top_k"}
+SHOWN = {"seed": True, "prepare": True, "split": True, "model": True, "train": True}
 SETTINGS = AXES | {"top_p", "min_p", "seed"}
 PROTOCOL = (
     "GPT-2's byte-pair encoding; windows without overlap from the start of each split, the last "
@@ -65,7 +66,7 @@ class Sample(Record):
 
 
 class SampleReport(Record):
-    """What the page shows of `reports/samples.json`."""
+    """What the page shows of `reports/sampling_grid.json`."""
 
     samples: tuple[Sample, ...] = ()
     grid: tuple[dict[str, Any], ...] = ()
@@ -268,12 +269,12 @@ def facts(comparison: Comparison, context: Context) -> dict[str, str]:
 
 
 def _settings(params: Params) -> dict[str, Any]:
-    """Every setting that a result may depend on, as YAML writes it."""
+    """The settings that this page's numbers come from, as YAML writes them."""
     words = {None: "null", True: "true", False: "false"}
+    shown = params.model_dump(include=SHOWN)
     return {
         key: words.get(value, value) if isinstance(value, bool | None) else value
-        for key, value in flatten(params).items()
-        if not key.startswith("tracking.")
+        for key, value in flatten(shown).items()
     }
 
 

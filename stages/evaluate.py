@@ -11,6 +11,8 @@ from pipeline.console import Command
 
 if TYPE_CHECKING:
     from pipeline.evaluation.perplexity import Losses
+    from pipeline.model.gpt import GPT
+    from pipeline.params import Compare
     from pipeline.tracking.run import Run
 
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -49,14 +51,14 @@ def main(
     length = load_config(folder).context_length
     splits = {name: Windows.open(tokens / name, length) for name in ("train", "val")}
     windows = len(VERSIONS) * sum(map(len, splits.values()))
-    measured, shown = {}, {}
+    measured, shown, completions = {}, {}, {}
     with (
         start_run(
             "evaluate",
             experiment=params.tracking.experiment,
             parent=parent,
             journal=journal,
-            params={"evaluate.batch_size": batch_size},
+            params={"evaluate.batch_size": batch_size, "compare.prompts": params.compare.prompts},
         ) as run,
         Progress(windows, "evaluate", unit="window") as bar,
     ):
@@ -65,7 +67,9 @@ def main(
             measured[version] = measure_splits(model, splits, batch_size, bar.advance)
             shown[version] = shown_losses(model, splits["val"], batch_size)
             log_losses(run, version, measured[version])
-        write_json(report, as_report(measured, splits))
+            if version != "untrained":
+                completions[version] = complete_all(model, params.compare)
+        write_json(report, {**as_report(measured, splits), "completions": completions})
         any_split = splits["val"]
         write_json(
             token_losses,
@@ -77,6 +81,21 @@ def main(
             },
         )
         run.log_artifact(report)
+
+
+def complete_all(model: GPT, settings: Compare) -> list[dict[str, str]]:
+    """Greedy completions of `compare.prompts`, as every GPT-2 gives them."""
+    from pipeline.data.tokenizer import encode
+    from pipeline.generation.decode import generate
+    from pipeline.generation.sampling import Sampling
+
+    prompts = [encode(prompt) for prompt in settings.prompts]
+    greedy = [Sampling(temperature=0.0)] * len(prompts)
+    found = generate(model, prompts, greedy, settings.max_new_tokens)
+    return [
+        {"prompt": prompt, "completion": completion.text}
+        for prompt, completion in zip(settings.prompts, found, strict=True)
+    ]
 
 
 def log_losses(run: Run, version: str, measured: dict[str, Losses]) -> None:
