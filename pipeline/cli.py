@@ -13,11 +13,13 @@ from pipeline.console import Group
 
 # name: module of the command, and the line that `--help` shows
 COMMANDS = {
+    "generate": ("pipeline.commands.generate", "Continue a text as any model here would."),
     "ui": ("pipeline.commands.tracking", "Open MLflow's web interface on this repository's runs."),
     "runs": ("pipeline.commands.tracking", "List runs as a tree, with their key numbers."),
     "sync": ("pipeline.commands.tracking", "Send what MLflow lacks; rebuild what it has lost."),
     "reap": ("pipeline.commands.tracking", "End runs whose process is gone."),
     "relocate": ("pipeline.commands.tracking", "Mend artifact links after the repository moved."),
+    "export": ("pipeline.commands.gpt2", "Write a model in Hugging Face's layout."),
 }
 
 

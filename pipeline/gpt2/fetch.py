@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pipeline.progress import Progress
 
 MEGABYTE = 10**6
-SHOWN = 16 * MEGABYTE  # smaller files come without a bar
+LARGE = 16 * MEGABYTE  # a file that is worth a bar, and a look at its index beforehand
 
 # (layout, folder, with the data): reads what is there; raises UserError where it is damaged
 Verify = Callable[[Layout, Path, bool], None]
@@ -185,7 +185,8 @@ def _from_url(
             check = partial(_check_architecture, place)
         elif name == release.DATA:
             expected = release.read_hparams(place.folder / release.HPARAMS).data_bytes
-            _check(place, record, verify, data=False)  # before gigabytes come that it points to
+            if expected >= LARGE:
+                _check(place, record, verify, data=False)
         if record.holds(name):
             continue
         target = place.folder / name
@@ -204,7 +205,11 @@ def _from_url(
 
 
 def _check(place: Place, record: Record, verify: Verify, data: bool) -> None:
-    """Read what is there through; forget what is damaged, and only that."""
+    """Read what is there through; forget what is damaged.
+
+    That is the index where the data is still to come, and the data where the index was found
+    right before; small data tells nothing of its index, and both are forgotten.
+    """
     if data:
         _say(f"GPT-2 {place.size}: reading the weights through")
     try:
@@ -212,8 +217,13 @@ def _check(place: Place, record: Record, verify: Verify, data: bool) -> None:
     except Unavailable:
         raise
     except UserError:
-        # Large files stand last, and the small ones were found right before these came.
-        record.forget(place.files[-1:] if data else place.files[:-1])
+        *small, large = place.files
+        if not data:
+            record.forget(small)
+        elif (place.folder / large).stat().st_size >= LARGE:
+            record.forget([large])
+        else:
+            record.forget(place.files)
         raise
 
 
@@ -259,7 +269,7 @@ class _Meter(ExitStack):
         self._bar: Progress | None = None
 
     def __call__(self, have: int, total: int | None) -> None:
-        if total is None or total < SHOWN:
+        if total is None or total < LARGE:
             return
         done = have // MEGABYTE
         if self._bar is None:

@@ -29,8 +29,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write(tmp_path: Path) -> Write:
     """Writes a checkpoint of this test's own."""
 
-    def write(hparams: Hparams = TINY, **how: object) -> Path:
-        return write_checkpoint(tmp_path / "checkpoint", hparams, **how)  # type: ignore[arg-type]
+    def write(hparams: Hparams = TINY, name: str = "checkpoint", **how: object) -> Path:
+        return write_checkpoint(tmp_path / name, hparams, **how)  # type: ignore[arg-type]
 
     return write
 

@@ -1,0 +1,104 @@
+"""Write a model in Hugging Face's layout, for `transformers` and all that reads its files.
+
+`config.json`, `model.safetensors` and, for GPT-2's vocabulary, the tokenizer. Hugging Face keeps
+OpenAI's names and orientation, so matrices are transposed back. It has no GPT-2 without a bias on
+queries, keys and values: such a model gets one of zeros, which changes no logit.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.data.tokenizer import END_OF_TEXT, VOCABULARY, packaged
+from pipeline.errors import UserError
+from pipeline.files import folder_aside, write_json
+from pipeline.gpt2.assemble import MATRICES
+from pipeline.gpt2.huggingface import CONFIG, FIXED, HEAD, PREFIX, WEIGHTS
+from pipeline.gpt2.load import load_gpt2
+from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.model.saved import Weights, load_model
+from pipeline.params import Gpt2
+
+TOKENIZER = {"vocab.json": "encoder.json", "merges.txt": "vocab.bpe"}  # theirs: OpenAI's
+GPT2 = "gpt2-"
+
+
+def open_model(name: str, weights: Weights, settings: Gpt2) -> GPT:
+    """The model that `name` names: `gpt2-SIZE`, or a folder with config.json and weights.
+
+    Raises:
+        UserError: it is neither, or is damaged.
+    """
+    if name.startswith(GPT2) and not Path(name).exists():
+        return load_gpt2(name.removeprefix(GPT2), settings)
+    if not Path(name).is_dir():
+        raise UserError(f"{name} is neither a model's folder nor gpt2-SIZE, such as gpt2-124M")
+    return load_model(Path(name), weights)
+
+
+def export(model: GPT, folder: Path) -> None:
+    """Write `model` into `folder`, whole or not at all.
+
+    Raises:
+        UserError: the folder holds something else than an earlier export.
+    """
+    from safetensors.torch import save_file
+
+    if folder.exists() and not _is_export(folder):
+        raise UserError(f"{folder}: holds something else already; name a folder that is not there")
+    with folder_aside(folder) as aside:
+        save_file(_tensors(model), aside / WEIGHTS, metadata={"format": "pt"})
+        write_json(aside / CONFIG, _config(model.config, model.wte.weight.dtype))
+        if model.config.vocab_size == VOCABULARY:
+            _write_tokenizer(aside, model.config)
+
+
+def _is_export(folder: Path) -> bool:
+    known = {CONFIG, WEIGHTS, "tokenizer_config.json", *TOKENIZER}
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= known
+
+
+def _tensors(model: GPT) -> dict[str, Tensor]:
+    """Hugging Face's names to tensors in its orientation."""
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        key = name if name == HEAD else PREFIX + name
+        tensors[key] = tensor.T.contiguous() if name.endswith(MATRICES) else tensor.contiguous()
+    if not model.config.qkv_bias:
+        zeros = model.wte.weight.new_zeros(3 * model.config.n_embd, requires_grad=False)
+        for layer in range(model.config.n_layer):
+            tensors[f"{PREFIX}h.{layer}.attn.c_attn.bias"] = zeros.clone()
+    return tensors
+
+
+def _config(config: GPTConfig, dtype: torch.dtype) -> dict[str, Any]:
+    values = {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": config.vocab_size,
+        "n_positions": config.context_length,
+        "n_embd": config.n_embd,
+        "n_head": config.n_head,
+        "n_layer": config.n_layer,
+        "embd_pdrop": config.dropout,
+        "attn_pdrop": config.dropout,
+        "resid_pdrop": config.dropout,
+        "tie_word_embeddings": config.tie_weights,
+        "dtype": str(dtype).removeprefix("torch."),
+        **FIXED,
+    }
+    if config.vocab_size > END_OF_TEXT:
+        values |= {"bos_token_id": END_OF_TEXT, "eos_token_id": END_OF_TEXT}
+    return values
+
+
+def _write_tokenizer(folder: Path, config: GPTConfig) -> None:
+    for theirs, name in TOKENIZER.items():
+        (folder / theirs).write_bytes(packaged(name))
+    settings = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": config.context_length}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
