@@ -112,6 +112,17 @@ def generate(
     return [row.completion(sampling) for row, sampling in requests]
 
 
+def next_token_probabilities(
+    model: GPT, prompt: Sequence[int], samplings: Sequence[Sampling]
+) -> Tensor:
+    """What the next token is drawn from under each of several settings: (settings, V), float64."""
+    _check_tokens(prompt, model.config.vocab_size)
+    with torch.inference_mode():
+        network = Network(model, rows=1, steps=1)
+        logits = network.last_logits([prompt[-model.config.context_length :]]).cpu()
+        return Sampler(samplings).probabilities(logits.expand(len(samplings), -1))
+
+
 @dataclass(eq=False)
 class _Row:
     """One completion under way."""

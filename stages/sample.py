@@ -1,0 +1,104 @@
+"""Sample from the trained model over temperatures and top-k, and measure what they do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.console import Command
+
+if TYPE_CHECKING:
+    from pipeline.generation.survey import Scorer, Survey
+    from pipeline.params import Gpt2
+    from pipeline.tracking.run import Run
+
+GRID, NEXT_TOKEN = "samples_grid.png", "samples_next_token.png"
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.command(cls=Command)
+@click.option("--params", "params_file", type=FILE, default=Path("params.yaml"), show_default=True)
+@click.option("--tokens", type=FOLDER, required=True, help="Folder of train/ and val/ tokens.")
+@click.option("--model", "folder", type=FOLDER, required=True, help="The trained model's folder.")
+@click.option("--parent", type=FILE, required=True, help="The train stage's run record.")
+@click.option("--reports", type=FOLDER, required=True, help="Folder to write samples.* to.")
+@click.option("--journal", type=FOLDER, required=True, help="Folder of the run's journal to write.")
+def main(
+    params_file: Path, tokens: Path, folder: Path, parent: Path, reports: Path, journal: Path
+) -> None:
+    """Sample over the grid of params.yaml's `sample` section, and measure the samples."""
+    from pipeline.data.loader import Tokens
+    from pipeline.generation.survey import survey
+    from pipeline.model.saved import load_model
+    from pipeline.params import flatten, load_params
+    from pipeline.progress import Progress
+    from pipeline.runtime import choose_runtime
+    from pipeline.tracking.run import start_run
+
+    params = load_params(params_file)
+    corpus = Tokens.open(tokens / "train")
+    with start_run(
+        "sample",
+        experiment=params.tracking.experiment,
+        parent=parent,
+        journal=journal,
+        params=flatten(params.sample, "sample."),
+    ) as run:
+        model = load_model(folder).to(choose_runtime().device)
+        with Progress(len(corpus), "sample", unit="training token") as bar:
+            scorer = gpt2_scorer(params.gpt2, bar.say)
+            result = survey(model, params.sample, corpus, scorer=scorer, advance=bar.advance)
+        write(reports, result)
+        log(run, reports, result)
+
+
+def gpt2_scorer(settings: Gpt2, say: Callable[[str], None]) -> Scorer | None:
+    """GPT-2 small as a judge of the samples, where it is at hand."""
+    from functools import partial
+
+    from pipeline.errors import UserError
+    from pipeline.generation.diversity import nats_under
+    from pipeline.gpt2.load import load_gpt2
+
+    try:
+        return partial(nats_under, load_gpt2("124M", settings))
+    except UserError as error:
+        say(f"no perplexity under GPT-2 small: {error}")
+        return None
+
+
+def write(reports: Path, result: Survey) -> None:
+    """Write the figures and the page; the JSON last, as the mark that the rest is there."""
+    from pipeline.files import write_json, write_text
+    from pipeline.reporting.samples import draw, markdown
+
+    samples = result.as_dict()
+    draw(samples, reports / GRID, reports / NEXT_TOKEN)
+    write_text(reports / "samples.md", markdown(samples, GRID, NEXT_TOKEN))
+    write_json(reports / "samples.json", samples)
+
+
+def log(run: Run, reports: Path, result: Survey) -> None:
+    """The same for MLflow: a metric a cell, a table that runs can be compared by, the files."""
+    run.log_metrics(numbers("chosen", result.chosen.measures.as_dict()))
+    for cell in result.grid:
+        top_k = "all" if cell.sampling.top_k is None else cell.sampling.top_k
+        place = f"grid/t{cell.sampling.temperature:g}-k{top_k}"
+        run.log_metrics(numbers(place, cell.measures.as_dict()))
+    run.log_table([sample.as_dict() for sample in result.samples], "samples.json")
+    for name in (GRID, NEXT_TOKEN):
+        run.log_artifact(reports / name, "figures")
+    run.log_artifact(reports / "samples.md")
+
+
+def numbers(prefix: str, measures: dict[str, Any]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in measures.items() if value is not None}
+
+
+if __name__ == "__main__":
+    main()
