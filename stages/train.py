@@ -37,10 +37,12 @@ def main(params_file: Path, tokens: Path, folder: Path, reports: Path, journal: 
     """Pretrain the GPT of params.yaml's `model` section as its `train` section says."""
     from pipeline.params import load_params
     from pipeline.progress import Progress
+    from pipeline.runtime import keep_freed_memory
     from pipeline.tracking.home import state_folder
     from pipeline.tracking.run import start_run
     from pipeline.training.job import TrainingJob
 
+    keep_freed_memory()
     job = TrainingJob.open(load_params(params_file), tokens)
     state = state_folder("train", job.fingerprint)
     with (

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK = 256  # rows; 256 x 50257 bf16 logits are 26 MB
+CHUNK = 512  # rows, the default batch: 512 x 50257 logits are 51 MB in bf16
 
 
 def token_losses(hidden: Tensor, head_weight: Tensor, targets: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight = head_weight.to(dtype)
         total = torch.zeros((), dtype=torch.float32, device=rows.device)
         grad_rows = torch.empty_like(rows)
-        grad_weight = torch.zeros_like(weight)
+        grad_weight: Tensor | None = None
         for start in range(0, len(rows), CHUNK):
             h, t = rows[start : start + CHUNK], labels[start : start + CHUNK, None]
             log_probs = F.log_softmax(F.linear(h, weight), dim=-1, dtype=torch.float32)
@@ -60,7 +60,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad.scatter_add_(1, t, grad.new_full(t.shape, -1.0))
             grad = grad.to(dtype)
             grad_rows[start : start + CHUNK] = grad @ weight
-            grad_weight.addmm_(grad.T, h)
+            if grad_weight is None:
+                grad_weight = grad.T @ h
+            else:
+                grad_weight.addmm_(grad.T, h)
+        assert grad_weight is not None, "no rows"
         ctx.save_for_backward(grad_rows.view_as(hidden), grad_weight)
         ctx.rows = len(rows)
         ctx.dtypes = hidden.dtype, head_weight.dtype

@@ -140,7 +140,7 @@ class Trainer:
             yield list(order[start : start + self.windows_per_step].split(self.settings.batch_size))
 
     def reset_gradients(self) -> None:
-        self.optimizer.zero_grad(set_to_none=False)
+        self.working.reset_gradients()
 
     def calculate_loss_and_backpropagate(self, indices: Tensor, micro: int = 0) -> float:
         """One forward and backward pass, the step's `micro`-th; its share of the loss, in nats."""

@@ -24,8 +24,9 @@ class WorkingCopy:
     """
 
     def __init__(self, master: GPT, runtime: Runtime) -> None:
-        self.model = master
+        self.model = self._master = master
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []  # (master, working)
+        self._collected = False  # whether the master's gradients are of this step already
         if runtime.bf16 and runtime.device.type == "cpu":
             self.model = self._build(master)
 
@@ -43,16 +44,29 @@ class WorkingCopy:
         working.load_state_dict(state, assign=True)  # the very tensors, so that gradients meet
         return working.train(master.training)
 
+    def reset_gradients(self) -> None:
+        """Forget the last step's gradients; the fp32 buffers stay, to be written over."""
+        buffered = {id(master) for master, _ in self._pairs}
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        for parameter in self._master.parameters():
+            if id(parameter) not in buffered:
+                parameter.grad = None
+        self._collected = False
+
     @torch.no_grad()
     def collect_gradients(self) -> None:
-        """Add the copies' gradients to the master's, and let the copies' go."""
+        """Add the copies' gradients to the step's in the master, and let the copies' go."""
         for master, working in self._pairs:
-            if working.grad is None:
-                continue
+            assert working.grad is not None, "every matrix takes part in every forward pass"
             if master.grad is None:
-                master.grad = torch.zeros_like(master)
-            master.grad.add_(working.grad)
+                master.grad = torch.empty_like(master)
+            if self._collected:
+                master.grad.add_(working.grad)
+            else:
+                master.grad.copy_(working.grad)
             working.grad = None
+        self._collected = True
 
     @torch.no_grad()
     def refresh(self) -> None:

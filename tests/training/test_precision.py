@@ -36,15 +36,25 @@ def test_fp32_computes_on_the_model_itself(config) -> None:
 def test_gradients_are_added_in_fp32_and_let_go(config) -> None:
     master = GPT(config)
     copy = WorkingCopy(master, BF16)
-    theirs = copy.model.h[0].mlp.c_fc.weight
-    for value in (1.0, 2.0**-9):  # bf16 alone would lose the second
-        theirs.grad = torch.full_like(theirs, value)
-        copy.collect_gradients()
-        assert theirs.grad is None
-    grad = master.h[0].mlp.c_fc.weight.grad
-    assert grad is not None
-    assert grad.dtype == torch.float32
-    assert torch.equal(grad, torch.full_like(grad, 1.0 + 2.0**-9))
+    mine, theirs = master.h[0].mlp.c_fc.weight, copy.model.h[0].mlp.c_fc.weight
+    for _ in range(2):  # the second step starts from nothing again
+        copy.reset_gradients()
+        for value in (1.0, 2.0**-9):  # bf16 alone would lose the second
+            for parameter in copy.model.parameters():
+                parameter.grad = torch.full_like(parameter, value)
+            copy.collect_gradients()
+            assert theirs.grad is None
+        assert mine.grad is not None
+        assert mine.grad.dtype == torch.float32
+        assert torch.equal(mine.grad, torch.full_like(mine, 1.0 + 2.0**-9))
+
+
+def test_shared_gradients_are_forgotten_too(config) -> None:
+    master = GPT(config)
+    copy = WorkingCopy(master, BF16)
+    master.wte.weight.grad = torch.ones_like(master.wte.weight)
+    copy.reset_gradients()
+    assert master.wte.weight.grad is None
 
 
 def test_refresh_rounds_the_masters_new_weights(config) -> None:
