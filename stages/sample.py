@@ -31,7 +31,10 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 def main(
     params_file: Path, tokens: Path, folder: Path, parent: Path, reports: Path, journal: Path
 ) -> None:
-    """Sample over the grid of params.yaml's `sample` section, and measure the samples."""
+    """Sample over the grid of params.yaml's `sample` section, and measure the samples.
+
+    GPT-2 small's judgement of them, which depends on whether it is at hand, goes to MLflow alone.
+    """
     from pipeline.data.loader import Tokens
     from pipeline.generation.survey import survey
     from pipeline.model.saved import load_model
@@ -80,6 +83,7 @@ def write(reports: Path, result: Survey) -> None:
     samples = result.as_dict()
     draw(samples, reports / GRID, reports / NEXT_TOKEN)
     write_text(reports / "samples.md", markdown(samples, GRID, NEXT_TOKEN))
+    write_json(reports / "sampling_grid.json", result.grid_as_dict())
     write_json(reports / "samples.json", samples)
 
 

@@ -60,8 +60,11 @@ class Cell:
     measures: Measures
 
     def as_dict(self) -> dict[str, Any]:
+        """What depends on the model and the settings alone: no judge that may be at hand or not."""
         place = {"temperature": self.sampling.temperature, "top_k": self.sampling.top_k}
-        return {**place, **self.measures.as_dict()}
+        measures = self.measures.as_dict()
+        del measures["gpt2_perplexity"]
+        return {**place, **measures}
 
 
 @dataclass(frozen=True)
@@ -106,10 +109,20 @@ class Survey:
     grid: tuple[Cell, ...]
     next_token: tuple[NextToken, ...]
 
+    def grid_as_dict(self) -> dict[str, Any]:
+        """The grid and its samples, which the chosen temperature and top-k do not change."""
+        samples = [
+            sample.as_dict()
+            for cell in self.grid
+            for sample in self.samples
+            if sample.completion.sampling == cell.sampling
+        ]
+        return {"grid": [cell.as_dict() for cell in self.grid], "samples": samples}
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "prompts": list(self.prompts),
-            "chosen": {**asdict(self.chosen.sampling), **self.chosen.measures.as_dict()},
+            "chosen": {**asdict(self.chosen.sampling), **self.chosen.as_dict()},
             "grid": [cell.as_dict() for cell in self.grid],
             "samples": [sample.as_dict() for sample in self.samples],
             "next_token": [distribution.as_dict() for distribution in self.next_token],

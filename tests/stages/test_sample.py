@@ -204,3 +204,15 @@ def test_generate_refuses_bytes_that_are_no_text(repository: Path) -> None:
     result = generate(input=b"\xff\xfe")
     assert result.exit_code == 1
     assert "standard input: not UTF-8 text" in result.stderr
+
+
+def test_the_chosen_temperature_leaves_the_grid_as_it_is(repository: Path) -> None:
+    """So that `compare`, which shows the grid, does not run again for another temperature."""
+    before = Path("reports/sampling_grid.json").read_bytes()
+    Path("params.yaml").write_text(PARAMS + "  temperature: 0.3\n  top_k: 7\n")
+    try:
+        assert sample("cooler").exception is None
+    finally:
+        Path("params.yaml").write_text(PARAMS)
+    assert Path("cooler/sampling_grid.json").read_bytes() == before
+    assert Path("cooler/samples.json").read_bytes() != Path("reports/samples.json").read_bytes()
