@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ def log_until_felt(run: Run, proxy: Proxy, first: int, times: int = 2) -> int:
     while proxy.failed < before + times:
         run.log_metrics({"loss": 1 / (step + 1)}, step=step)
         step += 1
-        run.sync()  # some disk time, as a step takes
+        time.sleep(0.001)
     return step
 
 
@@ -122,9 +124,6 @@ def test_a_password_is_never_shown() -> None:
 def test_twenty_thousand_points_through_three_kills_and_a_minute_of_errors(
     bare_repo: Path, tmp_path: Path, snapshot_of: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import threading
-    import time
-
     folder = tmp_path / "server"
     folder.mkdir()
     server = MlflowServer(folder, f"sqlite:///{folder / 'server.db'}")
@@ -167,7 +166,9 @@ def test_ten_seconds_an_answer(proxy: Proxy, snapshot_of: Snapshot) -> None:
         proxy.mode, proxy.delay = "slow", 10.0
         steps = log_until_felt(run, proxy, 0, times=4)
     proxy.mode = "pass"
-    list(synced(gather(Path("journals"))))
+    # In this same process, the thread whose last request was given up may still wait for it.
+    while [one.outcome for one in synced(gather(Path("journals")))] == ["at work"]:
+        time.sleep(0.1)
     assert losses(snapshot_of(connect())[run.key]) == expected(steps)
 
 
