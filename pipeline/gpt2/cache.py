@@ -113,8 +113,8 @@ def _local(size: str, source: str) -> Place:
                 if (folder / sign).is_file():
                     return _folder(size, layout, folder, believed=folder != root)
     raise Unavailable(
-        f"gpt2.source: {source} is neither openai nor huggingface, nor a folder that holds "
-        f"{size}/{release.INDEX}, {size}/{huggingface.WEIGHTS}, or one of these files itself"
+        f"gpt2.source is neither openai nor huggingface, nor a folder that holds {size}/"
+        f"{release.INDEX}, {size}/{huggingface.WEIGHTS}, or one of these files itself"
     )
 
 

@@ -19,26 +19,9 @@ from pipeline.errors import UserError
 from pipeline.files import folder_aside, write_json
 from pipeline.gpt2.assemble import MATRICES
 from pipeline.gpt2.huggingface import CONFIG, FIXED, HEAD, PREFIX, WEIGHTS
-from pipeline.gpt2.load import load_gpt2
 from pipeline.model.gpt import GPT, GPTConfig
-from pipeline.model.saved import Weights, load_model
-from pipeline.params import Gpt2
 
 TOKENIZER = {"vocab.json": "encoder.json", "merges.txt": "vocab.bpe"}  # theirs: OpenAI's
-GPT2 = "gpt2-"
-
-
-def open_model(name: str, weights: Weights, settings: Gpt2) -> GPT:
-    """The model that `name` names: `gpt2-SIZE`, or a folder with config.json and weights.
-
-    Raises:
-        UserError: it is neither, or is damaged.
-    """
-    if name.startswith(GPT2) and not Path(name).exists():
-        return load_gpt2(name.removeprefix(GPT2), settings)
-    if not Path(name).is_dir():
-        raise UserError(f"{name} is neither a model's folder nor gpt2-SIZE, such as gpt2-124M")
-    return load_model(Path(name), weights)
 
 
 def export(model: GPT, folder: Path) -> None:

@@ -233,10 +233,8 @@ def _check_architecture(place: Place, path: Path) -> None:
     Raises:
         UserError: it is no architecture, or not that of the place's size.
     """
-    if place.layout == "huggingface":
-        hparams = huggingface.read_config(path)
-    else:
-        hparams = release.read_hparams(path)
+    reader = huggingface.read_config if place.layout == "huggingface" else release.read_hparams
+    hparams = reader(path)
     if not place.believed:
         release.check_size(path, hparams, place.size)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
+from pipeline.gpt2 import huggingface, release
 from pipeline.gpt2.cache import Place, Record, place_of
+from pipeline.gpt2.release import Hparams
 from pipeline.params import Gpt2
 
 if TYPE_CHECKING:
@@ -37,6 +39,17 @@ def load_gpt2(size: str, settings: Gpt2 | None = None, dtype: torch.dtype | None
     return read(place, dtype)
 
 
+def hparams_of(place: Place) -> Hparams:
+    """The architecture that the files at `place` state.
+
+    Raises:
+        UserError: they state none.
+    """
+    if place.layout == "huggingface":
+        return huggingface.read_config(place.folder / huggingface.CONFIG)
+    return release.read_hparams(place.folder / release.HPARAMS)
+
+
 def read(place: Place, dtype: torch.dtype | None = None) -> GPT:
     """Build the model of the weights at `place`.
 
@@ -44,8 +57,6 @@ def read(place: Place, dtype: torch.dtype | None = None) -> GPT:
         UserError: they are damaged.
     """
     if place.layout == "huggingface":
-        from pipeline.gpt2 import huggingface
-
         return huggingface.load(place.folder, dtype)
     import torch
 

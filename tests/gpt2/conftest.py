@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from checkpoints import TINY, write_checkpoint
+from hostile import Hostile
 
 from pipeline.gpt2.network import Patience
 from pipeline.gpt2.release import Hparams
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves helpers to us
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from checkpoints import TINY, write_checkpoint
-from hostile import Hostile
 
 Write = Callable[..., Path]
 

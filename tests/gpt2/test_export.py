@@ -16,10 +16,9 @@ from pipeline.cli import main
 from pipeline.data.tokenizer import encode
 from pipeline.errors import UserError
 from pipeline.gpt2 import huggingface, tf_checkpoint
-from pipeline.gpt2.export import export, open_model
+from pipeline.gpt2.export import export
 from pipeline.model.gpt import GPT, GPTConfig, initialise
 from pipeline.model.saved import save_config, save_weights
-from pipeline.params import Gpt2
 
 Write = Callable[..., Path]
 
@@ -116,17 +115,19 @@ def test_the_command_exports_best_or_last(tmp_path: Path, monkeypatch: pytest.Mo
         assert done.exit_code == 0, done.output
         again = huggingface.load(Path(which))
         assert torch.equal(again.lm_head.weight, model.lm_head.weight)
-    done = CliRunner().invoke(main, ["export", "out", "--model", "models/nowhere"])
+    done = CliRunner().invoke(main, ["export", "out", "--model", "gpt2-125M"])
     assert done.exit_code == 1
-    assert done.output == (
-        "Error: models/nowhere is neither a model's folder nor gpt2-SIZE, such as gpt2-124M\n"
-    )
+    assert done.output.startswith("Error: gpt2-125M: GPT-2's sizes are 124M")
+    assert not Path("out").exists()
 
 
-def test_gpt2_is_named_by_its_size(write: Write) -> None:
+def test_gpt2_is_exported_by_its_name(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write(name="weights/124M").parent
-    model = open_model("gpt2-124M", "last", Gpt2(source=str(source)))
-    assert model.count_parameters() == TINY.parameters
+    monkeypatch.chdir(source.parent)
+    Path("params.yaml").write_text("gpt2: {source: weights}")
+    done = CliRunner().invoke(main, ["export", "out", "--model", "gpt2-124M"])
+    assert done.output == f"out: {TINY.parameters:,} parameters\n"
+    assert huggingface.load(Path("out")).count_parameters() == TINY.parameters
 
 
 def test_config_holds_nothing_that_differs_between_runs(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_export import scratch
 
 from pipeline.errors import UserError
 from pipeline.gpt2 import release
@@ -19,7 +18,7 @@ from pipeline.gpt2.fetch import fetch
 from pipeline.gpt2.huggingface import FILES, WEIGHTS
 from pipeline.gpt2.load import load_gpt2
 from pipeline.gpt2.release import Hparams
-from pipeline.model.gpt import GPT
+from pipeline.model.gpt import GPT, GPTConfig, initialise
 from pipeline.params import Gpt2
 
 HUB = Gpt2(source="huggingface")
@@ -76,7 +75,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def model() -> GPT:
-    return scratch(qkv_bias=True, tie_weights=True)
+    model = GPT(GPTConfig(3, 4, 32, 16, 300, qkv_bias=True, tie_weights=True))
+    initialise(model, "pytorch", 0)
+    return model
 
 
 @pytest.fixture
