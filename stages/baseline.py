@@ -1,0 +1,112 @@
+"""Measure one size of OpenAI's GPT-2 on the same tokens, windows and prompts as our model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline.console import Command
+
+if TYPE_CHECKING:
+    from pipeline.data.loader import Windows
+    from pipeline.evaluation.baseline import Baseline
+    from pipeline.gpt2.cache import Place
+    from pipeline.params import Params
+    from pipeline.tracking.run import Run
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.command(cls=Command)
+@click.option("--params", "params_file", type=FILE, default=Path("params.yaml"), show_default=True)
+@click.option("--size", required=True, help="124M, 355M, 774M or 1558M.")
+@click.option("--tokens", type=FOLDER, required=True, help="Folder of train/ and val/ tokens.")
+@click.option("--weights", type=FILE, required=True, help="What fetch_gpt2 reports of the size.")
+@click.option("--report", type=FILE, required=True, help="JSON of losses to write.")
+@click.option("--token-losses", type=FILE, required=True, help="JSON of losses by token to write.")
+@click.option("--journal", type=FOLDER, required=True, help="Folder of the run's journal to write.")
+def main(
+    params_file: Path,
+    size: str,
+    tokens: Path,
+    weights: Path,
+    report: Path,
+    token_losses: Path,
+    journal: Path,
+) -> None:
+    """Loss, perplexity, bits per byte and completions of one GPT-2."""
+    from pipeline.data.loader import Windows
+    from pipeline.evaluation.baseline import as_report, as_token_losses, weights_of
+    from pipeline.files import write_json
+    from pipeline.params import load_params
+
+    params = load_params(params_file)
+    length = params.model.context_length
+    splits = {name: Windows.open(tokens / name, length) for name in ("train", "val")}
+    place = weights_of(size, params.gpt2, weights, length)
+    if isinstance(place, str):
+        click.echo(f"GPT-2 {size}: unavailable: {place}", err=True)
+        journal.mkdir(parents=True, exist_ok=True)  # DVC wants every output to be there
+        found: Baseline | str = place
+    else:
+        found = measured(place, params, splits, journal)
+    write_json(token_losses, as_token_losses(size, splits, found))
+    write_json(report, as_report(size, splits, found))
+
+
+def measured(place: Place, params: Params, splits: dict[str, Windows], journal: Path) -> Baseline:
+    """Measure the size in a run of its own, which every experiment on the same data shares."""
+    from pipeline.evaluation.baseline import measure_baseline
+    from pipeline.progress import Progress
+    from pipeline.runtime import choose_runtime
+    from pipeline.tracking.run import start_run
+
+    with start_run(
+        "baseline",
+        experiment=params.tracking.experiment,
+        name=f"gpt2-{place.size}",
+        journal=journal,
+        params={
+            "evaluate.batch_size": params.evaluate.batch_size,
+            "compare.prompts": params.compare.prompts,
+            "gpt2.source": place.source,
+        },
+        tags={"role": "baseline"},
+    ) as run:
+        windows = sum(map(len, splits.values()))
+        with Progress(windows, f"GPT-2 {place.size}", unit="window") as bar:
+            found = measure_baseline(
+                place,
+                splits,
+                params.evaluate.batch_size,
+                params.compare,
+                precision=params.gpt2.precision,
+                device=choose_runtime().device,
+                tell=bar.advance,
+            )
+        log(run, found)
+    return found
+
+
+def log(run: Run, found: Baseline) -> None:
+    """Losses, under the keys of the scratch model's last weights, to be compared in one chart."""
+    run.log_params({"parameters": found.parameters, "precision": found.precision})
+    for split, losses in found.losses.items():
+        numbers = {f"last/{split}_{name}": value for name, value in losses.as_dict().items()}
+        run.log_metrics(numbers)
+    run.log_metrics(
+        {
+            "load_seconds": found.load_seconds,
+            "tokens_per_second": found.tokens_per_second,
+            **{f"peak_{kind}_gb": peak / 1e9 for kind, peak in found.peak_memory.items()},
+        }
+    )
+    run.log_table([asdict(completion) for completion in found.completions], "completions.json")
+
+
+if __name__ == "__main__":
+    main()

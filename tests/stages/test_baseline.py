@@ -1,0 +1,241 @@
+"""baseline, through its command: GPT-2 measured as our own model is, or said not to be."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import TINY, write_checkpoint
+from click.testing import CliRunner, Result
+from reference import transformers_logits
+
+from pipeline.data.loader import Windows
+from pipeline.data.tokenizer import byte_lengths, decode, encode
+from pipeline.evaluation.baseline import choose_precision
+from pipeline.evaluation.records import Baseline, TokenLosses, read_record
+from pipeline.gpt2.release import DATA
+
+PROMPTS = ["The capital of France is", "Two plus two equals"]
+LENGTH = 16
+
+Run = Callable[..., Result]
+
+
+def write_split(folder: Path, tokens: list[int]) -> None:
+    folder.mkdir(parents=True)
+    (folder / "00000.bin").write_bytes(np.array(tokens, "<u2").tobytes())
+    meta = {
+        "split": folder.name,
+        "encoding": "gpt2",
+        "dtype": "uint16",
+        "tokens": len(tokens),
+        "documents": 1,
+        "characters": 1,
+        "bytes": 1,
+        "corpus": "tiny",
+        "corpus_sha256": "c" * 64,
+        "shards": [{"file": "00000.bin", "tokens": len(tokens)}],
+    }
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("weights") / "124M", TINY)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The main repository, whose MLflow store every test's workspace shares."""
+    return tmp_path_factory.mktemp("repository")
+
+
+@pytest.fixture
+def run(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Path, repository: Path
+) -> Run:
+    """Runs fetch_gpt2, with the reading in this process, and then baseline."""
+    from pipeline.gpt2 import fetch
+
+    monkeypatch.setattr(fetch, "verify_apart", fetch.verify_here)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(repository))
+    write_split(tmp_path / "data/tokens/train", encode("It was the best of times. " * 40))
+    write_split(tmp_path / "data/tokens/val", encode("It was the worst of times: naïve. " * 10))
+
+    def run(*, fetched: bool = True, **sections: dict) -> Result:
+        params = {
+            "model": {"context_length": LENGTH},
+            "evaluate": {"batch_size": 3},
+            "compare": {"prompts": PROMPTS, "max_new_tokens": 5},
+            "gpt2": {"source": str(weights.parent)},
+        }
+        for section, values in sections.items():
+            params[section] = {**params[section], **values}
+        Path("params.yaml").write_text(json.dumps(params))
+        if fetched:
+            assert invoke("fetch_gpt2", "--report", "reports/gpt2/124M.json").exit_code == 0
+        return invoke(
+            "baseline",
+            *("--tokens", "data/tokens", "--weights", "reports/gpt2/124M.json"),
+            *("--report", "reports/baselines/124M.json"),
+            *("--token-losses", "reports/token_losses/124M.json"),
+            *("--journal", "journals/baselines/124M"),
+        )
+
+    return run
+
+
+def invoke(stage: str, *arguments: str) -> Result:
+    main = import_module(f"stages.{stage}").main
+    return CliRunner().invoke(main, ["--size", "124M", *arguments])
+
+
+def report() -> dict:
+    return json.loads(Path("reports/baselines/124M.json").read_text())
+
+
+def token_losses() -> dict:
+    return json.loads(Path("reports/token_losses/124M.json").read_text())
+
+
+def their_losses(weights: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """`transformers`' nats for each target token of each window, and these tokens."""
+    tokens = torch.from_numpy(np.fromfile(f"data/tokens/{split}/00000.bin", "<u2").astype("i8"))
+    count = (len(tokens) - 1) // LENGTH
+    inputs = tokens[: count * LENGTH].view(count, LENGTH)
+    targets = tokens[1 : count * LENGTH + 1].view(count, LENGTH)
+    logits = transformers_logits(weights, TINY, inputs)
+    losses = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), reduction="none"
+    )
+    return losses.view(count, LENGTH), targets
+
+
+def test_losses_are_those_of_transformers_on_the_same_windows(run: Run, weights: Path) -> None:
+    done = run()
+    assert done.exception is None, done.output
+    found = report()
+    assert found["status"] == "measured"
+    assert found["parameters"] == TINY.parameters
+    assert (found["context_length"], found["corpus_sha256"]) == (LENGTH, "c" * 64)
+    for split in ("train", "val"):
+        losses, targets = their_losses(weights, split)
+        numbers = found[split]
+        assert numbers["tokens"] == losses.numel()
+        assert (
+            numbers["windows"]
+            == len(losses)
+            == len(Windows.open(Path("data/tokens", split), LENGTH))
+        )
+        assert numbers["loss"] == pytest.approx(losses.double().mean().item(), abs=1e-5)
+        assert numbers["perplexity"] == pytest.approx(math.exp(numbers["loss"]))
+        read = byte_lengths()[targets.numpy()].sum()
+        bits = losses.double().sum().item() / math.log(2) / read
+        assert numbers["bits_per_byte"] == pytest.approx(bits, abs=1e-5)
+    losses, targets = their_losses(weights, "val")
+    assert token_losses()["tokens"] == targets.flatten().tolist()
+    assert token_losses()["models"]["124M"] == pytest.approx(losses.flatten().tolist(), abs=1e-4)
+
+
+def test_completions_are_the_likeliest_tokens_of_transformers(run: Run, weights: Path) -> None:
+    run()
+    assert [c["prompt"] for c in report()["completions"]] == PROMPTS
+    for completion in report()["completions"]:
+        tokens = encode(completion["prompt"])
+        for _ in range(5):
+            logits = transformers_logits(weights, TINY, torch.tensor([tokens]))
+            tokens.append(int(logits[0, -1].argmax()))
+        assert completion["completion"] == decode(tokens[-5:])
+
+
+def test_equal_work_gives_equal_bytes_and_the_run_has_the_times(run: Run) -> None:
+    names = ("reports/baselines/124M.json", "reports/token_losses/124M.json")
+    run()
+    first = [Path(name).read_bytes() for name in names]
+    assert read_record(Path(names[0]), Baseline).status == "measured"
+    assert read_record(Path(names[1]), TokenLosses).context_length == LENGTH
+    journal = "".join(p.read_text() for p in Path("journals/baselines/124M").rglob("*.jsonl"))
+    for name in ("load_seconds", "tokens_per_second", "peak_ram_gb", "last/val_loss"):
+        assert name in journal
+    assert '"role":"baseline"' in journal.replace(" ", "")
+    run()
+    assert [Path(name).read_bytes() for name in names] == first
+
+
+def test_bf16_is_close_and_said(run: Run) -> None:
+    run()
+    full = report()
+    run(gpt2={"precision": "bf16"})
+    half = report()
+    assert (full["precision"], half["precision"]) == ("fp32", "bf16")
+    assert half["val"]["loss"] != full["val"]["loss"]
+    assert half["val"]["loss"] == pytest.approx(full["val"]["loss"], abs=0.05)
+
+
+def test_what_was_not_fetched_is_unavailable_for_the_same_reason(run: Run) -> None:
+    done = run(gpt2={"source": "openai", "mirror": "http://127.0.0.1:1"})
+    reason = "127.0.0.1 cannot be reached (Connection refused)"
+    assert done.exit_code == 0
+    assert done.stderr == f"GPT-2 124M: unavailable: {reason}\n"
+    assert report() == {
+        "model": "124M",
+        "status": "unavailable",
+        "reason": reason,
+        "parameters": None,
+        "precision": None,
+        "context_length": LENGTH,
+        "corpus_sha256": "c" * 64,
+        "train": None,
+        "val": None,
+        "completions": [],
+    }
+    assert token_losses()["models"] == {}
+    assert list(Path("journals/baselines/124M").iterdir()) == []
+    assert read_record(Path("reports/baselines/124M.json"), Baseline).status == "unavailable"
+    assert read_record(Path("reports/token_losses/124M.json"), TokenLosses).models == {}
+
+
+def test_windows_longer_than_gpt2_reads_are_unavailable(run: Run) -> None:
+    done = run(model={"context_length": 65})
+    assert done.exit_code == 0
+    assert report()["reason"] == "it reads 64 tokens at most; model.context_length is 65"
+
+
+def test_weights_that_are_not_those_reported_are_refused(run: Run, tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "other" / "124M", TINY, seed=1).parent
+    run(gpt2={"source": str(source)})
+    before = report()
+    data = source / "124M" / DATA
+    data.write_bytes(bytes(len(data.read_bytes())))
+    done = run(fetched=False, gpt2={"source": str(source)})
+    assert done.exit_code == 1
+    assert done.output.startswith(
+        "Error: GPT-2 124M: the weights are not those of reports/gpt2/124M.json"
+    )
+    assert report() == before
+
+
+def test_too_few_tokens_are_told(run: Run) -> None:
+    done = run(model={"context_length": 60000})
+    assert done.exit_code == 1
+    assert "model.context_length" in done.output
+    assert not Path("reports/baselines").exists()
+
+
+def test_auto_is_fp32_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    cpu, xl = torch.device("cpu"), 1_557_611_200
+    for memory, precision in ((24, "fp32"), (8, "bf16")):
+        total = psutil.virtual_memory()._replace(total=memory * 2**30)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda total=total: total)
+        assert choose_precision("auto", xl, cpu) == precision
+        assert choose_precision("fp32", xl, cpu) == "fp32"
+        assert choose_precision("bf16", 1, cpu) == "bf16"
