@@ -38,19 +38,24 @@ def main(
     from pipeline.data.loader import Tokens
     from pipeline.generation.survey import survey
     from pipeline.model.saved import load_model
-    from pipeline.params import flatten, load_params
+    from pipeline.params import Sample, flatten, load_params
     from pipeline.progress import Progress
     from pipeline.runtime import choose_runtime
+    from pipeline.tracking.naming import run_name
     from pipeline.tracking.run import start_run
 
     params = load_params(params_file)
+    settings = flatten(params.sample, "sample.")
+    always = ["sample.temperature", "sample.top_k"]
+    defaults = flatten(Sample(prompts=params.sample.prompts), "sample.")
     corpus = Tokens.open(tokens / "train")
     with start_run(
         "sample",
         experiment=params.tracking.experiment,
         parent=parent,
         journal=journal,
-        params=flatten(params.sample, "sample."),
+        name=run_name(settings, defaults, always),
+        params=settings,
     ) as run:
         model = load_model(folder).to(choose_runtime().device)
         with Progress(len(corpus), "sample", unit="training token") as bar:

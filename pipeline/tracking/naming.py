@@ -32,5 +32,5 @@ def _short(key: str) -> str:
 
 def _value(key: str, value: Any) -> str:
     if key.endswith("learning_rate"):
-        return f"{value:.3g}" if value >= 0.01 else f"{value:.2e}".replace(".00e", "e")
+        return f"{value:.3g}" if value >= 0.01 else f"{value:.1e}".replace(".0e", "e")
     return "all" if key.endswith("top_k") and value is None else str(value)
