@@ -55,9 +55,10 @@ class TrainingJob:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of everything that decides the weights: params, data and code."""
+        """Of everything that decides the weights: params, precision, data and code."""
+        values = self.params.model_dump(mode="json", include={"seed", "model", "train"})
         return fingerprint(
-            self.params.model_dump(mode="json", include={"seed", "model", "train"}),
+            {**values, "precision": self.runtime.precision},
             files=[w.tokens.folder / "meta.json" for w in (self.train_windows, self.val_windows)],
             code=CODE,
         )
