@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.console import Command
+from pipeline.console import FILE, FOLDER, Command
 
 if TYPE_CHECKING:
     from pipeline.data.loader import Windows
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from pipeline.gpt2.cache import Place
     from pipeline.params import Params
     from pipeline.tracking.run import Run
-
-FILE = click.Path(dir_okay=False, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.command(cls=Command)

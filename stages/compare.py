@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.console import Command
+from pipeline.console import FILE, FOLDER, Command
 
 if TYPE_CHECKING:
     from pipeline.evaluation.comparison import Comparison
     from pipeline.reporting.html import Page
     from pipeline.tracking.run import Run
-
-FILE = click.Path(dir_okay=False, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.command(cls=Command)

@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.console import Command
+from pipeline.console import FILE, FOLDER, Command
 
 if TYPE_CHECKING:
     from pipeline.evaluation.perplexity import Losses
     from pipeline.model.gpt import GPT
     from pipeline.params import Compare
     from pipeline.tracking.run import Run
-
-FILE = click.Path(dir_okay=False, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.command(cls=Command)

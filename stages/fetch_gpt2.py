@@ -6,9 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.console import Command
-
-FILE = click.Path(dir_okay=False, path_type=Path)
+from pipeline.console import FILE, Command
 
 
 @click.command(cls=Command)

@@ -6,10 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.console import Command
-
-FILE = click.Path(dir_okay=False, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
+from pipeline.console import FILE, FOLDER, Command
 
 
 @click.command(cls=Command)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.console import Command
+from pipeline.console import FILE, FOLDER, Command
 
 if TYPE_CHECKING:
     from pipeline.generation.survey import Scorer, Survey
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from pipeline.tracking.run import Run
 
 GRID, NEXT_TOKEN = "samples_grid.png", "samples_next_token.png"
-
-FILE = click.Path(dir_okay=False, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.command(cls=Command)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.console import Command
+from pipeline.console import FILE, FOLDER, Command
 
 if TYPE_CHECKING:
     from pipeline.model.gpt import GPT
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from pipeline.training.loop import Evaluation, Step, Trainer
 
 SAMPLE_TOKENS = 50
-
-FILE = click.Path(dir_okay=False, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.command(cls=Command)
