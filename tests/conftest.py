@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,6 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
+# Two workers with two threads each would wait for one another; before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves helpers to us
 
