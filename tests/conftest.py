@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
