@@ -41,27 +41,34 @@ class Cache:
         self.keys[layer][rows, :, span] = key
         self.values[layer][rows, :, span] = value
 
-    def positions(self) -> Tensor:
-        """(B,): where in its context each row's next token stands."""
-        return self.end - self.starts
+    def positions(self, count: int) -> Tensor:
+        """(B, count): where in its context each row's next tokens stand."""
+        columns = torch.arange(self.end, self.end + count, device=self.starts.device)
+        return columns - self.starts[:, None]
 
-    def mask(self) -> Tensor | None:
-        """(B, 1, 1, columns) to add to the scores; `None` where every row sees all columns."""
-        if not self.ragged:
+    def mask(self, count: int) -> Tensor | None:
+        """(B, 1, count, columns) to add to the scores; `None` where all is seen."""
+        if count == 1 and not self.ragged:
             return None
-        columns = torch.arange(self.end + 1, device=self.starts.device)
-        return self._scores(columns >= self.starts[:, None])
+        columns = torch.arange(self.end + count, device=self.starts.device)
+        seen = columns >= self.starts[:, None, None]  # (B, 1, columns)
+        return self._scores(seen & (columns <= columns[self.end :, None]))
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Write (B, H, 1, D) into the next column; return all columns to attend to."""
-        keys, values, stop = self.keys[layer], self.values[layer], self.end + 1
+        """Write (B, H, T, D) into the next columns; return all columns to attend to."""
+        keys, values, stop = self.keys[layer], self.values[layer], self.end + key.shape[2]
         keys[:, :, self.end : stop] = key
         values[:, :, self.end : stop] = value
         return keys[:, :, :stop], values[:, :, :stop]
 
-    def advance(self) -> None:
-        """The next column has been written by every layer."""
-        self.end += 1
+    def advance(self, count: int) -> None:
+        """The next columns have been written by every layer."""
+        self.end += count
+
+    def rewind(self, end: int) -> None:
+        """Forget the columns from `end` on; they will be written anew."""
+        assert end <= self.end
+        self.end = end
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all rows but these."""
@@ -71,5 +78,6 @@ class Cache:
         self.starts = self.starts[index]
 
     def _scores(self, seen: Tensor) -> Tensor:
+        """(B, T, columns) of what is seen, as numbers to add."""
         scores = self.keys[0].new_zeros(seen.shape).masked_fill_(~seen, -torch.inf)
-        return scores[:, None, None]
+        return scores[:, None]

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from pipeline.generation import products
 from pipeline.generation.cache import Cache
-from pipeline.generation.products import Precision, Product
+from pipeline.generation.products import Product
 from pipeline.model.gpt import GPT, Block
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -28,22 +28,18 @@ ROWS_AT_ONCE = 8  # whole contexts in one pass; bounds the memory of a pass, not
 
 
 class Network:
-    """A GPT's parameters, laid out for decoding `rows` rows over `steps` steps.
+    """A GPT's passes over whole contexts, and over the next tokens of a cache.
 
-    Whole contexts are computed with the model's own weights and kernels; only the steps use
-    `precision` and the kernels that `products.choose` chooses.
+    Whole contexts are computed with the model's own weights and kernels; what follows them, with
+    whichever `Weights` are given.
     """
 
-    def __init__(self, model: GPT, rows: int, steps: int, precision: Precision = "model") -> None:
+    def __init__(self, model: GPT) -> None:
         self.config = model.config
         self.wte = model.wte.weight.detach()
         self.wpe = model.wpe.weight.detach()
         self.ln_f = _norm(model.ln_f)
-        self.layers = _layers(model, products.plain)
-        self.head = products.plain(model.head_weight.detach(), None)
-        make = products.choose(model, rows, steps, precision)
-        self.step_layers = _layers(model, make)
-        self.step_head = make(model.head_weight.detach(), None)
+        self.plain = pack(model, "plain")
 
     def prefill(self, prompts: Sequence[Sequence[int]], cache: Cache) -> Tensor:
         """Compute every different prompt once and fill the cache; logits (B, V) that follow."""
@@ -61,41 +57,41 @@ class Network:
                     return _attend_causally(layer, q, k, v)
 
                 x = self._embed(windows)
-                logits[rows] = self.head(self._run(self.layers, x, attend)[:, -1]).float()[source]
+                logits[rows] = self._last(x, attend)[source]
         return logits
 
     def last_logits(self, windows: Sequence[Sequence[int]]) -> Tensor:
         """Logits (B, V) that follow windows of one length, computed from nothing."""
-        return torch.cat(
-            [
-                self.head(self._run(self.layers, self._embed(some), _attend_causally)[:, -1])
-                for some in _chunks(windows)
-            ]
-        ).float()
+        chunks = [self._last(self._embed(some), _attend_causally) for some in _chunks(windows)]
+        return torch.cat(chunks)
 
     def reference_logits(self, window: Sequence[int]) -> Tensor:
         """Logits (V,) that follow one window, bit for bit those of `GPT.forward` on it alone."""
-        hidden = self._run(self.layers, self._embed([window]), _attend_causally)
-        return self.head(hidden)[0, -1].float()
+        hidden = self._run(self.plain.layers, self._embed([window]), _attend_causally)
+        return self.plain.head(hidden)[0, -1].float()
 
-    def step(self, tokens: Tensor, cache: Cache) -> Tensor:
-        """Append one token a row, (B,), to the cache; logits (B, V) that follow."""
-        mask = cache.mask()
+    def advance(self, tokens: Tensor, cache: Cache, weights: Weights) -> Tensor:
+        """Append tokens (B, T) to the cache; logits (B, T, V) that follow each."""
+        B, T = tokens.shape
+        mask = cache.mask(T)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = cache.append(layer, k, v)
             return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
 
-        x = (self.wte[tokens] + self.wpe[cache.positions()])[:, None]
-        hidden = self._run(self.step_layers, x, attend)
-        cache.advance()
-        return self.step_head(hidden[:, 0]).float()
+        x = self.wte[tokens] + self.wpe[cache.positions(T)]
+        hidden = self._run(weights.layers, x, attend)
+        cache.advance(T)
+        return weights.head(hidden.view(B * T, -1)).view(B, T, -1).float()
 
     def _embed(self, windows: Sequence[Sequence[int]]) -> Tensor:
         ids = torch.tensor(windows, dtype=torch.int64, device=self.wte.device)
         return self.wte[ids] + self.wpe[: ids.shape[1]]
 
-    def _run(self, layers: Sequence[_Layer], x: Tensor, attend: Attend) -> Tensor:
+    def _last(self, x: Tensor, attend: Attend) -> Tensor:
+        return self.plain.head(self._run(self.plain.layers, x, attend)[:, -1]).float()
+
+    def _run(self, layers: Sequence[Layer], x: Tensor, attend: Attend) -> Tensor:
         """All layers and the last norm: (B, T, C) to (B, T, C)."""
         B, T, C = x.shape
         H = self.config.n_head
@@ -108,7 +104,7 @@ class Network:
         return self.ln_f(x)
 
 
-class _Layer(NamedTuple):
+class Layer(NamedTuple):
     """One block: its norms, and its four products in the order of their use."""
 
     ln_1: Norm
@@ -119,12 +115,22 @@ class _Layer(NamedTuple):
     mlp_proj: Product
 
 
-def _layers(model: GPT, make: products.Make) -> list[_Layer]:
+class Weights(NamedTuple):
+    """A model's products, all of one kind."""
+
+    layers: list[Layer]
+    head: Product
+
+
+def pack(model: GPT, kind: products.Kind) -> Weights:
+    """Make the model's products; kinds that copy the weights hold for as long as those do."""
+    make = products.MAKERS[kind]
+
     def product(linear: nn.Linear) -> Product:
         return make(linear.weight.detach(), None if linear.bias is None else linear.bias.detach())
 
-    return [
-        _Layer(
+    layers = [
+        Layer(
             _norm(block.ln_1),
             product(block.attn.c_attn),
             product(block.attn.c_proj),
@@ -134,6 +140,7 @@ def _layers(model: GPT, make: products.Make) -> list[_Layer]:
         )
         for block in cast(Iterable[Block], model.h)
     ]
+    return Weights(layers, make(model.head_weight.detach(), None))
 
 
 def _norm(norm: nn.LayerNorm) -> Norm:

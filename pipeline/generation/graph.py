@@ -27,12 +27,13 @@ class FixedCache(Cache):
         self.column = torch.tensor([self.end], dtype=torch.int64, device=like.device)
         self.columns = torch.arange(self.keys[0].shape[2], device=like.device)
 
-    def positions(self) -> Tensor:
-        return self.column - self.starts
+    def positions(self, count: int) -> Tensor:
+        assert count == 1, "a graph writes one column"
+        return self.column - self.starts[:, None]
 
-    def mask(self) -> Tensor | None:
+    def mask(self, count: int) -> Tensor | None:
         seen = (self.columns >= self.starts[:, None]) & (self.columns <= self.column)
-        return self._scores(seen)
+        return self._scores(seen[:, None])
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         keys, values = self.keys[layer], self.values[layer]
@@ -40,14 +41,14 @@ class FixedCache(Cache):
         values.index_copy_(2, self.column, value)
         return keys, values
 
-    def advance(self) -> None:
+    def advance(self, count: int) -> None:
         self.column += 1
 
 
 class CapturedStep:
-    """`Network.step`, recorded at its first call for a cache's rows and replayed after.
+    """`Network.advance` by one token a row, recorded for a cache's rows and replayed.
 
-    The logits it returns are overwritten by its next call.
+    The logits that it returns are overwritten by its next call.
     """
 
     def __init__(self, network: Network) -> None:
@@ -55,6 +56,7 @@ class CapturedStep:
         self._addresses: tuple[int, int] | None = None  # of the cache that the graph holds
 
     def __call__(self, tokens: Tensor, cache: Cache) -> Tensor:
+        """As `Network.advance`, tokens (B, 1)."""
         assert isinstance(cache, FixedCache)
         addresses = (cache.keys[0].data_ptr(), len(cache.starts))
         if addresses != self._addresses:
@@ -72,9 +74,12 @@ class CapturedStep:
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
-            self.network.step(self._tokens, cache)
+            self._step(cache)
         torch.cuda.current_stream().wait_stream(aside)
         cache.column.copy_(column)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._logits = self.network.step(self._tokens, cache)
+            self._logits = self._step(cache)
+
+    def _step(self, cache: FixedCache) -> Tensor:
+        return self.network.advance(self._tokens, cache, self.network.plain)

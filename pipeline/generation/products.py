@@ -13,7 +13,6 @@ operators behind them are PyTorch's own compiler's, and are used only where they
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -25,9 +24,11 @@ from pipeline.errors import UserError
 Product = Callable[[Tensor], Tensor]  # (..., K) inputs to (..., N) outputs
 Make = Callable[[Tensor, Tensor | None], Product]  # from an (N, K) weight and an (N,) bias
 Precision = Literal["model", "bf16", "int8"]
+Kind = Literal["plain", "single_row", "reordered", "eight_bit"]
 
+ROWS = 16  # for which copies are laid out; a few more or less are as fast
 REORDER_FROM = 16  # steps after which reordering the weights has paid for itself
-REORDER_BYTES = 2 << 30  # beyond this, memory for the copy is dearer than time
+COPY_BYTES = 2 << 30  # of weights: beyond this, memory for a copy is dearer than time
 
 
 def plain(weight: Tensor, bias: Tensor | None) -> Product:
@@ -42,14 +43,14 @@ def single_row(weight: Tensor, bias: Tensor | None) -> Product:
     return lambda x: torch.addmv(bias, weight, x.view(-1)).view(*x.shape[:-1], -1)
 
 
-def reordered(weight: Tensor, bias: Tensor | None, rows: int) -> Product:
-    """The product of about `rows` rows on a copy of the weights in oneDNN's own order."""
-    ordered = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+def reordered(weight: Tensor, bias: Tensor | None) -> Product:
+    """The product of some rows on a copy of the weights in oneDNN's own order."""
+    ordered = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
     multiply = torch.ops.mkldnn._linear_pointwise.default
     return lambda x: cast(Tensor, multiply(x, ordered, bias, "none", [], ""))
 
 
-def eight_bit(weight: Tensor, bias: Tensor | None, rows: int) -> Product:
+def eight_bit(weight: Tensor, bias: Tensor | None) -> Product:
     """The product on weights rounded to 8 bits, a scale an output; about 1 % off.
 
     Inputs become unsigned bytes around 128 with a scale a row: the only kind that is fast on every
@@ -58,7 +59,7 @@ def eight_bit(weight: Tensor, bias: Tensor | None, rows: int) -> Product:
     w = weight.float()
     scale = (w.abs().amax(1) / 127).clamp_(min=torch.finfo(torch.float32).tiny)
     rounded = (w / scale[:, None]).round_().to(torch.int8)
-    ordered = torch.ops.onednn.qlinear_prepack(rounded, [rows, weight.shape[1]])
+    ordered = torch.ops.onednn.qlinear_prepack(rounded, [ROWS, weight.shape[1]])
     zero = torch.zeros(len(weight), dtype=torch.int64)
     multiply = torch.ops.onednn.qlinear_pointwise.default
     tiny = torch.finfo(torch.float32).tiny
@@ -74,22 +75,42 @@ def eight_bit(weight: Tensor, bias: Tensor | None, rows: int) -> Product:
     return product
 
 
-def choose(model: nn.Module, rows: int, steps: int, precision: Precision) -> Make:
+MAKERS: dict[Kind, Make] = {
+    "plain": plain,
+    "single_row": single_row,
+    "reordered": reordered,
+    "eight_bit": eight_bit,
+}
+
+
+def choose(model: nn.Module, rows: int, steps: int, precision: Precision) -> Kind:
     """The fastest kind of product for `steps` passes of `rows` rows over this model's weights.
 
     Raises:
         UserError: `int8` where nothing here computes with bytes.
     """
-    weights = list(model.parameters())
     if precision == "int8":
-        _require_bytes(weights[0])
-        return partial(eight_bit, rows=rows)
-    if any(w.device.type != "cpu" or w.dtype != torch.float32 for w in weights):
-        return plain
+        _require_bytes(next(model.parameters()))
+        return "eight_bit"
+    if not _is_plain_float(model):
+        return "plain"
     if rows == 1:
-        return single_row
-    pays = steps >= REORDER_FROM and sum(w.nbytes for w in weights) <= REORDER_BYTES
-    return partial(reordered, rows=rows) if pays and _has("mkldnn::_linear_pointwise") else plain
+        return "single_row"
+    return "reordered" if steps >= REORDER_FROM and can_copy(model) else "plain"
+
+
+def can_copy(model: nn.Module) -> bool:
+    """Whether faster copies of the weights can be computed with, and may take the memory."""
+    return (
+        _is_plain_float(model)
+        and sum(w.nbytes for w in model.parameters()) <= COPY_BYTES
+        and _has("mkldnn::_linear_pointwise")
+        and _has("onednn::qlinear_pointwise")
+    )
+
+
+def _is_plain_float(model: nn.Module) -> bool:
+    return all(w.device.type == "cpu" and w.dtype == torch.float32 for w in model.parameters())
 
 
 def _has(operator: str) -> bool:

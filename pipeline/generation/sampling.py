@@ -139,6 +139,10 @@ class _Group:
     def draw(self, logits: Tensor, uniform: Tensor) -> Tensor:
         """Invert each row's cumulative sum at its uniform number."""
         weights, ids = self.candidates(logits)
+        if ids is not None:
+            # By id, so that two tokens of nearly the same weight do not change places.
+            ids, order = ids.sort(dim=-1)
+            weights = weights.gather(1, order)
         cumulative = weights.cumsum(-1, dtype=torch.float64)
         point = uniform[:, None] * cumulative[:, -1:]
         # The first entry whose cumulative weight exceeds the point, so never one of weight 0.

@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 
 from pipeline.data.tokenizer import END_OF_TEXT, encode
 from pipeline.errors import UserError
-from pipeline.generation.decode import complete, generate
+from pipeline.generation.cache import Cache
+from pipeline.generation.decode import Decoder, complete, generate
+from pipeline.generation.forward import Network, Weights
+from pipeline.generation.guessing import Guesses
 from pipeline.generation.sampling import Sampling
 from pipeline.model.gpt import GPT
 
@@ -77,6 +80,57 @@ def test_greedy_decoding_is_exact_where_rounding_decides(
     assert tokens_of(model, [(prompt, GREEDY) for prompt, _ in rows], 12) == expected
 
 
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(changes=MODELS, prompt=st.lists(TOKEN, max_size=6), sampling=SAMPLINGS)
+def test_guessing_ahead_changes_no_token(
+    tiny: Tiny, reference: Reference, changes: dict, prompt: list[int], sampling: Sampling
+) -> None:
+    model = tiny(**changes)
+    expected = reference(model, prompt, sampling, 25, END)
+    seen: list[int] = []
+    decoder = Decoder(model)
+    decoder.weights("eight_bit")  # there, so used whatever the length
+    (completion,) = decoder.generate(
+        [prompt], [sampling], 25, end_of_text=END, on_token=lambda row, token: seen.append(token)
+    )
+    assert completion.tokens == expected
+    assert tuple(seen) == expected
+
+
+def test_guesses_are_made_and_mostly_right(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand bytes of weights more, and a fraction of the passes."""
+    passes = []
+    original = Network.advance
+
+    def advance(
+        self: Network, tokens: torch.Tensor, cache: Cache, weights: Weights
+    ) -> torch.Tensor:
+        passes.append((weights, tokens.shape[1]))
+        return original(self, tokens, cache, weights)
+
+    monkeypatch.setattr(Network, "advance", advance)
+    decoder = Decoder(tiny(context_length=256, n_embd=32))
+    (completion,) = decoder.generate([[1]], [Sampling(1.0, 10, seed=1)], 200, end_of_text=-1)
+    assert len(completion.tokens) == 200
+    own = [width for weights, width in passes if weights is not decoder.weights("eight_bit")]
+    assert len(own) < 80
+    assert max(own) <= 9
+
+
+def test_guessing_gives_up_where_guesses_are_wrong() -> None:
+    guesses = Guesses()
+    made = []
+    for _ in range(200):
+        made.append(guesses.count())
+        if made[-1]:
+            guesses.learn(made[-1], 0)
+    assert made[0] > 2
+    assert made[-33:].count(0) == 32  # one attempt in so many steps
+    for _ in range(30):
+        guesses.learn(1, 1)
+    assert guesses.count() > 4
+
+
 def test_equal_logits_go_to_the_lowest_id(tiny: Tiny) -> None:
     model = tiny(tie_weights=True)
     with torch.no_grad():
@@ -85,8 +139,6 @@ def test_equal_logits_go_to_the_lowest_id(tiny: Tiny) -> None:
 
 
 def test_equal_prompts_are_computed_once(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.generation.forward import Network
-
     embedded = []
     original = Network._embed
     monkeypatch.setattr(Network, "_embed", lambda self, w: embedded.extend(w) or original(self, w))
@@ -96,25 +148,27 @@ def test_equal_prompts_are_computed_once(tiny: Tiny, monkeypatch: pytest.MonkeyP
 
 
 def test_rows_that_cannot_differ_are_one(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.generation.forward import Network
-
     widths = []
-    original = Network.step
-    monkeypatch.setattr(
-        Network, "step", lambda self, t, cache: widths.append(len(t)) or original(self, t, cache)
-    )
+    original = Network.advance
+
+    def advance(self: Network, tokens: torch.Tensor, *rest: object) -> torch.Tensor:
+        widths.append(len(tokens))
+        return original(self, tokens, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Network, "advance", advance)
     greedy = [Sampling(0.0, k, seed=k) for k in (1, 2, 3)] + [Sampling(2.0, 1)]
+    samplings = [*greedy, Sampling(1.0, seed=1), Sampling(1.0, seed=1)]
     seen: list[tuple[int, int]] = []
     completions = generate(
         tiny(),
         [[7, 8]] * 6,
-        [*greedy, Sampling(1.0, seed=1), Sampling(1.0, seed=1)],
+        samplings,
         4,
         end_of_text=END,
         on_token=lambda row, token: seen.append((row, token)),
     )
     assert set(widths) <= {1, 2}
-    assert [c.sampling for c in completions[:4]] == greedy
+    assert [c.sampling for c in completions] == samplings
     for row, completion in enumerate(completions):
         assert tuple(token for r, token in seen if r == row) == completion.tokens
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.generation.decode import Completion, FinishReason
 from pipeline.generation.diversity import distinct, measure, nats_under, repetition
 from pipeline.generation.memorisation import Copying
+from pipeline.generation.rows import Completion, FinishReason
 from pipeline.generation.sampling import Sampling
 from pipeline.model.gpt import GPT
 

@@ -1,0 +1,195 @@
+"""The loop of decoding: rows are drawn for, leave when they are done, or slide."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.generation.cache import Cache
+from pipeline.generation.forward import Network, Weights
+from pipeline.generation.graph import CapturedStep, FixedCache
+from pipeline.generation.guessing import Guesses
+from pipeline.generation.products import Kind
+from pipeline.generation.rows import Row
+from pipeline.generation.sampling import Sampler
+
+OnToken = Callable[[int, int], None]
+
+# How far apart, relative to the largest logit, two ways of summing the same products may land.
+ROUNDING = {
+    torch.float64: 2**-45,
+    torch.float32: 2**-16,
+    torch.float16: 2**-8,
+    torch.bfloat16: 2**-5,
+}
+GUESS_FROM = 96  # tokens to come for which copying the weights twice has paid for itself
+
+log = logging.getLogger(__name__)
+
+
+class Supply(Protocol):
+    """Where the weights come from: the `Decoder`."""
+
+    @property
+    def network(self) -> Network: ...
+    @property
+    def exact(self) -> bool: ...
+    def step_kind(self, rows: int, steps: int) -> Kind: ...
+    def can_guess(self, steps: int) -> bool: ...
+    def weights(self, kind: Kind) -> Weights: ...
+
+
+class Decoding:
+    """Rows run to their ends. Those that outgrow the context leave the cache and slide."""
+
+    def __init__(
+        self, supply: Supply, rows: list[Row], on_token: OnToken | None, end_of_text: int
+    ) -> None:
+        self.supply, self.network = supply, supply.network
+        self.on_token, self.end_of_text = on_token, end_of_text
+        self.context_length = self.network.config.context_length
+        self.cached = [row for row in rows if self._fits(row)]
+        self.sliding = [row for row in rows if not self._fits(row)]
+        steps = rows[0].max_new_tokens
+        lengths = [row.length for row in self.cached]
+        kind = FixedCache if self.network.wte.is_cuda else Cache
+        self.cache = kind(self.network.config, lengths, steps, like=self.network.wte)
+        self.captured = CapturedStep(self.network)
+        self.kind = supply.step_kind(len(self.cached), steps)
+        self.guesses = Guesses()
+        self.sampler = Sampler([row.sampling for row in self._rows])
+        if any(row.length + steps - 1 > self.context_length for row in rows):
+            log.warning(
+                "prompt and new tokens outgrow the model's context of %d tokens: past it only the "
+                "last %d are seen, and each token costs a full pass over them",
+                self.context_length,
+                self.context_length,
+            )
+
+    @property
+    def _rows(self) -> list[Row]:
+        return self.cached + self.sliding
+
+    def run(self) -> None:
+        self._draw(self._rows, self._and_sliding(self._prefill()))
+        while self._regroup():
+            if guesses := self._guesses():
+                self._leap(guesses)
+            else:
+                self._draw(self._rows, self._and_sliding(self._step()))
+
+    def _prefill(self) -> Tensor:
+        return self.network.prefill([row.prompt for row in self.cached], self.cache)
+
+    def _step(self) -> Tensor:
+        """Logits (rows in the cache, V) that follow their newest tokens."""
+        if not self.cached:
+            return self.network.wte.new_empty(0, self.network.config.vocab_size)
+        tokens = self._tensor([[row.new[-1]] for row in self.cached])
+        if isinstance(self.cache, FixedCache):
+            return self.captured(tokens, self.cache)[:, 0]
+        weights = self.supply.weights(self.kind)
+        return self.network.advance(tokens, self.cache, weights)[:, 0]
+
+    def _and_sliding(self, logits: Tensor) -> Tensor:
+        if not self.sliding:
+            return logits
+        windows = [row.window(self.context_length) for row in self.sliding]
+        return torch.cat([logits.float(), self.network.last_logits(windows)])
+
+    def _guesses(self) -> int:
+        """How many tokens to guess ahead; 0 where that does not pay or cannot be."""
+        if len(self.cached) != 1 or self.sliding or not self.supply.can_guess(self.cached[0].left):
+            return 0
+        (row,) = self.cached
+        # The last token of a leap is drawn, not guessed; all must fit into the context.
+        room = min(row.left - 1, self.context_length - row.length)
+        return min(self.guesses.count(), room)
+
+    def _leap(self, count: int) -> None:
+        """Guess `count` tokens, check them in one pass, and keep what the model draws."""
+        (row,) = self.cached
+        end = self.cache.end
+        guessed = self._guess(row, count)
+        self.cache.rewind(end)
+        tokens = self._tensor([[row.new[-1], *guessed]])
+        weights = self.supply.weights("reordered")
+        logits = self.network.advance(tokens, self.cache, weights)[0]  # (count + 1, V)
+        right = 0
+        for place in range(count + 1):
+            self._draw([row], logits[place : place + 1])
+            if row.done or place == count or row.new[-1] != guessed[place]:
+                break
+            right += 1
+        self.cache.rewind(end + right + 1)
+        self.guesses.learn(count, right)
+
+    def _guess(self, row: Row, count: int) -> list[int]:
+        """What the model would draw next, if its weights had 8 bits."""
+        guessed: list[int] = []
+        weights = self.supply.weights("eight_bit")
+        for place in range(count):
+            token = guessed[-1] if guessed else row.new[-1]
+            logits = self.network.advance(self._tensor([[token]]), self.cache, weights)[:, 0]
+            uniform = torch.tensor([row.uniforms[row.draws + place]])
+            guessed += self.sampler.draw(logits, uniform).tolist()
+        return guessed
+
+    def _draw(self, rows: list[Row], logits: Tensor) -> None:
+        """Give each row its next token."""
+        if logits.is_mps:
+            logits = logits.cpu()  # which has the float64 that sampling counts in
+        log_total = torch.logsumexp(logits, dim=-1)
+        if not torch.isfinite(log_total).all():
+            raise UserError(
+                "the model's logits are not finite: its weights hold NaN or infinity, as after a "
+                "training that diverged; train again with a lower train.learning_rate"
+            )
+        if self.supply.exact:
+            self._settle_ties(rows, logits)
+        uniform = torch.tensor([row.uniforms[row.draws] for row in rows], dtype=torch.float64)
+        tokens = self.sampler.draw(logits, uniform.to(logits.device))
+        log_probs = logits.gather(1, tokens[:, None])[:, 0] - log_total
+        for row, token, log_prob in zip(rows, tokens.tolist(), log_probs.tolist(), strict=True):
+            row.take(token, log_prob, self.end_of_text)
+            if self.on_token is not None and row.finish_reason == "length":
+                for index in row.wanted_by:
+                    self.on_token(index, token)
+
+    def _settle_ties(self, rows: list[Row], logits: Tensor) -> None:
+        """Recompute greedy rows whose two best logits lie within rounding of each other.
+
+        Batches and caches round differently from a pass over the whole context; where that could
+        decide, that pass is made, so that greedy output is its output.
+        """
+        greedy = [i for i, row in enumerate(rows) if row.sampling.greedy]
+        if not greedy or logits.shape[1] == 1:
+            return
+        best, second = logits[greedy].topk(2).values.unbind(-1)
+        rounding = ROUNDING[self.network.wte.dtype] * logits[greedy].abs().amax(-1)
+        for i in torch.nonzero(best - second <= rounding).flatten().tolist():
+            window = rows[greedy[i]].window(self.context_length)
+            logits[greedy[i]] = self.network.reference_logits(window)
+
+    def _regroup(self) -> bool:
+        """Drop finished rows, and move those out of the cache whose context is full."""
+        before = self._rows
+        staying = [i for i, row in enumerate(self.cached) if self._fits(row) and not row.done]
+        self.sliding = [row for row in before if not self._fits(row) and not row.done]
+        if len(staying) < len(self.cached):
+            self.cached = [self.cached[i] for i in staying]
+            self.cache.keep(staying)
+        if self._rows != before:
+            self.sampler = Sampler([row.sampling for row in self._rows])
+        return bool(self._rows)
+
+    def _fits(self, row: Row) -> bool:
+        return row.length <= self.context_length
+
+    def _tensor(self, tokens: list[list[int]]) -> Tensor:
+        return torch.tensor(tokens, dtype=torch.int64, device=self.network.wte.device)
