@@ -6,9 +6,12 @@ its own model, which computes everything anew for each token; it is taken from t
 `llms-from-scratch` where that is installed, else its algorithm runs on Lossbook's model.
 Contenders take turns, and a round's times are medians over the rounds.
 
-At a batch of one the limit is reading the weights once a token: `of memory` is the share of the
-bandwidth, measured here, that the decoder uses. The grid is that of params.yaml: 4 temperatures
-with 4 top-k. Its greedy cells are one row; `16 seeds` are as many rows that are all different.
+At a batch of one the limit of plain decoding is reading the weights once a token: `of memory` is
+tokens a second over what the memory's bandwidth, measured here, would allow. Guessing ahead on
+8-bit weights goes beyond: its tokens are the same, several for one reading. The decoder is ready,
+as the peers' models are; `cold` makes its copies of the weights anew. The grid is that of
+params.yaml, 4 temperatures with 4 top-k, where the greedy cells are one row; `16 seeds` are as
+many rows that are all different.
 
     python benchmarks/decode.py [--size 1558M] [--rounds 3] [--tokens 200]
 """
@@ -23,13 +26,14 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
-from pipeline.generation.decode import generate
-from pipeline.generation.products import Precision
+from pipeline.generation.decode import Decoder
 from pipeline.generation.sampling import Sampling
 from pipeline.model.gpt import GPT, GPTConfig
 
 PROMPT = [6109, 3626, 6100, 345]  # Every effort moves you
+ONE = "lossbook, one"
 GREEDY = Sampling(temperature=0.0)
+DRAWN = Sampling(1.4, 25, seed=123)
 GRID = [Sampling(t, k, seed=123) for t in (0.0, 0.7, 1.0, 1.4) for k in (1, 25, 50, None)]
 SEEDS = [Sampling(1.4, 25, seed=seed) for seed in range(16)]
 SHAPES = {  # layers, heads, width
@@ -50,6 +54,9 @@ def main() -> None:
     probe = torch.rand(1 << 14, PROBE >> 14)
     vector = torch.rand(PROBE >> 14)
     times: dict[str, list[float]] = {name: [] for name in ["memory", *contenders]}
+    for name, contender in contenders.items():
+        if name.startswith("lossbook") and "cold" not in name:
+            contender()  # makes the copies of the weights
     for _ in range(arguments.rounds):
         times["memory"].append(min(clock(lambda: probe @ vector) for _ in range(5)))
         for name, contender in contenders.items():
@@ -69,39 +76,55 @@ def report(size: str, tokens: int, times: dict[str, list[float]]) -> None:
     seconds = {name: statistics.median(values) for name, values in times.items()}
     bandwidth = PROBE * 4 / seconds.pop("memory")
     weights = bytes_a_token(size)
-    one, book = seconds["lossbook, one"], seconds.get("the book")
-    print(f"memory is read at {bandwidth / 1e9:.1f} GB/s; a token reads {weights / 1e6:.0f} MB")
-    print(f"{'':24}{'seconds':>9}{'tokens/s':>10}{'x the book':>12}{'x one':>8}{'of memory':>11}")
+    one, book, peer = seconds[ONE], seconds.get("the book"), seconds.get("transformers")
+    print(f"memory: {bandwidth / 1e9:.1f} GB/s; the weights of a token: {weights / 1e6:.0f} MB")
+    heads = ("seconds", "tokens/s", "the book", "transf.", "one", "of memory")
+    print(f"{'':24}" + "".join(f"{head:>11}" for head in heads))
     for name, taken in seconds.items():
-        rows = 16 if name.startswith("lossbook, 16") else 1
-        line = f"{name:24}{taken:9.2f}{rows * tokens / taken:10.1f}"
-        line += f"{book / taken:12.1f}" if book else f"{'':12}"
-        line += f"{taken / one:8.2f}"
-        if name == "lossbook, one":
-            line += f"{weights * tokens / taken / bandwidth:11.0%}"
-        print(line)
+        rows = 16 if ", 16" in name else 1
+        cells = [f"{taken:.2f}", f"{rows * tokens / taken:.1f}"]
+        cells += ["" if base is None else f"{base / taken:.1f} x" for base in (book, peer)]
+        cells.append(f"{taken / one:.2f}")
+        cells.append(f"{weights * tokens / taken / bandwidth:.0%}" if rows == 1 else "")
+        print(f"{name:24}" + "".join(f"{cell:>11}" for cell in cells))
 
 
 def all_contenders(size: str, tokens: int) -> Iterator[tuple[str, Contender]]:
     model = random_model(size)
-
-    def lossbook(samplings: list[Sampling], precision: Precision = "model") -> Contender:
-        prompts = [PROMPT] * len(samplings)
-        # No token is -1: every row runs to its end.
-        return lambda: generate(
-            model, prompts, samplings, tokens, precision=precision, end_of_text=-1
-        )
-
     if size == "124M":
         yield "the book", the_book(model, tokens)
         yield "transformers", transformers(tokens)
-    yield "lossbook, one", lossbook([GREEDY])
-    yield "lossbook, one, int8", lossbook([GREEDY], "int8")
-    yield "lossbook, one, bf16", lossbook([GREEDY], "bf16")
-    yield "lossbook, 16 (grid)", lossbook(GRID)
+    decoder = Decoder(model)
+    yield ONE, lossbook(decoder, [GREEDY], tokens)
+    yield "lossbook, one, sampled", lossbook(decoder, [DRAWN], tokens)
+    yield "lossbook, one, plain", lossbook(Plain(model), [GREEDY], tokens)
+    yield "lossbook, one, int8", lossbook(Decoder(model, "int8"), [GREEDY], tokens)
+    yield "lossbook, 16 (grid)", lossbook(decoder, GRID, tokens)
     if size == "124M":
-        yield "lossbook, 16 seeds", lossbook(SEEDS)
-        yield "lossbook, 16, int8", lossbook(SEEDS, "int8")
+        yield "lossbook, 16 seeds", lossbook(decoder, SEEDS, tokens)
+        yield "lossbook, 16, int8", lossbook(Decoder(model, "int8"), SEEDS, tokens)
+        yield "lossbook, one, cold", cold(model, [GREEDY], tokens)
+        yield "lossbook, 16, cold", cold(model, GRID, tokens)
+
+
+class Plain(Decoder):
+    """Without guesses: a token for each reading of the weights."""
+
+    def can_guess(self, steps: int) -> bool:
+        return False
+
+
+def lossbook(decoder: Decoder, samplings: list[Sampling], tokens: int) -> Contender:
+    prompts = [PROMPT] * len(samplings)
+    # No token is -1: every row runs to its end.
+    return lambda: decoder.generate(prompts, samplings, tokens, end_of_text=-1)
+
+
+def cold(model: GPT, samplings: list[Sampling], tokens: int) -> Contender:
+    def run() -> None:
+        lossbook(Decoder(model), samplings, tokens)()
+
+    return run
 
 
 def random_model(size: str) -> GPT:
