@@ -75,7 +75,7 @@ def _load_run(name: str, weights: Weights) -> GPT:
 
 def _find_run(name: str) -> Entry:
     from pipeline.tracking import book
-    from pipeline.tracking.ship import read_cursors
+    from pipeline.tracking.cursor import read_cursors
 
     found = {}
     for entry in book.entries():

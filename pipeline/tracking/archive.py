@@ -11,9 +11,9 @@ from pathlib import Path
 
 from pipeline.files import folder_aside
 from pipeline.tracking import home
+from pipeline.tracking.cursor import CURSOR
 from pipeline.tracking.journal import ARTIFACTS, JOURNAL
 from pipeline.tracking.locks import SHIP, WORK
-from pipeline.tracking.ship import CURSOR
 
 KEPT = {JOURNAL, ARTIFACTS, CURSOR, WORK, SHIP}  # of a state folder, in the archive
 

@@ -20,7 +20,7 @@ from pipeline.tracking.journal import Journal
 from pipeline.tracking.locks import SHIP, acquire
 from pipeline.tracking.reap import reap, reap_store
 from pipeline.tracking.ship import RunDeletedError, Shipper, send
-from pipeline.tracking.store import connect, is_server, name_of, tracking_uri
+from pipeline.tracking.store import connect, is_server, name_of, one_line, tracking_uri
 
 INTERVAL = 1.0  # seconds between two looks at the journal
 LONGEST_BREAK = 15.0  # seconds between two attempts when the store is away
@@ -82,8 +82,8 @@ class Courier(threading.Thread):
         """The store's id for the run, once it has one."""
         return self._shipper.cursor.run_id if self._shipper else None
 
-    def finish(self, limit: float = LIMIT) -> bool:
-        """Send the rest and stop; False where the store did not take it all in time."""
+    def finish(self, limit: float = LIMIT) -> None:
+        """Send the rest and stop, as far as the store takes it within the bounds."""
         self._finishing = True
         self._failures = 0
         self._wake.set()
@@ -97,7 +97,6 @@ class Courier(threading.Thread):
                 answers, heard = now_answered, moment
             if moment - start > limit or moment - heard > patience or self._failures >= ATTEMPTS:
                 break
-        return self.delivered
 
     def abandon(self) -> None:
         """Let go of the folder; a request still on its way changes nothing there."""
@@ -123,6 +122,8 @@ class Courier(threading.Thread):
             self._shipper = Shipper(self.folder, connect())
         self.journal.sync()  # the store must not know more than the disk
         self._shipper.drain()
+        if self._finishing:
+            self._shipper.send_missing()
         if self._finishing or not self._looked_around:
             self._link(self._shipper)
         if not (self._finishing or self._looked_around):
@@ -148,8 +149,10 @@ class Courier(threading.Thread):
         reap_store(store, [store.experiment_id(shipper.header["experiment"])])
         self._looked_around = True
 
-    def describe_error(self) -> str:
+    def lacking(self) -> list[str]:
+        """What the store does not have, and why, in lines; empty where it has everything."""
         store = name_of(tracking_uri())
-        if self.error is None:
-            return f"{store} is slow"
-        return f"{store}: {' '.join(str(self.error).split())[:200]}"
+        if not self.delivered:
+            return [f"{store}: {one_line(self.error) if self.error else 'slow to answer'}"]
+        remarks = self._shipper.cursor.remarks() if self._shipper else []
+        return [f"{store} lacks {remark}" for remark in remarks]

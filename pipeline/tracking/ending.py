@@ -28,12 +28,12 @@ class Helpers:
         self.courier.start()
         self.monitor.start()
 
-    def end(self, run: Run, status: str, limit: float) -> bool:
-        """Write the journal's last line and see it to the store; False where it is not there."""
+    def end(self, run: Run, status: str, limit: float) -> None:
+        """Write the journal's last line and see it to the store, within the limit."""
         self.monitor.stop()
         run.journal.append({"end": status})
         run.journal.sync()
-        return self.courier.finish(limit)
+        self.courier.finish(limit)
 
 
 def break_off(run: Run, helpers: Helpers, error: BaseException) -> None:
@@ -41,19 +41,16 @@ def break_off(run: Run, helpers: Helpers, error: BaseException) -> None:
     killed = isinstance(error, KeyboardInterrupt | Terminated)
     if not killed:
         run.set_tags({"error": " ".join(f"{type(error).__name__}: {error}".split())})
-    delivered = helpers.end(
-        run, "KILLED" if killed else "FAILED", KILLED_LIMIT if killed else LIMIT
-    )
+    helpers.end(run, "KILLED" if killed else "FAILED", KILLED_LIMIT if killed else LIMIT)
     helpers.courier.abandon()
     run.journal.close()
     kept = run.folder if run.resumable else archive(run.folder, run.stage, run.key)
-    if not delivered:
-        warn(helpers.courier, kept)
+    warn(helpers.courier, kept)
 
 
 def finish(run: Run, helpers: Helpers, record: Path | None, journal: Path | None) -> None:
     """End a run well: FINISHED, its journal and record handed to DVC, its state folder removed."""
-    delivered = helpers.end(run, "FINISHED", LIMIT)
+    helpers.end(run, "FINISHED", LIMIT)
     helpers.courier.abandon()
     run.journal.close()
     if journal is not None:
@@ -63,14 +60,15 @@ def finish(run: Run, helpers: Helpers, record: Path | None, journal: Path | None
         known = {"run": run.key, "run_id": run_id, "experiment": run.experiment, "name": run.name}
         write_json(record, known)
     kept = archive(run.folder, run.stage, run.key)
-    if not delivered:
-        warn(helpers.courier, kept)
+    warn(helpers.courier, kept)
 
 
 def warn(courier: Courier, folder: Path) -> None:
+    """Say what the store lacks, and that nothing is lost."""
     place = os.path.relpath(folder)
-    print(
-        f"warning: {courier.describe_error()}; this run's journal is safe in {place}, "
-        "`lossbook sync` sends the rest",
-        file=sys.stderr,
-    )
+    for line in courier.lacking():
+        print(
+            f"warning: {line}; this run's journal is safe in {place}, "
+            "`lossbook sync` sends the rest",
+            file=sys.stderr,
+        )

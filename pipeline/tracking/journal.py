@@ -9,7 +9,9 @@ It is the record; MLflow's store is made from it, and made again where it was lo
     params   {name: text}
     tags     {name: text, or null for a tag that is taken away}
     input    {"name", "source", "digest", "context", "profile"}
-    artifact {"path", "sha256", "bytes"}, and "reference" where the bytes lie outside the journal
+    artifact {"path", "sha256", "bytes"}; "reference" and "md5" where the bytes lie outside the
+             journal, "stays" where they are not for the store
+    model    what `served_model` publishes: files as above, params, metrics
     end      "FINISHED", "FAILED" or "KILLED"
 
 A line reaches the kernel in one write: a process that is killed leaves at most its last line
@@ -186,6 +188,8 @@ class Story:
             self.inputs.append(event["input"])
         if "artifact" in event:
             self.artifacts[event["artifact"]["path"]] = event["artifact"]
+        for name, value in event.get("model", {}).get("metrics", {}).items():
+            self.metrics[f"model/{name}"] = Point(0, event["t"], value)
         if "resume" in event:
             self.status, self.ended = "RUNNING", None
         if "end" in event:

@@ -12,9 +12,9 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.tracking import book
+from pipeline.tracking.cursor import read_cursors
 from pipeline.tracking.facts import WORKSPACE
 from pipeline.tracking.journal import JOURNAL, Story, read_header
-from pipeline.tracking.ship import read_cursors
 
 HEADLINES = ("best/val_loss", "last/val_loss", "last/train_loss")  # unless others are asked for
 FRESH = 120.0  # seconds within which a run that has ended writes its files

@@ -17,8 +17,6 @@ folder, with whatever else the stage kept in it, is removed.
 from __future__ import annotations
 
 import json
-import math
-import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,10 +30,16 @@ from pipeline.tracking import artifacts, home
 from pipeline.tracking.ending import Helpers, break_off, finish
 from pipeline.tracking.facts import standard_tags
 from pipeline.tracking.journal import JOURNAL, Journal, points_of, read_story
+from pipeline.tracking.limits import (
+    MAX_DIGEST,
+    checked_name,
+    finite_or_none,
+    param_text,
+    tag_text,
+)
 from pipeline.tracking.locks import take
+from pipeline.tracking.publish import pinned, registered_name
 
-MAX_PARAM, MAX_TAG, MAX_DIGEST = 6000, 8000, 36  # characters, MLflow's limits
-NAME = re.compile(r"(?!/)[\w./: -]{1,250}")
 TABLES = "mlflow.loggedArtifacts"  # the tag by which MLflow's UI finds tables to compare
 
 
@@ -182,7 +186,7 @@ class Run:
             UserError: the journal cannot be written (a full disk).
         """
         if not metrics.keys() <= self._names:
-            self._names.update(_checked(key) for key in metrics)
+            self._names.update(checked_name(key) for key in metrics)
         if self._journalled:
             metrics = {k: v for k, v in metrics.items() if not self._repeats(k, step)}
         if metrics:
@@ -203,7 +207,7 @@ class Run:
         Raises:
             ValueError: a param has another value already; MLflow's never change.
         """
-        texts = {_checked(k): _cut(_text(v), MAX_PARAM) for k, v in params.items()}
+        texts = {checked_name(k): param_text(v) for k, v in params.items()}
         for name, text in texts.items():
             known = self._story.params.get(name, text)
             if known != text:
@@ -212,7 +216,7 @@ class Run:
 
     def set_tags(self, tags: Mapping[str, str | None]) -> None:
         """Journal tags; None takes a tag away."""
-        texts = {_checked(k): v if v is None else _cut(v, MAX_TAG) for k, v in tags.items()}
+        texts = {checked_name(k): v if v is None else tag_text(v) for k, v in tags.items()}
         known = self._story.tags
         self._tell("tags", {k: v for k, v in texts.items() if known.get(k) != v})
 
@@ -242,21 +246,69 @@ class Run:
         if given not in self._story.inputs:
             self._append({"input": given})
 
-    def log_artifact(self, path: Path, folder: str = "", *, copy: bool = True) -> None:
+    def log_artifact(
+        self, path: Path, folder: str = "", *, copy: bool = True, upload: bool = True
+    ) -> None:
         """Journal a file as `folder/NAME`.
 
         Args:
             copy: False for a large file that DVC keeps: it is known by its path in the
                 repository and its hashes, and must not change before the run ends.
+            upload: False for a file that the journal knows and the store need not hold.
 
         Raises:
             UserError: the file cannot be read.
         """
         target = artifacts.artifact_path(path.name, folder)
         if copy:
-            self._add(artifacts.keep_copy(self.folder, path, target))
+            artifact = artifacts.keep_copy(self.folder, path, target)
         else:
-            self._add(artifacts.reference(path, target))
+            artifact = artifacts.reference(path, target)
+        self._add(artifact if upload else {**artifact, "stays": True})
+
+    def log_model(
+        self,
+        code: Path,
+        weights: Path,
+        files: Sequence[Path],
+        *,
+        defaults: Mapping[str, float],
+        metrics: Mapping[str, float],
+        measured_on: str,
+        packages: Sequence[str],
+    ) -> None:
+        """Journal a model to be served and registered under the experiment's name.
+
+        Args:
+            code: the file that MLflow is to execute (`served_model`).
+            weights: a state dict that `torch.save` wrote and DVC keeps; it is not copied.
+            files: small ones that the code needs beside the weights.
+            defaults: of `served_model.PARAMS`; `top_k` 0 keeps every token.
+            metrics: the model's own, `val_loss` among them: the lowest is champion.
+            measured_on: text and windows; losses are compared where it is equal.
+            packages: what the code needs, to be pinned as installed.
+
+        Raises:
+            UserError: a file cannot be read.
+        """
+        self.log_artifact(weights, "model", copy=False, upload=False)
+        for path in (code, *files):
+            self.log_artifact(path, "model")
+        known = self._story.artifacts
+        self._append(
+            {
+                "model": {
+                    "name": registered_name(self.experiment),
+                    "code": known[f"model/{code.name}"],
+                    "weights": known[f"model/{weights.name}"],
+                    "files": [known[f"model/{path.name}"] for path in files],
+                    "defaults": dict(defaults),
+                    "metrics": {name: float(value) for name, value in metrics.items()},
+                    "measured_on": measured_on,
+                    "requirements": pinned(packages),
+                }
+            }
+        )
 
     def log_text(self, text: str, path: str) -> None:
         """Journal a text as the artifact `path`, e.g. `samples/epoch_01.md`."""
@@ -269,7 +321,7 @@ class Run:
         Every run that is to be compared uses the same `path` (.json) and the same columns.
         """
         columns = list(dict.fromkeys(column for row in rows for column in row))
-        cells = [[_finite(row.get(column)) for column in columns] for row in rows]
+        cells = [[finite_or_none(row.get(column)) for column in columns] for row in rows]
         self.log_text(json.dumps({"columns": columns, "data": cells}, ensure_ascii=False), path)
         tables = json.loads(self._story.tags.get(TABLES, "[]"))
         if (table := {"path": path, "type": "table"}) not in tables:
@@ -297,24 +349,3 @@ def _key_in(parent: Path) -> str:
     if not isinstance(record, dict) or not isinstance(record.get("run"), str):
         raise UserError(f"{parent}: must hold the key `run`; `dvc repro -f` rewrites it")
     return str(record["run"])
-
-
-def _checked(name: str) -> str:
-    if not NAME.fullmatch(name) or any(part in ("", ".", "..") for part in name.split("/")):
-        raise ValueError(
-            f"{name!r}: a metric, param or tag is named with letters, digits, `_ - . :`, spaces "
-            "and single slashes, at most 250 of them"
-        )
-    return name
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,9 +1,7 @@
 """From a journal to a store: what is new is sent, by byte offset, as often as it takes.
 
 Everything may be sent again without harm: a metric's point is known by its step, time and value,
-a run by its key, a file by its path. So the cursor may lag behind the store and never runs ahead
-of it: it is written after the store has answered. It lies beside the journal, in `shipped.json`,
-one entry a store.
+a run by its key, a file by its path.
 """
 
 from __future__ import annotations
@@ -12,38 +10,26 @@ import json
 import math
 import sys
 import threading
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from pipeline.files import write_json
 from pipeline.tracking.artifacts import locate
 from pipeline.tracking.batch import Batch, batches
+from pipeline.tracking.cursor import Cursor, read_cursors, write_cursor
 from pipeline.tracking.journal import JOURNAL, Event, Story, read_events
 from pipeline.tracking.locks import SHIP, acquire
-from pipeline.tracking.store import RUN_KEY, Store, error_code
+from pipeline.tracking.publish import Publisher
+from pipeline.tracking.store import RUN_KEY, Store, error_code, one_line
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-CURSOR = "shipped.json"
 PARENT = "mlflow.parentRunId"
 
 
 class RunDeletedError(Exception):
     """Somebody deleted the run in the store; that is respected."""
-
-
-@dataclass
-class Cursor:
-    """How far one store has taken one journal."""
-
-    run_id: str | None = None
-    offset: int = 0
-    linked: bool = False  # the store's run knows its parent's
-    missing: list[Event] = field(default_factory=list)  # artifacts whose files are not here
-    refused: dict[str, str] = field(default_factory=dict)  # what the store never takes, and why
 
 
 class Shipper:
@@ -117,9 +103,9 @@ class Shipper:
             client.update_run(self._run_id, status="RUNNING")
         elif "input" in event:
             self._send_input(event["input"])
-        elif "artifact" in event:
-            if not self._send_artifact(event["artifact"]):
-                self.cursor.missing.append(event["artifact"])
+        elif "artifact" in event or "model" in event:
+            if why := self._send_files(event):
+                self.cursor.missing.append({**event, "why": why})
         elif "end" in event:
             client.set_terminated(self._run_id, status=event["end"], end_time=event["t"])
         self.answers += 1
@@ -166,7 +152,7 @@ class Shipper:
                     self._send_batch(half)
             else:
                 names = [*(m[0] for m in batch.metrics), *batch.params, *batch.tags]
-                self.cursor.refused.update({name: " ".join(str(error).split()) for name in names})
+                self.cursor.refused.update({name: one_line(error) for name in names})
         self.answers += 1
 
     def _log_batch(self, batch: Batch) -> None:
@@ -206,24 +192,46 @@ class Shipper:
         self.store.client.log_inputs(self._run_id, [DatasetInput(dataset, [tag])])
 
     def send_missing(self) -> None:
-        """Try again with the files that were nowhere to be found."""
-        for artifact in list(self.cursor.missing):
-            if self._send_artifact(artifact):
-                self.cursor.missing.remove(artifact)
-                self._save()
+        """Try again with the files that could not be sent."""
+        for event in list(self.cursor.missing):
+            if why := self._send_files(event):
+                event["why"] = why
+            else:
+                self.cursor.missing.remove(event)
+            self._save()
 
-    def _send_artifact(self, artifact: dict[str, Any]) -> bool:
-        """False where the file is nowhere to be found."""
+    def _send_files(self, event: Event) -> str | None:
+        """None once the store has them, else why not: that must not hold up the rest.
+
+        Raises:
+            Exception: the store itself is away.
+        """
+        try:
+            if "model" in event:
+                Publisher(self.store, self._run_id, event["model"], event["t"]).publish(self._file)
+            else:
+                self._send_artifact(event["artifact"])
+        except Exception as error:
+            self.find_run()
+            return one_line(error)
+        return None
+
+    def _file(self, artifact: dict[str, Any]) -> Path:
         path = locate(self.folder, artifact)
         if path is None:
-            return False
+            raise FileNotFoundError("the file is nowhere here")
+        self.answers += 1
+        return path
+
+    def _send_artifact(self, artifact: dict[str, Any]) -> None:
+        if artifact.get("stays"):
+            return
+        path = self._file(artifact)
         folder, _, name = artifact["path"].rpartition("/")
         with TemporaryDirectory() as aside:
             named = Path(aside, name)  # MLflow takes the name from the file
             named.symlink_to(path.resolve())
             self.store.client.log_artifact(self._run_id, str(named), folder or None)
-        self.answers += 1
-        return True
 
     def holds(self, story: Story) -> bool:
         """Whether the store's run is what the story tells."""
@@ -247,8 +255,9 @@ class Shipper:
         return parent is None or run.data.tags.get(PARENT) == parent.info.run_id
 
     def _holds_artifacts(self, story: Story) -> bool:
-        missing = {artifact["path"] for artifact in self.cursor.missing}
-        wanted = story.artifacts.keys() - missing
+        missing = {e["artifact"]["path"] for e in self.cursor.missing if "artifact" in e}
+        stay = {path for path, artifact in story.artifacts.items() if artifact.get("stays")}
+        wanted = story.artifacts.keys() - missing - stay
         there: set[str] = set()
         for folder in {path.rpartition("/")[0] for path in wanted}:
             listed = self.store.client.list_artifacts(self._run_id, folder or None)
@@ -258,8 +267,7 @@ class Shipper:
     def _save(self) -> None:
         with self._saving:
             if not self._abandoned:
-                cursors = {**read_cursors(self.folder), self.store.name: self.cursor}
-                write_json(self.folder / CURSOR, {name: asdict(c) for name, c in cursors.items()})
+                write_cursor(self.folder, self.store.name, self.cursor)
 
 
 def send(folder: Path, store: Store) -> None:
@@ -281,12 +289,3 @@ def send(folder: Path, store: Store) -> None:
 def _as_stored(value: float) -> float | str:
     """A metric as MLflow's databases hold it, and equal to itself."""
     return "NaN" if math.isnan(value) else max(-sys.float_info.max, min(value, sys.float_info.max))
-
-
-def read_cursors(folder: Path) -> dict[str, Cursor]:
-    """An unreadable file is no cursor: everything is sent again."""
-    try:
-        entries = json.loads((folder / CURSOR).read_text(encoding="utf-8"))
-        return {name: Cursor(**entry) for name, entry in entries.items()}
-    except (FileNotFoundError, ValueError, TypeError, AttributeError):
-        return {}

@@ -143,6 +143,11 @@ def error_code(error: Exception) -> str:
     return str(getattr(error, "error_code", ""))
 
 
+def one_line(error: Exception) -> str:
+    """What went wrong, short enough for a line of a terminal."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def tracking_uri() -> str:
     """`MLFLOW_TRACKING_URI`, else the main repository's database; SQLite paths made absolute."""
     given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()

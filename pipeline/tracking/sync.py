@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,7 +19,7 @@ from pipeline.tracking.book import Entry
 from pipeline.tracking.locks import SHIP, WORK, acquire
 from pipeline.tracking.reap import reap, reap_store
 from pipeline.tracking.ship import RunDeletedError, Shipper, send
-from pipeline.tracking.store import Store, connect, name_of, tracking_uri
+from pipeline.tracking.store import Store, connect, name_of, one_line, tracking_uri
 
 Outcome = Literal["there", "sent", "rebuilt", "deleted", "at work"]
 
@@ -79,8 +80,7 @@ def _failures_explained() -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # whatever a store, a driver or a network can raise
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{name_of(tracking_uri())}: {reason}; try again later") from error
+        raise UserError(f"{name_of(tracking_uri())}: {one_line(error)}; try again later") from error
 
 
 def _sync(entries: list[Entry], store: Store) -> Iterator[Synced]:
@@ -107,23 +107,23 @@ def _at_work(folder: Path) -> bool:
 
 
 def _sync_one(entry: Entry, shipper: Shipper) -> Synced:
-    known_run, known_offset = shipper.cursor.run_id, shipper.cursor.offset
+    before = copy(shipper.cursor)
+    lacking = len(before.missing)
+    rebuilt = False
     try:
         shipper.drain()
         shipper.send_missing()
         if not shipper.holds(entry.story):
             shipper.start_over()
             shipper.drain()
-            known_offset = 0
+            rebuilt = True
         shipper.link()
     except RunDeletedError:
         return Synced(entry, "deleted")
     cursor = shipper.cursor
-    outcome: Outcome = "sent"
-    if cursor.run_id == known_run and cursor.offset == known_offset:
-        outcome = "there"
-    elif known_run is not None and (cursor.run_id != known_run or known_offset == 0):
+    outcome: Outcome = "there"
+    if before.run_id is not None and (rebuilt or cursor.run_id != before.run_id):
         outcome = "rebuilt"
-    remarks = [f"{artifact['path']}: the file is nowhere here" for artifact in cursor.missing]
-    remarks += [f"{name}: {reason}" for name, reason in cursor.refused.items()]
-    return Synced(entry, outcome, cursor.run_id, remarks)
+    elif cursor.offset != before.offset or len(cursor.missing) < lacking:
+        outcome = "sent"
+    return Synced(entry, outcome, cursor.run_id, cursor.remarks())

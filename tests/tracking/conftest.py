@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -109,16 +110,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def postgres() -> Iterator[Postgres]:
     programs = postgres_programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    folder = tmp_path_factory.mktemp("postgres")
-    for path in (folder, *folder.parents[:2]):
-        path.chmod(0o755)  # for PostgreSQL's own user
-    postgres = Postgres(folder, programs)
-    yield postgres
-    postgres.stop()
+    # Outside pytest's own folder, which PostgreSQL's user may not enter.
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        postgres = Postgres(Path(folder), programs)
+        yield postgres
+        postgres.stop()
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from pipeline.tracking import home
+from pipeline.tracking.cursor import CURSOR
 from pipeline.tracking.journal import JOURNAL, Journal
 from pipeline.tracking.run import start_run
-from pipeline.tracking.ship import CURSOR, Shipper
+from pipeline.tracking.ship import Shipper
 from pipeline.tracking.store import RUN_KEY, Store
 from pipeline.tracking.sync import Synced, gather, synced
 

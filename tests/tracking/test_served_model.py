@@ -1,0 +1,232 @@
+"""A tiny model, published by a run and served by MLflow, says what the decoder says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+import requests
+import torch
+from mlflow.exceptions import MlflowException
+from servers import free_port
+
+from pipeline.generation.decode import complete
+from pipeline.generation.sampling import Sampling
+from pipeline.model.gpt import GPT, GPTConfig, initialise
+from pipeline.model.saved import load_model, save_config, save_weights
+from pipeline.tracking import home
+from pipeline.tracking.run import start_run
+from pipeline.tracking.store import Store
+from pipeline.tracking.sync import gather, synced
+
+CODE = Path(__file__).parents[2] / "stages" / "served_model.py"
+DEFAULTS = {"temperature": 0.8, "top_k": 25, "max_new_tokens": 8, "seed": 3}
+PROMPTS = ["Every effort moves you", "He said", ""]
+
+
+def train(repo: Path, seed: int, val_loss: float, measured_on: str = "corpus/16") -> str:
+    """A run that logs a model of its own; the run's key."""
+    config = GPTConfig(n_layer=1, n_head=2, n_embd=8, context_length=16)
+    model = GPT(config)
+    initialise(model, "pytorch", seed)
+    folder = repo / "models" / "scratch"
+    save_config(folder, config)
+    save_weights(folder, model, "best")
+    with start_run("train", experiment="book", params={"lr": 1}) as run:
+        run.log_model(
+            CODE,
+            folder / "best.pth",
+            [folder / "config.json"],
+            defaults=DEFAULTS,
+            metrics={"val_loss": val_loss},
+            measured_on=measured_on,
+            packages=["mlflow", "torch"],
+        )
+    return run.key
+
+
+def expected(repo: Path, **changes: Any) -> list[str]:
+    settings = {**DEFAULTS, **changes}
+    tokens = settings.pop("max_new_tokens")
+    sampling = Sampling(**{**settings, "top_k": settings["top_k"] or None})
+    model = load_model(repo / "models" / "scratch", "best")
+    return [complete(model, prompt, sampling, tokens) for prompt in PROMPTS]
+
+
+def champion(store: Store) -> Any:
+    return store.client.get_model_version_by_alias("book", "champion")
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"top_p": 0.9}, "unknown params top_p; there are temperature, top_k"),
+    ({"temperature": "hot"}, "temperature"),
+    ({"temperature": -1.0}, "temperature must be a number from 0 up"),
+    ({"top_k": -1}, "top_k must be at least 1"),
+    ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
+    ({"seed": -1}, "seed must be at least 0"),
+]
+
+
+def test_a_served_model_says_what_the_decoder_says(
+    repo: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(repo, seed=1, val_loss=6.0)
+    mlflow.set_tracking_uri(store.uri)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # MLflow puts the model's code before it
+    loaded = mlflow.pyfunc.load_model("models:/book@champion")
+    prompts = pd.DataFrame({"prompt": PROMPTS})
+    for params in (
+        {},
+        {"temperature": 0.0},
+        {"temperature": 2.0, "top_k": 0, "seed": 7, "max_new_tokens": 20},
+    ):
+        said = loaded.predict(prompts, params=params)
+        assert said["completion"].tolist() == expected(repo, **params)
+    for params, complaint in REFUSED:
+        with pytest.raises(MlflowException, match=complaint) as raised:
+            loaded.predict(prompts, params=params)
+        assert raised.value.error_code == "INVALID_PARAMETER_VALUE"
+
+
+def test_what_is_published(repo: Path, store: Store) -> None:
+    key = train(repo, seed=1, val_loss=6.25)
+    run = store.find_run(key)
+    assert run is not None
+    version = champion(store)
+    assert version.run_id == run.info.run_id
+    model = store.client.get_logged_model(version.source.removeprefix("models:/"))
+    assert model.source_run_id == run.info.run_id
+    assert model.params["lr"] == "1"
+    assert [(m.key, m.value) for m in model.metrics] == [("model/val_loss", 6.25)]
+    assert run.data.metrics["model/val_loss"] == 6.25
+    assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
+    files = [path for path in (repo / "mlartifacts").rglob("*") if path.is_file()]
+    assert [path.name for path in files if path.suffix in (".pth", ".pkl")] == []
+    (weights,) = (path for path in files if path.suffix == ".safetensors")
+    from safetensors.torch import load_file
+
+    trained = torch.load(repo / "models" / "scratch" / "best.pth", weights_only=True)
+    served = load_file(weights)
+    assert trained.keys() == served.keys()
+    assert all(torch.equal(trained[name], served[name]) for name in trained)
+
+
+def test_the_lowest_validation_loss_is_champion(repo: Path, store: Store) -> None:
+    def crowned() -> str:
+        run_id = champion(store).run_id
+        return str(store.client.get_run(run_id).data.tags["lossbook.run"])
+
+    first = train(repo, seed=1, val_loss=6.0)
+    assert crowned() == first
+    train(repo, seed=2, val_loss=6.5)
+    assert crowned() == first
+    third = train(repo, seed=3, val_loss=5.5)
+    assert crowned() == third
+    other = train(repo, seed=4, val_loss=9.0, measured_on="another corpus/16")
+    assert crowned() == other, "losses on another corpus are not compared with these"
+    train(repo, seed=5, val_loss=8.0)
+    assert crowned() == third
+
+
+def test_publishing_again_changes_nothing(repo: Path, store: Store) -> None:
+    train(repo, seed=1, val_loss=6.0)
+    before = registry(store)
+    (folder,) = home.journals().iterdir()
+    (folder / "shipped.json").unlink()
+    assert [one.outcome for one in synced(gather(Path("journals")))] == ["sent"]
+    assert registry(store) == before
+    assert [one.outcome for one in synced(gather(Path("journals")))] == ["there"]
+
+
+def registry(store: Store) -> list[Any]:
+    versions = store.client.search_model_versions("name = 'book'")
+    models = store.client.search_logged_models([store.experiment_id("book")])
+    return [
+        sorted((v.version, v.model_id, v.run_id, str(v.tags), str(v.aliases)) for v in versions),
+        sorted((m.model_id, str(m.status), str(m.metrics)) for m in models),
+    ]
+
+
+def test_a_model_whose_weights_are_gone_is_named_until_they_are_back(
+    repo: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("LOSSBOOK_OFFLINE", "1")
+        train(repo, seed=1, val_loss=6.0)
+    weights = repo / "models" / "scratch" / "best.pth"
+    weights.rename(repo / "aside")
+    (done,) = synced(gather(Path("journals")))
+    assert done.remarks == ["model/best.pth: the file is nowhere here"]
+    assert done.run_id is not None
+    assert store.client.get_run(done.run_id).info.status == "FINISHED", "the rest has arrived"
+    (repo / "aside").rename(weights)
+    (done,) = synced(gather(Path("journals")))
+    assert done.remarks == []
+    assert champion(store).run_id == done.run_id
+
+
+def test_a_model_that_cannot_be_published_holds_nothing_up(
+    repo: Path, store: Store, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    broken = repo / "served_model.py"
+    broken.write_text("raise RuntimeError('not a model')")
+    monkeypatch.setattr(sys.modules[__name__], "CODE", broken)
+    key = train(repo, seed=1, val_loss=6.0)
+    run = store.find_run(key)
+    assert run is not None
+    assert run.info.status == "FINISHED"
+    (warning,) = [line for line in capfd.readouterr().err.splitlines() if "warning" in line]
+    assert "mlflow.db lacks model/best.pth: " in warning
+    assert "not a model" in warning
+
+
+@pytest.mark.slow
+def test_mlflow_serves_it_offline(repo: Path, store: Store, tmp_path: Path) -> None:
+    """`mlflow models serve`, in a folder of its own, without our package on its path."""
+    train(repo, seed=1, val_loss=6.0)
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/book@champion"]
+    command += ["--env-manager", "local", "-h", "127.0.0.1", "-p", str(port)]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    with open(tmp_path / "serve.log", "wb") as log:
+        process = subprocess.Popen(
+            command,
+            env={**environment, "MLFLOW_TRACKING_URI": store.uri},
+            cwd=tmp_path,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        while not up(url):
+            assert process.poll() is None, (tmp_path / "serve.log").read_text()
+            time.sleep(0.2)
+        body = {"inputs": [{"prompt": p} for p in PROMPTS], "params": {"seed": 11}}
+        answer = requests.post(f"{url}/invocations", json=body, timeout=60)
+        said = [row["completion"] for row in answer.json()["predictions"]]
+        assert said == expected(repo, seed=11)
+        body["params"] = {"top_p": 0.5}
+        refused = requests.post(f"{url}/invocations", json=body, timeout=60)
+        assert refused.status_code == 400
+        assert "unknown params top_p" in refused.text
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, 9)
+        process.wait()
+
+
+def up(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/ping", timeout=1).ok
+    except requests.RequestException:
+        return False
