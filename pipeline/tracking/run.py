@@ -38,7 +38,7 @@ from pipeline.tracking.limits import (
     tag_text,
 )
 from pipeline.tracking.locks import take
-from pipeline.tracking.publish import pinned, registered_name
+from pipeline.tracking.publish import registered_name, requirements
 
 TABLES = "mlflow.loggedArtifacts"  # the tag by which MLflow's UI finds tables to compare
 
@@ -275,7 +275,6 @@ class Run:
         defaults: Mapping[str, float],
         metrics: Mapping[str, float],
         measured_on: str,
-        packages: Sequence[str],
     ) -> None:
         """Journal a model to be served and registered under the experiment's name.
 
@@ -286,7 +285,6 @@ class Run:
             defaults: of `served_model.PARAMS`; `top_k` 0 keeps every token.
             metrics: the model's own, `val_loss` among them: the lowest is champion.
             measured_on: text and windows; losses are compared where it is equal.
-            packages: what the code needs, to be pinned as installed.
 
         Raises:
             UserError: a file cannot be read.
@@ -305,7 +303,7 @@ class Run:
                     "defaults": dict(defaults),
                     "metrics": {name: float(value) for name, value in metrics.items()},
                     "measured_on": measured_on,
-                    "requirements": pinned(packages),
+                    "requirements": requirements(),
                 }
             }
         )

@@ -48,7 +48,6 @@ def train(repo: Path, seed: int, val_loss: float, measured_on: str = "corpus/16"
             defaults=DEFAULTS,
             metrics={"val_loss": val_loss},
             measured_on=measured_on,
-            packages=["mlflow", "torch"],
         )
     return run.key
 
