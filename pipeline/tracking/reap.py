@@ -13,7 +13,7 @@ from pipeline.tracking import book, home
 from pipeline.tracking.archive import archive
 from pipeline.tracking.facts import HOST, process_of
 from pipeline.tracking.journal import JOURNAL, Journal, read_header, read_last
-from pipeline.tracking.locks import WORK, acquire
+from pipeline.tracking.locks import MOMENT, WORK, acquire
 from pipeline.tracking.store import RUN_KEY, Store
 
 
@@ -46,7 +46,7 @@ def discard() -> list[Path]:
     reap()
     discarded = []
     for state in sorted(path.parent for path in home.states().glob(f"*/{JOURNAL}")):
-        lock = acquire(state / WORK)
+        lock = acquire(state / WORK, MOMENT)  # another process's reaper may be looking in
         if lock is None:
             continue  # at work
         try:
