@@ -60,7 +60,7 @@ def main(
         Progress(windows, "evaluate", unit="window") as bar,
     ):
         for version in VERSIONS:
-            model = load_version(folder, version)
+            model = load_version(folder, version, params.gpt2)
             measured[version] = measure_splits(model, splits, batch_size, bar.advance)
             shown[version] = shown_losses(model, splits["val"], batch_size)
             log_losses(run, version, measured[version])

@@ -103,8 +103,8 @@ def test_a_stage_reads_only_the_params_it_declares(stage: str) -> None:
         and ast.unparse(node.value).split(".")[-1] in {"params", "load_params(params)", "settings"}
         and node.attr in sections
     }
-    if stage == "sample":
-        read.discard("gpt2")  # for MLflow alone, see LOOK_ON
+    if stage in {"sample", "evaluate"}:
+        read.discard("gpt2")  # where GPT-2 lies in the user's cache, not what it is
     assert read <= declared
 
 

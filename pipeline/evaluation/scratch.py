@@ -10,15 +10,16 @@ from pipeline.data.loader import Windows
 from pipeline.evaluation.perplexity import Losses, measure
 from pipeline.model.gpt import GPT
 from pipeline.model.saved import load_config, load_model
+from pipeline.params import Gpt2
 from pipeline.training.start import Start, starting_model
 
 VERSIONS = ("untrained", "best", "last")
 
 
-def load_version(folder: Path, version: str) -> GPT:
+def load_version(folder: Path, version: str, gpt2: Gpt2 | None = None) -> GPT:
     """`untrained` (the weights of step 0, built again), `best` or `last`."""
     if version == "untrained":
-        return starting_model(load_config(folder), Start.load(folder)).eval()
+        return starting_model(load_config(folder), Start.load(folder), gpt2).eval()
     return load_model(folder, "best" if version == "best" else "last")
 
 

@@ -30,8 +30,16 @@ def save_weights(folder: Path, model: nn.Module, which: Weights) -> None:
 
 def save_state(path: Path, state: dict[str, torch.Tensor]) -> None:
     """Write a state dict, its tensors on the CPU, whole or not at all."""
-    with written_aside(path) as aside:
-        torch.save({name: tensor.cpu() for name, tensor in state.items()}, aside)
+    save_whole(path, {name: tensor.cpu() for name, tensor in state.items()})
+
+
+def save_whole(path: Path, value: object) -> None:
+    """`torch.save`, aside and renamed; equal values give equal bytes.
+
+    It writes to a file and not to a path, whose name torch would put into the archive.
+    """
+    with written_aside(path) as aside, open(aside, "wb") as file:
+        torch.save(value, file)
 
 
 def load_config(folder: Path) -> GPTConfig:

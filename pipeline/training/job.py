@@ -7,13 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline.data.loader import Windows
-from pipeline.files import write_text, written_aside
+from pipeline.files import write_text
 from pipeline.fingerprint import fingerprint
 from pipeline.model.gpt import GPT
-from pipeline.model.saved import FILES, save_config, save_state, save_weights
+from pipeline.model.saved import FILES, save_config, save_state, save_weights, save_whole
 from pipeline.params import Params
 from pipeline.runtime import Runtime, choose_runtime
 from pipeline.training.loop import Diverged, Evaluation, Observer, Trainer, steps_per_epoch
@@ -76,7 +74,8 @@ class TrainingJob:
     def trainer(self, observer: Observer) -> Trainer:
         """Build the weights of step 0 and the optimizer, and restore the latter if asked to."""
         params = self.params
-        model = starting_model(config_of(params.model), self.start).to(self.runtime.device)
+        model = starting_model(config_of(params.model), self.start, params.gpt2)
+        model = model.to(self.runtime.device)
         optimizer = build_optimizer(model, params.train)
         starting_optimizer(optimizer, self.start.init_from)
         return Trainer(
@@ -109,8 +108,7 @@ def save_training(folder: Path, trainer: Trainer, start: Start) -> None:
     start.save(folder)
     save_weights(folder, trainer.model, "last")
     save_state(folder / FILES["best"], trainer.best_weights)
-    with written_aside(folder / OPTIMIZER) as aside:
-        torch.save(trainer.optimizer.state_dict(), aside)
+    save_whole(folder / OPTIMIZER, trainer.optimizer.state_dict())
 
 
 def write_history(path: Path, history: list[Evaluation]) -> None:

@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from pipeline.model.gpt import GPT, GPTConfig, initialise
 from pipeline.model.saved import load_model
-from pipeline.params import Model
+from pipeline.params import Gpt2, Model
 from pipeline.runtime import derive_seed
 
 OPTIMIZER = "optimizer.pth"
@@ -43,8 +43,8 @@ def config_of(section: Model) -> GPTConfig:
     return GPTConfig(**section.model_dump(exclude={"init"}))
 
 
-def starting_model(config: GPTConfig, start: Start) -> GPT:
-    """The weights of step 0.
+def starting_model(config: GPTConfig, start: Start, gpt2: Gpt2 | None = None) -> GPT:
+    """The weights of step 0; `gpt2` says where OpenAI's are, if they are asked for.
 
     Raises:
         UserError: `train.init_from` names nothing that can be read, or another architecture.
@@ -56,7 +56,7 @@ def starting_model(config: GPTConfig, start: Start) -> GPT:
     if start.init_from.startswith(GPT2):
         from pipeline.gpt2.load import load_gpt2
 
-        return _adapted(load_gpt2(start.init_from.removeprefix(GPT2)), config, start)
+        return _adapted(load_gpt2(start.init_from.removeprefix(GPT2), gpt2), config, start)
     folder = Path(start.init_from)
     if not (folder / "config.json").is_file():
         raise UserError(

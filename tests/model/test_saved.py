@@ -80,3 +80,15 @@ def test_a_config_of_something_else_is_named(folder: Path) -> None:
     write_json(folder / "config.json", {**read_json(folder / "config.json"), "rope": True})
     with pytest.raises(UserError, match=r"config\.json: must hold exactly the keys"):
         load_model(folder)
+
+
+def test_another_process_writes_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch.save names the archive after the file, and the file aside is named after the process."""
+    model, written = GPT(CONFIG), []
+    for pid in (11, 2222):
+        monkeypatch.setattr("os.getpid", lambda pid=pid: pid)
+        save_weights(tmp_path, model, "last")
+        written.append((tmp_path / "model.pth").read_bytes())
+    assert written[0] == written[1]
