@@ -169,31 +169,38 @@ class Story:
     tags: dict[str, str] = field(default_factory=dict)
     inputs: list[dict[str, Any]] = field(default_factory=list)
     artifacts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    models: list[dict[str, Any]] = field(default_factory=list)
     metrics: dict[str, Point] = field(default_factory=dict)
 
     def tell(self, event: Event) -> None:
         """Take one more event into the story."""
         for key, value in metrics_of(event).items():
-            point = Point(event["s"], event["t"], value)
-            last = self.metrics.get(key)
-            if last is None or (point.step, point.timestamp) >= (last.step, last.timestamp):
-                self.metrics[key] = point
+            self._take_point(key, Point(event["s"], event["t"], value))
         self.params.update(event.get("params", {}))
         for name, text in event.get("tags", {}).items():
+            self.tags[name] = text
             if text is None:
-                self.tags.pop(name, None)
-            else:
-                self.tags[name] = text
-        if "input" in event and event["input"] not in self.inputs:
-            self.inputs.append(event["input"])
-        if "artifact" in event:
-            self.artifacts[event["artifact"]["path"]] = event["artifact"]
-        for name, value in event.get("model", {}).get("metrics", {}).items():
-            self.metrics[f"model/{name}"] = Point(0, event["t"], value)
+                del self.tags[name]
+        self._tell_files(event)
         if "resume" in event:
             self.status, self.ended = "RUNNING", None
-        if "end" in event:
+        elif "end" in event:
             self.status, self.ended = event["end"], event["t"]
+
+    def _take_point(self, key: str, point: Point) -> None:
+        last = self.metrics.get(key)
+        if last is None or (point.step, point.timestamp) >= (last.step, last.timestamp):
+            self.metrics[key] = point
+
+    def _tell_files(self, event: Event) -> None:
+        if "input" in event and event["input"] not in self.inputs:
+            self.inputs.append(event["input"])
+        elif "artifact" in event:
+            self.artifacts[event["artifact"]["path"]] = event["artifact"]
+        elif "model" in event:
+            self.models.append(event["model"])
+            for name, value in event["model"]["metrics"].items():
+                self._take_point(f"model/{name}", Point(0, event["t"], value))
 
 
 def read_header(folder: Path) -> dict[str, Any] | None:

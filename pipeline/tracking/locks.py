@@ -1,8 +1,8 @@
 """Who may write in a run's folder: one process at a time.
 
 `lock` is the worker's, held as long as it runs: the kernel lets go of it when the process is
-gone, however it went, so a lock that can be had means that nobody is at work. `ship.lock` is its
-who sends the journal to a store.
+gone, however it went, so a lock that can be had means that nobody is at work. `ship.lock` is for
+whoever sends the journal to a store.
 """
 
 from __future__ import annotations

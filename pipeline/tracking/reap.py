@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.tracking import book, home
 from pipeline.tracking.archive import archive
 from pipeline.tracking.facts import HOST, process_of
-from pipeline.tracking.journal import JOURNAL, Journal, read_header, read_last
+from pipeline.tracking.journal import JOURNAL, Journal, now, read_header, read_last
 from pipeline.tracking.locks import MOMENT, WORK, acquire
 from pipeline.tracking.store import RUN_KEY, Store
 
@@ -61,8 +61,7 @@ def _close(state: Path) -> Path | None:
     header = read_header(state)
     if header is None:
         return None  # killed before its first line was whole: there is no run
-    last = read_last(state)
-    assert last is not None, "there is a first line, so there is a last"
+    last = read_last(state) or {"t": now()}
     if "end" not in last:
         journal = Journal(state)
         journal.append({"t": last["t"], "end": "KILLED"})

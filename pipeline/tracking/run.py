@@ -293,20 +293,18 @@ class Run:
         for path in (code, *files):
             self.log_artifact(path, "model")
         known = self._story.artifacts
-        self._append(
-            {
-                "model": {
-                    "name": registered_name(self.experiment),
-                    "code": known[f"model/{code.name}"],
-                    "weights": known[f"model/{weights.name}"],
-                    "files": [known[f"model/{path.name}"] for path in files],
-                    "defaults": dict(defaults),
-                    "metrics": {name: float(value) for name, value in metrics.items()},
-                    "measured_on": measured_on,
-                    "requirements": requirements(),
-                }
-            }
-        )
+        model = {
+            "name": registered_name(self.experiment),
+            "code": known[f"model/{code.name}"],
+            "weights": known[f"model/{weights.name}"],
+            "files": [known[f"model/{path.name}"] for path in files],
+            "defaults": dict(defaults),
+            "metrics": {name: float(value) for name, value in metrics.items()},
+            "measured_on": measured_on,
+            "requirements": requirements(),
+        }
+        if model not in self._story.models:
+            self._append({"model": model})
 
     def log_text(self, text: str, path: str) -> None:
         """Journal a text as the artifact `path`, e.g. `samples/epoch_01.md`."""

@@ -62,7 +62,7 @@ class Shipper:
         except Exception as error:
             if error_code(error) != "RESOURCE_DOES_NOT_EXIST" or self.find_run() is not None:
                 raise
-            self.cursor = Cursor()  # another store stands in the place of the one we knew
+            self.start_over()  # another store stands in the place of the one we knew
             self._drain()
 
     def find_run(self) -> Run | None:
@@ -80,6 +80,7 @@ class Shipper:
     def start_over(self) -> None:
         """Forget what was sent; the next `drain` sends everything again."""
         self.cursor = Cursor()
+        self.store.forget()
 
     def abandon(self) -> None:
         """From now on write no cursor: the folder is about to be moved."""

@@ -64,7 +64,8 @@ class Store:
 
         self.uri = uri
         self.name = name_of(uri)
-        self.client: MlflowClient = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        registry = os.environ.get("MLFLOW_REGISTRY_URI") or uri
+        self.client: MlflowClient = MlflowClient(tracking_uri=uri, registry_uri=registry)
         self._experiments: dict[str, str] = {}
 
     def experiment_id(self, name: str) -> str:
@@ -72,6 +73,10 @@ class Store:
         if name not in self._experiments:
             self._experiments[name] = self._open_experiment(name)
         return self._experiments[name]
+
+    def forget(self) -> None:
+        """Look experiments up anew: another store may stand in this one's place."""
+        self._experiments.clear()
 
     def _open_experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
@@ -103,14 +108,24 @@ class Store:
         """The run with this key, deleted ones included; in any experiment unless one is named."""
         from mlflow.entities import ViewType
 
-        if experiment is not None:
-            ids = [self.experiment_id(experiment)]
-        else:
-            ids = [e.experiment_id for e in self.client.search_experiments(view_type=ViewType.ALL)]
+        ids = self._experiments_to_search(experiment)
+        if not ids:
+            return None
         runs = self.client.search_runs(
             ids, f"tags.`{RUN_KEY}` = '{key}'", run_view_type=ViewType.ALL, max_results=1
         )
         return runs[0] if runs else None
+
+    def _experiments_to_search(self, name: str | None) -> list[str]:
+        """Deleted ones too, and none is made or restored: looking changes nothing."""
+        from mlflow.entities import ViewType
+
+        if name is None:
+            return [e.experiment_id for e in self.client.search_experiments(ViewType.ALL)]
+        if name in self._experiments:
+            return [self._experiments[name]]
+        found = self.client.get_experiment_by_name(name)
+        return [found.experiment_id] if found is not None else []
 
 
 def _check_place(location: str) -> None:

@@ -85,8 +85,8 @@ def _failures_explained() -> Iterator[None]:
 
 def _sync(entries: list[Entry], store: Store) -> Iterator[Synced]:
     for entry in entries:
-        lock = acquire(entry.folder / SHIP)
-        if lock is None or _at_work(entry.folder):
+        lock = None if _at_work(entry.folder) else acquire(entry.folder / SHIP)
+        if lock is None:
             yield Synced(entry, "at work")
             continue
         try:

@@ -77,6 +77,28 @@ def run_lags(run: Run) -> bool:
     return not cursor.exists() or '"offset": 0' in cursor.read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_loses_its_database_gets_the_run_again(
+    bare_repo: Path, tmp_path: Path, snapshot_of: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = MlflowServer(tmp_path, f"sqlite:///{tmp_path / 'server.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    try:
+        with start_run("train", experiment="e") as run:
+            run.log_metrics({"loss": 1.0}, step=0)
+            while run_lags(run):
+                time.sleep(0.01)
+            server.kill()
+            for path in tmp_path.glob("server.db*"):
+                path.unlink()
+            server.start()
+            run.log_metrics({"loss": 0.5}, step=1)
+        assert losses(snapshot_of(connect())[run.key]) == expected(2)
+    finally:
+        server.kill()
+
+
 @pytest.mark.usefixtures("impatient")
 def test_a_store_that_is_away_from_the_start_costs_a_warning(
     proxy: Proxy, snapshot_of: Snapshot, capfd: pytest.CaptureFixture[str]

@@ -71,6 +71,17 @@ def test_a_run_that_could_go_on_is_given_up(offline: Path, python: Python) -> No
     assert not (folder / "checkpoint.pth").exists()
 
 
+def test_a_journal_whose_last_line_is_garbled_is_ended(offline: Path, python: Python) -> None:
+    killed(python)
+    (state,) = home.states().iterdir()
+    with open(state / JOURNAL, "ab") as file:
+        file.write(b"\0\0\0\n")
+    (folder,) = reap()
+    story = read_story(folder)
+    assert story is not None
+    assert story.status == "KILLED"
+
+
 def test_a_run_at_work_is_left_alone(offline: Path) -> None:
     with start_run("train", experiment="e") as run:
         assert reap() == []

@@ -32,7 +32,14 @@ DEFAULTS = {"temperature": 0.8, "top_k": 25, "max_new_tokens": 8, "seed": 3}
 PROMPTS = ["Every effort moves you", "He said", ""]
 
 
-def train(repo: Path, seed: int, val_loss: float, measured_on: str = "corpus/16") -> str:
+def train(
+    repo: Path,
+    seed: int,
+    val_loss: float,
+    measured_on: str = "corpus/16",
+    state: Path | None = None,
+    error: BaseException | None = None,
+) -> str:
     """A run that logs a model of its own; the run's key."""
     config = GPTConfig(n_layer=1, n_head=2, n_embd=8, context_length=16)
     model = GPT(config)
@@ -40,7 +47,7 @@ def train(repo: Path, seed: int, val_loss: float, measured_on: str = "corpus/16"
     folder = repo / "models" / "scratch"
     save_config(folder, config)
     save_weights(folder, model, "best")
-    with start_run("train", experiment="book", params={"lr": 1}) as run:
+    with start_run("train", experiment="book", state=state, params={"lr": 1}) as run:
         run.log_model(
             CODE,
             folder / "best.pth",
@@ -49,6 +56,8 @@ def train(repo: Path, seed: int, val_loss: float, measured_on: str = "corpus/16"
             metrics={"val_loss": val_loss},
             measured_on=measured_on,
         )
+        if error is not None:
+            raise error
     return run.key
 
 
@@ -152,6 +161,19 @@ def registry(store: Store) -> list[Any]:
         sorted((v.version, v.model_id, v.run_id, str(v.tags), str(v.aliases)) for v in versions),
         sorted((m.model_id, str(m.status), str(m.metrics)) for m in models),
     ]
+
+
+def test_a_run_that_goes_on_publishes_once(repo: Path, store: Store) -> None:
+    """Killed between its last line and its archive, it logs the same model again."""
+    state = home.state_folder("train", "1")
+    with pytest.raises(KeyboardInterrupt):
+        train(repo, seed=1, val_loss=6.0, state=state, error=KeyboardInterrupt())
+    key = train(repo, seed=1, val_loss=6.0, state=state)
+    run = store.find_run(key)
+    assert run is not None
+    points = store.client.get_metric_history(run.info.run_id, "model/val_loss")
+    assert len(points) == 1
+    assert len(store.client.search_model_versions("name = 'book'")) == 1
 
 
 def test_a_model_whose_weights_are_gone_is_named_until_they_are_back(

@@ -165,6 +165,14 @@ def test_a_run_deleted_in_mlflow_stays_deleted(repo: Path, store: Store) -> None
     assert store.client.get_run(run.info.run_id).info.lifecycle_stage == "deleted"
 
 
+def test_an_experiment_deleted_in_mlflow_stays_deleted(repo: Path, store: Store) -> None:
+    write_runs(repo)
+    experiment = store.experiment_id("e")
+    store.client.delete_experiment(experiment)
+    assert outcomes(sync_now()) == ["deleted", "deleted", "there"]
+    assert store.client.get_experiment(experiment).lifecycle_stage == "deleted"
+
+
 def test_a_run_at_work_is_left_to_itself(repo: Path, store: Store) -> None:
     with start_run("train", experiment="e"):
         assert outcomes(sync_now()) == ["at work"]
