@@ -58,8 +58,8 @@ class Hostile(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.files: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.always = RIGHT
@@ -68,8 +68,8 @@ class Hostile(ThreadingHTTPServer):
 
     @classmethod
     @contextmanager
-    def running(cls) -> Iterator[Self]:
-        with cls() as server:
+    def running(cls, port: int = 0) -> Iterator[Self]:
+        with cls(port) as server:
             thread = threading.Thread(target=server.serve_forever, args=(0.02,))
             thread.start()
             try:

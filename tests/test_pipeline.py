@@ -12,6 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+from checkpoints import TINY as TINY_GPT2
+from checkpoints import write_checkpoint
+from hostile import Hostile
+
+from pipeline.gpt2.release import FILES
 
 ROOT = Path(__file__).parents[1]
 TINY = {
@@ -193,3 +198,24 @@ def test_a_queue_of_two_workers_records_both(repository: Repository) -> None:
     shown = repository.run("lossbook", "runs", "--json").stdout
     assert "lr=1e-04" in shown
     assert "lr=2e-04" in shown
+
+
+def test_a_gpt2_that_comes_late_runs_its_baseline_and_compare(
+    repository: Repository, tmp_path: Path
+) -> None:
+    weights = write_checkpoint(tmp_path, TINY_GPT2)
+    with Hostile.running() as server:
+        port = server.server_address[1]  # free again once this one is gone
+    repository.set("mirror", f"http://127.0.0.1:{port}")
+    repository.repro()
+    assert repository.read("baselines/124M.json")["status"] == "unavailable"
+
+    with Hostile.running(port) as server:
+        server.files = {f"/124M/{name}": (weights / name).read_bytes() for name in FILES}
+        assert repository.repro() == ["baseline@124M", "compare"]
+    found = repository.read("baselines/124M.json")
+    assert (found["status"], found["parameters"]) == ("measured", TINY_GPT2.parameters)
+    row = (repository.folder / "reports/comparison.csv").read_text().splitlines()[-1]
+    assert f",{TINY_GPT2.parameters}," in row
+    assert "unavailable" not in row
+    assert repository.repro() == []  # the server is gone, the weights are not
