@@ -85,7 +85,7 @@ def test_a_config_of_something_else_is_named(folder: Path) -> None:
 def test_another_process_writes_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torch.save names the archive after the file, and the file aside is named after the process."""
+    """torch.save names the archive after its path; the file aside is named after the process."""
     model, written = GPT(CONFIG), []
     for pid in (11, 2222):
         monkeypatch.setattr("os.getpid", lambda pid=pid: pid)
