@@ -8,8 +8,8 @@ Contenders take turns, and a round's times are medians over the rounds.
 
 At a batch of one the limit of plain decoding is reading the weights once a token: `of memory` is
 tokens a second over what the memory's bandwidth, measured here, would allow. Guessing ahead on
-8-bit weights goes beyond: its tokens are the same, several for one reading. The decoder is ready,
-as the peers' models are; `cold` makes its copies of the weights anew. The grid is that of
+8-bit weights goes beyond: its tokens are the same, several for one reading. The decoder is prepared,
+as the peers' models are loaded; `cold` starts from the bare weights. The grid is that of
 params.yaml, 4 temperatures with 4 top-k, where the greedy cells are one row; `16 seeds` are as
 many rows that are all different.
 
@@ -94,7 +94,7 @@ def all_contenders(size: str, tokens: int) -> Iterator[tuple[str, Contender]]:
     if size == "124M":
         yield "the book", the_book(model, tokens)
         yield "transformers", transformers(tokens)
-    decoder = Decoder(model)
+    decoder = Decoder(model).prepare()
     yield ONE, lossbook(decoder, [GREEDY], tokens)
     yield "lossbook, one, sampled", lossbook(decoder, [DRAWN], tokens)
     yield "lossbook, one, plain", lossbook(Plain(model), [GREEDY], tokens)

@@ -19,7 +19,8 @@ from torch import Tensor
 from pipeline.data.tokenizer import END_OF_TEXT, encode
 from pipeline.generation import products
 from pipeline.generation.forward import Network, Weights, pack
-from pipeline.generation.loop import GUESS_FROM, Decoding, OnToken
+from pipeline.generation.guessing import GUESS_FROM
+from pipeline.generation.loop import Decoding, OnToken
 from pipeline.generation.products import Kind, Precision
 from pipeline.generation.rows import Completion, check_tokens, rows_of
 from pipeline.generation.sampling import Sampler, Sampling
@@ -48,6 +49,7 @@ class Decoder:
         self.network = Network(self.model)
         self._copies: dict[Kind, Weights] = {"plain": self.network.plain}
         self._can_guess = self.exact and products.can_copy(self.model)
+        self._decoded = 0  # tokens of batches of one, in earlier calls
 
     @property
     def exact(self) -> bool:
@@ -72,6 +74,7 @@ class Decoder:
         if rows and max_new_tokens:
             with torch.inference_mode():
                 Decoding(self, rows, on_token, end_of_text).run()
+            self._decoded += max_new_tokens * (len(rows) == 1)
         completions = {i: row.completion(samplings[i]) for row in rows for i in row.wanted_by}
         return [completions[i] for i in range(len(prompts))]
 
@@ -81,11 +84,21 @@ class Decoder:
 
     def can_guess(self, steps: int) -> bool:
         """Whether 8-bit copies may guess ahead for a row of `steps` more tokens."""
-        return self._can_guess and ("eight_bit" in self._copies or steps >= GUESS_FROM)
+        pays = "eight_bit" in self._copies or self._decoded + steps >= GUESS_FROM
+        return self._can_guess and pays
+
+    def prepare(self) -> Decoder:
+        """Make the copies of the weights now, for many calls to come; returns the decoder."""
+        if self._can_guess:
+            self.weights("reordered")
+            self.weights("eight_bit")
+        return self
 
     def weights(self, kind: Kind) -> Weights:
+        """The products of one kind, made when they are first asked for."""
         if kind not in self._copies:
-            self._copies[kind] = pack(self.model, kind)
+            with torch.inference_mode():
+                self._copies[kind] = pack(self.model, kind)
         return self._copies[kind]
 
 

@@ -27,8 +27,6 @@ ROUNDING = {
     torch.float16: 2**-8,
     torch.bfloat16: 2**-5,
 }
-GUESS_FROM = 96  # tokens to come for which copying the weights twice has paid for itself
-
 log = logging.getLogger(__name__)
 
 
@@ -136,8 +134,7 @@ class Decoding:
         for place in range(count):
             token = guessed[-1] if guessed else row.new[-1]
             logits = self.network.advance(self._tensor([[token]]), self.cache, weights)[:, 0]
-            uniform = torch.tensor([row.uniforms[row.draws + place]])
-            guessed += self.sampler.draw(logits, uniform).tolist()
+            guessed += self.sampler.draw(logits, [row.key(place)])[0].tolist()
         return guessed
 
     def _draw(self, rows: list[Row], logits: Tensor) -> None:
@@ -150,10 +147,7 @@ class Decoding:
                 "the model's logits are not finite: its weights hold NaN or infinity, as after a "
                 "training that diverged; train again with a lower train.learning_rate"
             )
-        if self.supply.exact:
-            self._settle_ties(rows, logits)
-        uniform = torch.tensor([row.uniforms[row.draws] for row in rows], dtype=torch.float64)
-        tokens = self.sampler.draw(logits, uniform.to(logits.device))
+        tokens = self._choose(rows, logits)
         log_probs = logits.gather(1, tokens[:, None])[:, 0] - log_total
         for row, token, log_prob in zip(rows, tokens.tolist(), log_probs.tolist(), strict=True):
             row.take(token, log_prob, self.end_of_text)
@@ -161,20 +155,21 @@ class Decoding:
                 for index in row.wanted_by:
                     self.on_token(index, token)
 
-    def _settle_ties(self, rows: list[Row], logits: Tensor) -> None:
-        """Recompute greedy rows whose two best logits lie within rounding of each other.
+    def _choose(self, rows: list[Row], logits: Tensor) -> Tensor:
+        """A token a row, (B,).
 
-        Batches and caches round differently from a pass over the whole context; where that could
-        decide, that pass is made, so that greedy output is its output.
+        Batches and caches round differently from a pass over the whole context. Where that could
+        decide between two tokens, that pass is made, so that the choice is its choice.
         """
-        greedy = [i for i, row in enumerate(rows) if row.sampling.greedy]
-        if not greedy or logits.shape[1] == 1:
-            return
-        best, second = logits[greedy].topk(2).values.unbind(-1)
-        rounding = ROUNDING[self.network.wte.dtype] * logits[greedy].abs().amax(-1)
-        for i in torch.nonzero(best - second <= rounding).flatten().tolist():
-            window = rows[greedy[i]].window(self.context_length)
-            logits[greedy[i]] = self.network.reference_logits(window)
+        keys = [row.key() for row in rows]
+        tokens, margins = self.sampler.draw(logits, keys)
+        if not self.supply.exact:
+            return tokens
+        rounding = ROUNDING[self.network.wte.dtype] * logits.abs().amax(-1)
+        close = torch.nonzero(margins <= rounding).flatten().tolist()
+        for i in close:
+            logits[i] = self.network.reference_logits(rows[i].window(self.context_length))
+        return self.sampler.draw(logits, keys)[0] if close else tokens
 
     def _regroup(self) -> bool:
         """Drop finished rows, and move those out of the cache whose context is full."""

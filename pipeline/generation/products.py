@@ -26,6 +26,7 @@ Make = Callable[[Tensor, Tensor | None], Product]  # from an (N, K) weight and a
 Precision = Literal["model", "bf16", "int8"]
 Kind = Literal["plain", "single_row", "reordered", "eight_bit"]
 
+TINY = torch.finfo(torch.float32).tiny
 ROWS = 16  # for which copies are laid out; a few more or less are as fast
 REORDER_FROM = 16  # steps after which reordering the weights has paid for itself
 COPY_BYTES = 2 << 30  # of weights: beyond this, memory for a copy is dearer than time
@@ -56,21 +57,21 @@ def eight_bit(weight: Tensor, bias: Tensor | None) -> Product:
     Inputs become unsigned bytes around 128 with a scale a row: the only kind that is fast on every
     processor with byte products.
     """
-    w = weight.float()
-    scale = (w.abs().amax(1) / 127).clamp_(min=torch.finfo(torch.float32).tiny)
-    rounded = (w / scale[:, None]).round_().to(torch.int8)
+    scale = torch.linalg.vector_norm(weight, torch.inf, dim=1).mul_(1 / 127).clamp_(min=TINY)
+    rounded = (weight / scale[:, None]).round_().to(torch.int8)
     ordered = torch.ops.onednn.qlinear_prepack(rounded, [ROWS, weight.shape[1]])
     zero = torch.zeros(len(weight), dtype=torch.int64)
+    middle = torch.tensor(128.5)  # the conversion to bytes cuts, so half a step rounds
     multiply = torch.ops.onednn.qlinear_pointwise.default
-    tiny = torch.finfo(torch.float32).tiny
 
     def product(x: Tensor) -> Tensor:
-        step = (x.float().abs().amax(-1, keepdim=True) / 127).clamp_(min=tiny)
-        bytes_ = torch.add(128, x / step).round_().to(torch.uint8)
+        largest = torch.linalg.vector_norm(x, torch.inf, dim=-1, keepdim=True)
+        step = largest.mul_(1 / 127).clamp_(min=TINY)
+        bytes_ = torch.addcdiv(middle, x, step).to(torch.uint8)
         y: Tensor = multiply(
             bytes_, 1.0, 128, ordered, scale, zero, None, 1.0, 0, torch.float32, "none", [], ""
-        ).mul_(step)
-        return (y if bias is None else y.add_(bias)).to(x.dtype)
+        )
+        return y.mul_(step) if bias is None else torch.addcmul(bias, y, step)
 
     return product
 
@@ -121,5 +122,7 @@ def _has(operator: str) -> bool:
 def _require_bytes(weight: Tensor) -> None:
     if weight.device.type != "cpu":
         raise UserError("int8 decoding is for the CPU; on a GPU, bf16 is what pays")
+    if weight.dtype != torch.float32:
+        raise UserError(f"int8 decoding starts from float32 weights, not {weight.dtype}")
     if not _has("onednn::qlinear_pointwise"):
         raise UserError("this build of PyTorch has no int8 products (oneDNN); use bf16 or fp32")

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pipeline.data.tokenizer import decode
 from pipeline.errors import UserError
-from pipeline.generation.sampling import Sampling, uniforms
+from pipeline.generation.sampling import Sampling, draw_key
 
 FinishReason = Literal["length", "end_of_text"]
 
@@ -48,9 +48,6 @@ class Row:
     log_prob: float = 0.0
     finish_reason: FinishReason = "length"
 
-    def __post_init__(self) -> None:
-        self.uniforms = uniforms(self.sampling.seed, self.max_new_tokens)
-
     @property
     def done(self) -> bool:
         return self.finish_reason == "end_of_text" or self.left == 0
@@ -63,6 +60,10 @@ class Row:
     @property
     def length(self) -> int:
         return len(self.prompt) + len(self.new)
+
+    def key(self, ahead: int = 0) -> int:
+        """What keys the row's next draw, or one some places later."""
+        return draw_key(self.sampling.seed, self.draws + ahead)
 
     def window(self, size: int) -> list[int]:
         """The last `size` tokens: what the model sees."""

@@ -9,11 +9,11 @@ Sharp edges: temperature 0 is greedy, the other settings then do nothing. Among 
 lowest token id wins, at the k-th place as in greedy decoding, so exactly k tokens are kept and
 `top_k=1` is greedy. A k above the vocabulary keeps all of it.
 
-A row draws by inverting its distribution's cumulative sum at one uniform number a token, the i-th
-of a generator that belongs to the row's seed alone. What a row gets therefore depends neither on
-the rows beside it nor on how many tokens are asked for, and one number reproduces it. (Batches of
-different sizes round logits differently in the seventh digit, so about one draw in a million, at
-the very boundary between two tokens, may fall to the other side.)
+A draw is a race: every token runs for an exponential time, at a speed of its probability, and the
+first to arrive is drawn, which is each with its probability. Token i's time in a row's n-th draw
+is the i-th output of a SplitMix64 generator keyed by (seed, n). What a row gets therefore depends
+neither on the rows beside it nor on how many tokens are asked for; one number reproduces it; and
+logits that differ a little, or another temperature, mostly leave the winner where it was.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +29,9 @@ from pipeline.errors import UserError
 
 MIN_TEMPERATURE = 1e-30  # float32 still divides by it; what is colder is greedy to the last bit
 NUCLEUS = 1024  # candidates among which top-p looks first
+
+GOLDEN = 0x9E3779B97F4A7C15  # SplitMix64's constants (Steele, Lea and Flood 2014)
+MIX_1, MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,43 @@ class Sampling:
         return self.temperature == 0 or self.top_k == 1
 
 
-def uniforms(seed: int, count: int) -> np.ndarray:
-    """The first `count` numbers in [0, 1) of a seed's own generator, float64.
+def draw_key(seed: int, draw: int) -> int:
+    """What keys the generator of a row's `draw`-th draw: 64 bits, as a signed integer."""
+    return _signed(_mixed(_mixed(seed + GOLDEN) + draw * GOLDEN))
 
-    They are drawn on the CPU whatever the device, and a longer series begins with the shorter.
+
+def _mixed(state: int) -> int:
+    """SplitMix64's output function on Python's integers."""
+    for shift, factor in ((30, MIX_1), (27, MIX_2)):
+        state %= 2**64
+        state = (state ^ (state >> shift)) * factor % 2**64
+    return state ^ (state >> 31)
+
+
+def exponentials(keys: Tensor, ids: Tensor) -> Tensor:
+    """Times in which tokens would arrive at speed 1.
+
+    Args:
+        keys: (n, 1) of `draw_key`, int64.
+        ids: (n, K) or (K,) token ids, int64.
+
+    Returns:
+        (n, K) float64, each exponentially distributed with mean 1.
     """
-    return np.random.Generator(np.random.PCG64(seed)).random(count)
+
+    def shifted(x: Tensor, places: int) -> Tensor:  # as of an unsigned number
+        return (x >> places) & ((1 << 64 - places) - 1)
+
+    x = keys + (ids + 1) * _signed(GOLDEN)
+    x = (x ^ shifted(x, 30)) * _signed(MIX_1)
+    x = (x ^ shifted(x, 27)) * _signed(MIX_2)
+    x = x ^ shifted(x, 31)
+    uniform = (shifted(x, 11).double() + 0.5) * 2.0**-53  # never 0, never 1
+    return -torch.log1p(-uniform)
+
+
+def _signed(bits: int) -> int:
+    return bits - (bits >> 63 << 64)
 
 
 class Sampler:
@@ -87,23 +120,27 @@ class Sampler:
             for (top_k, nucleus), rows in groups.items()
         ]
 
-    def draw(self, logits: Tensor, uniform: Tensor) -> Tensor:
+    def draw(self, logits: Tensor, keys: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Choose a token a row.
 
         Args:
             logits: (B, V), finite.
-            uniform: (B,) float64 in [0, 1), one number a row; greedy rows ignore theirs.
+            keys: a `draw_key` a row; greedy rows ignore theirs.
 
         Returns:
-            (B,) int64 token ids.
+            (B,) int64 token ids, and (B,) margins: by how much at least a logit would have to be
+            other for the row to choose otherwise, the k-th place of top-k aside.
         """
         assert len(logits) == self.rows, "a sampler draws for the rows it was made for"
         tokens = torch.empty(self.rows, dtype=torch.int64, device=logits.device)
+        margins = torch.empty(self.rows, dtype=torch.float64, device=logits.device)
         if self._greedy:
-            tokens[self._greedy] = logits[self._greedy].argmax(-1)
+            tokens[self._greedy], margins[self._greedy] = best_and_margin(logits[self._greedy])
         for group in self._groups:
-            tokens[group.rows] = group.draw(logits[group.rows], uniform[group.rows])
-        return tokens
+            rows = group.rows
+            key = torch.tensor([[keys[row]] for row in rows], device=logits.device)
+            tokens[rows], margins[rows] = group.draw(logits[rows], key)
+        return tokens, margins
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """The distributions that `draw` draws from, (B, V) float64."""
@@ -111,8 +148,8 @@ class Sampler:
         if self._greedy:
             result[self._greedy, logits[self._greedy].argmax(-1)] = 1.0
         for group in self._groups:
-            weights, ids = group.candidates(logits[group.rows])
-            weights = weights.double() / _total(weights)
+            scores, ids = group.candidates(logits[group.rows])
+            weights = torch.softmax(scores.double(), dim=-1)
             if ids is None:
                 result[group.rows] = weights
             else:
@@ -126,64 +163,72 @@ class _Group:
     def __init__(
         self, rows: list[int], top_k: int | None, nucleus: bool, samplings: list[Sampling]
     ) -> None:
-        def column(values: list[float]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float32)[:, None]
-
         self.rows = rows
         self.top_k = top_k
         self.nucleus = nucleus
-        self.temperature = column([max(s.temperature, MIN_TEMPERATURE) for s in samplings])
-        self.top_p = column([s.top_p or 1.0 for s in samplings])
-        self.min_p = column([s.min_p or 0.0 for s in samplings])
+        self.samplings = samplings
 
-    def draw(self, logits: Tensor, uniform: Tensor) -> Tensor:
-        """Invert each row's cumulative sum at its uniform number."""
-        weights, ids = self.candidates(logits)
-        if ids is not None:
-            # By id, so that two tokens of nearly the same weight do not change places.
-            ids, order = ids.sort(dim=-1)
-            weights = weights.gather(1, order)
-        cumulative = weights.cumsum(-1, dtype=torch.float64)
-        point = uniform[:, None] * cumulative[:, -1:]
-        # The first entry whose cumulative weight exceeds the point, so never one of weight 0.
-        index = torch.searchsorted(cumulative, point, right=True)
-        return (index if ids is None else ids.gather(1, index)).squeeze(1)
+    def draw(self, logits: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the race; the margin is counted in logits again."""
+        scores, ids = self.candidates(logits)
+        names = torch.arange(scores.shape[-1], device=logits.device) if ids is None else ids
+        index, margin = best_and_margin(scores - exponentials(keys, names).log())
+        tokens = index if ids is None else ids.gather(1, index[:, None])[:, 0]
+        return tokens, margin * self._column("temperature", logits)[:, 0]
 
     def candidates(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Weights (n, K), not normalised, and their token ids, `None` for 0 .. V-1."""
-        best = logits.amax(-1, keepdim=True)
-        if self.top_k is not None and self.top_k < logits.shape[-1]:
-            values, ids = top(logits, self.top_k)
-            weights = self._weigh(values, best)
-            return self._filter(weights, _total(weights)), ids
-        weights = self._weigh(logits, best)
-        total = _total(weights)
-        if not self.nucleus:
-            return self._filter(weights, total), None
-        # A nucleus is small as a rule: look among the likeliest before sorting them all.
-        for size in (min(NUCLEUS, logits.shape[-1]), logits.shape[-1]):
-            values, ids = top(logits, size)
-            weights = self._weigh(values, best)
-            if (_total(weights) >= self.top_p.to(logits.device) * total).all():
-                break
-        return self._filter(weights, total), ids
-
-    def _weigh(self, logits: Tensor, best: Tensor) -> Tensor:
+        """Log-weights (n, K), -inf where a filter drops, and token ids, `None` for 0 .. V-1."""
+        vocabulary = logits.shape[-1]
         # Less the maximum first, so that no temperature overflows.
-        return torch.exp((logits - best) / self.temperature.to(logits.device))
-
-    def _filter(self, weights: Tensor, total: Tensor) -> Tensor:
-        """Top-p, on weights in descending order, then min-p; the largest weight is 1."""
+        temperature = self._column("temperature", logits)
+        scores = (logits - logits.amax(-1, keepdim=True)) / temperature
+        ids = None
+        if self.top_k is not None and self.top_k < vocabulary:
+            scores, ids = top(scores, self.top_k)
         if self.nucleus:
-            before = weights.cumsum(-1, dtype=torch.float64) - weights
-            weights = weights * (before < self.top_p.to(weights.device) * total)
-        if self.min_p.any():
-            weights = weights * (weights >= self.min_p.to(weights.device))
-        return weights
+            scores, ids = self._nucleus(scores) if ids is None else (self._cut(scores, scores), ids)
+        if any(s.min_p for s in self.samplings):  # the best score is 0
+            scores = scores.masked_fill(scores.exp() < self._column("min_p", scores), -torch.inf)
+        return scores, ids
+
+    def _nucleus(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Top-p over the vocabulary: small as a rule, so it is looked for in the likeliest."""
+        reached = self._column("top_p", scores) * _total(scores)
+        likeliest, ids = top(scores, min(NUCLEUS, scores.shape[-1]))
+        if (_total(likeliest) < reached).any():
+            likeliest, ids = top(scores, scores.shape[-1])
+        return self._cut(likeliest, scores), ids
+
+    def _cut(self, descending: Tensor, scores: Tensor) -> Tensor:
+        """Top-p of `scores`, of which `descending` holds the largest."""
+        weights = descending.exp()
+        before = weights.cumsum(-1, dtype=torch.float64) - weights
+        kept = before < self._column("top_p", scores) * _total(scores)
+        return descending.masked_fill(~kept, -torch.inf)
+
+    def _column(self, name: str, like: Tensor) -> Tensor:
+        """(n, 1): one setting of each row, on `like`'s device."""
+        off, least = {
+            "temperature": (1.0, MIN_TEMPERATURE),
+            "top_p": (1.0, 0.0),
+            "min_p": (0.0, 0.0),
+        }[name]
+        values = [getattr(s, name) for s in self.samplings]
+        values = [off if value is None else max(value, least) for value in values]
+        return torch.tensor(values, dtype=torch.float32, device=like.device)[:, None]
 
 
-def _total(weights: Tensor) -> Tensor:
-    return weights.sum(-1, keepdim=True, dtype=torch.float64)
+def best_and_margin(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,) the index of each row's largest score, the lowest of equals, and its lead."""
+    best = scores.argmax(-1)
+    if scores.shape[-1] == 1:
+        return best, torch.full_like(best, torch.inf, dtype=torch.float64)
+    first, second = scores.topk(2).values.double().unbind(-1)
+    return best, first - second
+
+
+def _total(scores: Tensor) -> Tensor:
+    return scores.exp().sum(-1, keepdim=True, dtype=torch.float64)
 
 
 def top(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:

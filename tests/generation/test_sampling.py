@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.generation.sampling import Sampler, Sampling, top, uniforms
+from pipeline.generation.sampling import Sampler, Sampling, draw_key, exponentials, top
 
 # Figure and listings of section 5.3 of the book: after "every effort moves you".
 BOOK = torch.tensor([4.51, 0.89, -1.90, 6.75, 1.63, -1.62, -1.89, 6.28, 1.79])
@@ -29,10 +28,11 @@ def kept(logits: torch.Tensor, **settings: float | int | None) -> list[int]:
 
 
 def draw_many(logits: torch.Tensor, sampling: Sampling, count: int) -> torch.Tensor:
-    """How often each token comes, by the generator of the sampling's seed."""
+    """How often each token comes in the first draws of the sampling's seed."""
     sampler = Sampler([sampling] * count)
-    uniform = torch.from_numpy(uniforms(sampling.seed, count))
-    return sampler.draw(logits.expand(count, -1), uniform).bincount(minlength=len(logits))
+    keys = [draw_key(sampling.seed, draw) for draw in range(count)]
+    tokens, _ = sampler.draw(logits.expand(count, -1), keys)
+    return tokens.bincount(minlength=len(logits))
 
 
 def test_top_3_of_the_book() -> None:
@@ -168,13 +168,11 @@ def test_a_row_feels_nothing_beside_it(data: st.DataObject) -> None:
     seeded = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
     rows = data.draw(st.lists(SETTINGS, min_size=1, max_size=6))
     logits = torch.randn(len(rows), 80, generator=seeded) * 3
-    uniform = torch.rand(len(rows), generator=seeded, dtype=torch.float64)
-    together = Sampler(rows).draw(logits, uniform).tolist()
-    alone = [
-        Sampler([row]).draw(logits[i : i + 1], uniform[i : i + 1]).item()
-        for i, row in enumerate(rows)
-    ]
-    assert together == alone
+    keys = [draw_key(row.seed, 5) for row in rows]
+    tokens, margins = Sampler(rows).draw(logits, keys)
+    for i, row in enumerate(rows):
+        token, margin = Sampler([row]).draw(logits[i : i + 1], keys[i : i + 1])
+        assert (int(token), float(margin)) == (int(tokens[i]), float(margins[i]))
 
 
 SETTINGS = st.builds(
@@ -187,21 +185,68 @@ SETTINGS = st.builds(
 )
 
 
-def test_the_ends_of_the_unit_interval_draw_possible_tokens() -> None:
-    nearly_1 = np.nextafter(1.0, 0.0)
-    for sampling, uniform in itertools.product([Sampling(), Sampling(top_k=3)], [0.0, nearly_1]):
-        logits = torch.cat([torch.full((3,), -torch.inf), BOOK, torch.full((3,), -torch.inf)])
-        token = Sampler([sampling]).draw(logits[None], torch.tensor([uniform]))
-        assert 3 <= int(token) < 12
+@settings(max_examples=40, deadline=None)
+@given(sampling=SETTINGS, seed=st.integers(0, 1000))
+def test_logits_that_differ_by_less_than_the_margin_draw_the_same(
+    sampling: Sampling, seed: int
+) -> None:
+    seeded = torch.Generator().manual_seed(seed)
+    # Far apart at the k-th place and at the filters' edges, where the margin says nothing.
+    logits = torch.randperm(60, generator=seeded)[None].double() * 0.4
+    sampler = Sampler([Sampling(sampling.temperature, sampling.top_k, seed=sampling.seed)])
+    keys = [draw_key(sampling.seed, 0)]
+    token, margin = sampler.draw(logits, keys)
+    noise = torch.rand(logits.shape, generator=seeded) - 0.5  # at most half the margin each way
+    nudged = logits + noise * min(float(margin) * 0.99, 0.19)
+    assert int(sampler.draw(nudged, keys)[0]) == int(token)
+    above = logits.clone()
+    above[0, (int(token) + 1) % 60] += 1000  # a token that can no longer lose
+    assert int(sampler.draw(above, keys)[0]) == (int(token) + 1) % 60
 
 
-def test_uniforms_are_the_seeds_own() -> None:
-    assert uniforms(7, 100)[:10].tolist() == uniforms(7, 10).tolist()
-    assert uniforms(7, 10).tolist() != uniforms(8, 10).tolist()
-    before = (torch.random.get_rng_state(), np.random.get_state()[1].tolist())
-    uniforms(2**63 - 1, 3)
-    assert torch.equal(torch.random.get_rng_state(), before[0])
-    assert np.random.get_state()[1].tolist() == before[1]
+def test_what_cannot_be_is_never_drawn() -> None:
+    logits = torch.cat([torch.full((3,), -torch.inf), BOOK, torch.full((3,), -torch.inf)])
+    for sampling in (Sampling(temperature=1000.0), Sampling(1000.0, top_k=11)):
+        counts = draw_many(logits, sampling, 2000)
+        assert counts[3:12].sum() == 2000
+
+
+def test_arrival_times_are_exponential_and_their_own() -> None:
+    keys = torch.tensor([[draw_key(seed, draw)] for seed in range(20) for draw in range(20)])
+    times = exponentials(keys, torch.arange(500))
+    assert len(times.unique()) == times.numel()
+    assert float(times.mean()) == pytest.approx(1, abs=0.01)
+    ranks = times.flatten().sort().values
+    expected = -torch.log1p(-(torch.arange(len(ranks)) + 0.5) / len(ranks))
+    assert float((torch.exp(-ranks) - torch.exp(-expected)).abs().max()) < 1.95 / len(ranks) ** 0.5
+    for a, b in ((times[1:], times[:-1]), (times[:, 1:], times[:, :-1]), (times[20:], times[:-20])):
+        pairs = torch.stack([torch.exp(-a).flatten(), torch.exp(-b).flatten()])
+        assert abs(float(torch.corrcoef(pairs)[0, 1])) < 0.01
+
+
+def test_the_generator_is_splitmix64() -> None:
+    """Its first outputs from state 1234567, as its authors' program prints them."""
+    outputs = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    times = exponentials(torch.tensor([[1234567]]), torch.arange(3))
+    uniforms = [((bits >> 11) + 0.5) * 2.0**-53 for bits in outputs]
+    assert times[0].tolist() == pytest.approx([-math.log1p(-u) for u in uniforms], rel=1e-12)
+
+
+def test_a_seed_draws_what_it_drew_before() -> None:
+    """Samples that somebody wrote down must come again."""
+    keys = [draw_key(seed, draw) for seed in range(4) for draw in range(6)]
+    tokens, _ = Sampler([Sampling(2.0)] * 24).draw(BOOK.expand(24, -1), keys)
+    assert tokens.view(4, 6).tolist() == [
+        [7, 7, 0, 0, 7, 7],
+        [7, 7, 7, 3, 3, 7],
+        [3, 0, 3, 3, 7, 7],
+        [3, 3, 3, 3, 3, 0],
+    ]
+    assert draw_key(0, 0) != draw_key(0, 1) != draw_key(1, 0)
+    assert -(2**63) <= draw_key(2**63 - 1, 10**9) < 2**63
+    before = torch.random.get_rng_state()
+    draw_many(BOOK, Sampling(), 3)
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(
