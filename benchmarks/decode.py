@@ -8,9 +8,9 @@ Contenders take turns, and a round's times are medians over the rounds.
 
 At a batch of one the limit of plain decoding is reading the weights once a token: `of memory` is
 tokens a second over what the memory's bandwidth, measured here, would allow. Guessing ahead on
-8-bit weights goes beyond: its tokens are the same, several for one reading. The decoder is prepared,
-as the peers' models are loaded; `cold` starts from the bare weights. The grid is that of
-params.yaml, 4 temperatures with 4 top-k, where the greedy cells are one row; `16 seeds` are as
+8-bit weights goes beyond: its tokens are the same, several for one reading. The decoder is
+prepared, as the peers' models are loaded; `cold` starts from the bare weights. The grid is that
+of params.yaml, 4 temperatures with 4 top-k, where the greedy cells are one row; `16 seeds` are as
 many rows that are all different.
 
     python benchmarks/decode.py [--size 1558M] [--rounds 3] [--tokens 200]
