@@ -24,8 +24,8 @@ OnToken = Callable[[int, int], None]
 ROUNDING = {
     torch.float64: 2**-45,
     torch.float32: 2**-16,
-    torch.float16: 2**-8,
-    torch.bfloat16: 2**-5,
+    torch.float16: 2**-10,
+    torch.bfloat16: 2**-7,
 }
 log = logging.getLogger(__name__)
 
