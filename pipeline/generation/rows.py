@@ -8,7 +8,7 @@ from typing import Literal
 
 from pipeline.data.tokenizer import decode
 from pipeline.errors import UserError
-from pipeline.generation.sampling import Sampling, draw_key
+from pipeline.generation.sampling import Sampling, draw_key, stream_key
 
 FinishReason = Literal["length", "end_of_text"]
 
@@ -48,6 +48,9 @@ class Row:
     log_prob: float = 0.0
     finish_reason: FinishReason = "length"
 
+    def __post_init__(self) -> None:
+        self._stream = stream_key(self.sampling.seed, self.prompt)
+
     @property
     def done(self) -> bool:
         return self.finish_reason == "end_of_text" or self.left == 0
@@ -63,7 +66,7 @@ class Row:
 
     def key(self, ahead: int = 0) -> int:
         """What keys the row's next draw, or one some places later."""
-        return draw_key(self.sampling.seed, self.draws + ahead)
+        return draw_key(self._stream, self.draws + ahead)
 
     def window(self, size: int) -> list[int]:
         """The last `size` tokens: what the model sees."""

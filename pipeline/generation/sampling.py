@@ -11,7 +11,7 @@ lowest token id wins, at the k-th place as in greedy decoding, so exactly k toke
 
 A draw is a race: every token runs for an exponential time, at a speed of its probability, and the
 first to arrive is drawn, which is each with its probability. Token i's time in a row's n-th draw
-is the i-th output of a SplitMix64 generator keyed by (seed, n). What a row gets therefore depends
+is the i-th output of a SplitMix64 generator keyed by (seed, prompt, n). What a prompt gets depends
 neither on the rows beside it nor on how many tokens are asked for; one number reproduces it; and
 logits that differ a little, or another temperature, mostly leave the winner where it was.
 """
@@ -66,9 +66,17 @@ class Sampling:
         return self.temperature == 0 or self.top_k == 1
 
 
-def draw_key(seed: int, draw: int) -> int:
-    """What keys the generator of a row's `draw`-th draw: 64 bits, as a signed integer."""
-    return _signed(_mixed(_mixed(seed + GOLDEN) + draw * GOLDEN))
+def stream_key(seed: int, prompt: Sequence[int]) -> int:
+    """What a seed makes of a prompt: the key of all draws of one row, 64 bits."""
+    key = _mixed(seed + GOLDEN)
+    for token in prompt:
+        key = _mixed(key ^ (token + 1) * GOLDEN)
+    return key
+
+
+def draw_key(stream: int, draw: int) -> int:
+    """What keys the generator of a row's `draw`-th draw, as a signed integer."""
+    return _signed(_mixed(stream + (draw + 1) * GOLDEN))
 
 
 def _mixed(state: int) -> int:

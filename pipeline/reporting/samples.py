@@ -55,7 +55,7 @@ def _draw_next_token(samples: Samples, path: Path) -> None:
     by_top_k = [s for s in shapes if s["filter"] == "top_k"]
     warmth = by_top_k[0]["temperature"]
     next_token_bars(
-        [*shapes[0]["tokens"], "all others"],
+        shapes[0]["tokens"],
         {
             "by temperature, every token kept": {
                 f"{s['temperature']:g}": [*s["probabilities"], s["others"]] for s in by_temperature
@@ -126,10 +126,10 @@ def _of_prompt(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _settings(row: Mapping[str, Any]) -> str:
-    words = "greedy" if row["temperature"] == 0 else f"temperature {row['temperature']:g}"
-    if row["top_k"] is not None:
-        words += f", top-k {row['top_k']}"
-    return words
+    if row["temperature"] == 0 or row["top_k"] == 1:
+        return "greedy"
+    words = f"temperature {row['temperature']:g}"
+    return words if row["top_k"] is None else f"{words}, top-k {row['top_k']}"
 
 
 def _top_k(top_k: int | None) -> str:

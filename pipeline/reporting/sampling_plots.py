@@ -71,7 +71,8 @@ def next_token_bars(
 
     Args:
         tokens: the likeliest tokens, as text.
-        groups: a group's name to its settings, each with a probability a token.
+        groups: a group's name to its settings, each with a probability a token, and one more for
+            all other tokens together.
         path: `.png` or `.svg`.
     """
     with drawing(path, size) as figure:
@@ -82,7 +83,8 @@ def next_token_bars(
             panel.set_title(name, fontsize=10)
             panel.set_ylabel("probability")
             panel.spines["top"].set_visible(False)
-        panels[-1].set_xticks(range(len(tokens)), [_visible(token) for token in tokens])
+        names = [*map(_visible, tokens), "all others"]
+        panels[-1].set_xticks(range(len(names)), names)
         panels[-1].tick_params(axis="x", rotation=30)
 
 
@@ -113,7 +115,7 @@ def _bars(axes: Axes, settings: Mapping[str, Sequence[float]]) -> None:
         places = np.arange(len(probabilities)) + (i - (len(settings) - 1) / 2) * width
         axes.bar(places, probabilities, width, color=colours[i % len(colours)], label=name)
     axes.set_ylim(0.0, 1.0)
-    axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper right")
+    axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper center")
 
 
 def _visible(token: str) -> str:

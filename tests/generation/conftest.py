@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 import torch
 
-from pipeline.generation.sampling import Sampler, Sampling, draw_key
+from pipeline.generation.sampling import Sampler, Sampling, draw_key, stream_key
 from pipeline.model.gpt import GPT, GPTConfig, initialise
 
 TINY = GPTConfig(
@@ -46,11 +46,12 @@ def reference() -> Callable[..., tuple[int, ...]]:
         tokens = list(prompt) or [end]
         start = len(tokens)
         sampler = Sampler([sampling])
+        stream = stream_key(sampling.seed, tokens)
         for draw in range(count):
             window = torch.tensor([tokens[-model.config.context_length :]])
             with torch.no_grad():
                 logits = model(window)[:, -1].float()
-            token = int(sampler.draw(logits, [draw_key(sampling.seed, draw)])[0])
+            token = int(sampler.draw(logits, [draw_key(stream, draw)])[0])
             if token == end:
                 break
             tokens.append(token)

@@ -211,6 +211,13 @@ def test_an_empty_prompt_starts_from_end_of_text(tiny: Tiny) -> None:
     assert empty_drawn == special_drawn
 
 
+def test_one_seed_draws_differently_after_each_prompt(tiny: Tiny) -> None:
+    """Else samples of hot settings would resemble each other, and look less diverse."""
+    rows = [([prompt], Sampling(1000.0, seed=3)) for prompt in range(20)]
+    found = tokens_of(tiny(), rows, 8)
+    assert len({tokens[:3] for tokens in found}) == 20
+
+
 def test_mean_log_prob_is_the_models_own(tiny: Tiny) -> None:
     model = tiny(1)
     sampling = Sampling(temperature=2.0, top_k=7, seed=5)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.generation.sampling import Sampler, Sampling, draw_key, exponentials, top
+from pipeline.generation.sampling import Sampler, Sampling, draw_key, exponentials, stream_key, top
 
 # Figure and listings of section 5.3 of the book: after "every effort moves you".
 BOOK = torch.tensor([4.51, 0.89, -1.90, 6.75, 1.63, -1.62, -1.89, 6.28, 1.79])
@@ -30,7 +30,8 @@ def kept(logits: torch.Tensor, **settings: float | int | None) -> list[int]:
 def draw_many(logits: torch.Tensor, sampling: Sampling, count: int) -> torch.Tensor:
     """How often each token comes in the first draws of the sampling's seed."""
     sampler = Sampler([sampling] * count)
-    keys = [draw_key(sampling.seed, draw) for draw in range(count)]
+    stream = stream_key(sampling.seed, [])
+    keys = [draw_key(stream, draw) for draw in range(count)]
     tokens, _ = sampler.draw(logits.expand(count, -1), keys)
     return tokens.bincount(minlength=len(logits))
 
@@ -212,7 +213,9 @@ def test_what_cannot_be_is_never_drawn() -> None:
 
 
 def test_arrival_times_are_exponential_and_their_own() -> None:
-    keys = torch.tensor([[draw_key(seed, draw)] for seed in range(20) for draw in range(20)])
+    keys = torch.tensor(
+        [[draw_key(stream_key(seed, [seed % 3]), n)] for seed in range(20) for n in range(20)]
+    )
     times = exponentials(keys, torch.arange(500))
     assert len(times.unique()) == times.numel()
     assert float(times.mean()) == pytest.approx(1, abs=0.01)
@@ -222,6 +225,17 @@ def test_arrival_times_are_exponential_and_their_own() -> None:
     for a, b in ((times[1:], times[:-1]), (times[:, 1:], times[:, :-1]), (times[20:], times[:-20])):
         pairs = torch.stack([torch.exp(-a).flatten(), torch.exp(-b).flatten()])
         assert abs(float(torch.corrcoef(pairs)[0, 1])) < 0.01
+
+
+def test_seeds_prompts_and_draws_have_keys_of_their_own() -> None:
+    prompts = [(), (0,), (1,), (0, 0), (0, 1), (1, 0), (50256,)]
+    keys = {
+        draw_key(stream_key(seed, prompt), draw)
+        for seed in range(30)
+        for prompt in prompts
+        for draw in range(30)
+    }
+    assert len(keys) == 30 * len(prompts) * 30
 
 
 def test_the_generator_is_splitmix64() -> None:
@@ -234,16 +248,15 @@ def test_the_generator_is_splitmix64() -> None:
 
 def test_a_seed_draws_what_it_drew_before() -> None:
     """Samples that somebody wrote down must come again."""
-    keys = [draw_key(seed, draw) for seed in range(4) for draw in range(6)]
+    keys = [draw_key(stream_key(seed, [7]), draw) for seed in range(4) for draw in range(6)]
     tokens, _ = Sampler([Sampling(2.0)] * 24).draw(BOOK.expand(24, -1), keys)
     assert tokens.view(4, 6).tolist() == [
-        [7, 7, 0, 0, 7, 7],
-        [7, 7, 7, 3, 3, 7],
-        [3, 0, 3, 3, 7, 7],
-        [3, 3, 3, 3, 3, 0],
+        [7, 3, 7, 7, 3, 3],
+        [3, 7, 7, 7, 3, 7],
+        [3, 7, 7, 7, 3, 3],
+        [7, 3, 3, 7, 4, 4],
     ]
-    assert draw_key(0, 0) != draw_key(0, 1) != draw_key(1, 0)
-    assert -(2**63) <= draw_key(2**63 - 1, 10**9) < 2**63
+    assert -(2**63) <= draw_key(stream_key(2**63 - 1, [50256]), 10**9) < 2**63
     before = torch.random.get_rng_state()
     draw_many(BOOK, Sampling(), 3)
     assert torch.equal(torch.random.get_rng_state(), before)

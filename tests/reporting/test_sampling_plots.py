@@ -88,18 +88,18 @@ def test_a_heat_map_says_every_number_and_setting(tmp_path: Path) -> None:
 
 def test_bars_show_tokens_with_their_blanks(tmp_path: Path) -> None:
     path = tmp_path / "next.svg"
-    groups = {"by temperature": {"0": [1.0, 0.0, 0.0], "1": [0.5, 0.4, 0.1]}}
+    groups = {"by temperature": {"0": [1.0, 0.0, 0.0, 0.0], "1": [0.5, 0.3, 0.1, 0.1]}}
     next_token_bars([" the", "\n", "$x$"], groups, path, title="After")
     svg = path.read_text()
-    for text in ("␣the", "↵", "$x$", "by temperature"):
+    for text in ("␣the", "↵", "$x$", "all others", "by temperature"):
         assert text in svg
 
 
 def test_the_page_shows_each_text_once_with_what_it_copied(samples: dict) -> None:
     page = markdown(samples, "grid.png", "next.png")
     assert page.count("that he was not.") == 1
-    assert "**greedy, top-k 1; greedy** (4 tokens, log-probability -2.00, 90% copied, 3" in page
-    assert "3 tokens, from “He said” at greedy, top-k 1:\n\n```text\n that he was\n```" in page
+    assert "**greedy** (4 tokens, log-probability -2.00, 90% copied, 3" in page
+    assert "3 tokens, from “He said” at greedy:\n\n```text\n that he was\n```" in page
     assert "````text\n **bold** and ```fenced```\n````" in page
     assert "## A line" in page
     assert "| 1.4 | all | 0.5 | 0.14 | 0.1 | -2.5 | 50 | 0 | 0.75 | 12 |" in page
