@@ -1,8 +1,9 @@
 """Decoding: prompts in, completions out, in one batch, with every key and value computed once.
 
 `generate` takes rows of (prompt, settings). Equal prompts are computed once, rows that cannot
-differ are decoded once, and each step reads the weights once for all rows. Greedy output is, token
-for token, that of recomputing the whole context at every step.
+differ are decoded once, and each step reads the weights once for all rows; a row alone is guessed
+ahead (`guessing`). Greedy output is, token for token, that of recomputing the whole context at
+every step.
 
 Sharp edge: GPT-2's positions are learned and absolute. A context that outgrows `context_length`
 slides: every further token sees the last `context_length` tokens, whose positions, and with them

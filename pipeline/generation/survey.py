@@ -1,8 +1,9 @@
 """The sampling grid: every temperature with every top-k, on every prompt, drawn and measured.
 
 All rows are decoded as one batch. A prompt's rows share their seed, so settings that would choose
-alike show the same sample: cells differ by what the settings do, not by luck. Beside the grid stands the setting that `params.yaml` chose, and
-the distribution of the next token after the first prompt, which shows what the settings do.
+alike show the same sample: cells differ by what the settings do, not by luck. Beside the grid
+stands the setting that `params.yaml` chose, and the distribution of the next token after the first
+prompt, which shows what the settings do.
 """
 
 from __future__ import annotations
