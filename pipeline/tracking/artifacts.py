@@ -55,13 +55,17 @@ def reference(source: Path, path: str) -> dict[str, Any]:
         UserError: it cannot be read.
     """
     try:
-        with open(source, "rb") as file:
-            md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-        sha256, size = sha256_of(source), source.stat().st_size
+        md5, sha256, size = md5_of(source), sha256_of(source), source.stat().st_size
     except OSError as error:
         raise UserError(f"{source}: {error.strerror}") from None
     place = Path(os.path.relpath(source)).as_posix()
     return {"path": path, "sha256": sha256, "bytes": size, "reference": place, "md5": md5}
+
+
+def md5_of(path: Path) -> str:
+    """The name of a file's content in DVC's cache."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def locate(journal: Path, artifact: dict[str, Any]) -> Path | None:
@@ -69,12 +73,10 @@ def locate(journal: Path, artifact: dict[str, Any]) -> Path | None:
     if "reference" not in artifact:
         path = journal / ARTIFACTS / artifact["path"]
         return path if path.is_file() else None
-    md5 = artifact["md5"]
-    root = home.root()
     for path in (
         Path(artifact["reference"]),
-        root / artifact["reference"],
-        root / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:],
+        home.root() / artifact["reference"],
+        home.dvc_cached(artifact["md5"]),
     ):
         if _holds(path, artifact):
             return path

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.tracking import home
-from pipeline.tracking.archive import hand_over, prune
+from pipeline.tracking.archive import EXITED, hand_over, prune
 from pipeline.tracking.journal import JOURNAL, Story, read_header, read_story
 
 
@@ -47,6 +47,7 @@ def adopt(brought: Path) -> list[Path]:
         if header is not None and find(header["run"]) is None:
             folder = home.journals() / f"{header['stage']}-{header['run']}"
             hand_over(path.parent, folder)
+            (folder / EXITED).touch()
             adopted.append(folder)
     return adopted
 

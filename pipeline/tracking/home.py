@@ -11,6 +11,9 @@ works: DVC names it in `DVC_ROOT`. What a workspace writes elsewhere is deleted 
 from __future__ import annotations
 
 import os
+from configparser import ConfigParser
+from configparser import Error as ConfigError
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -35,6 +38,20 @@ def state_folder(stage: str, fingerprint: str) -> Path:
     the run has ended well.
     """
     return states() / f"{stage}-{fingerprint}"
+
+
+def dvc_cached(md5: str) -> Path:
+    """Where DVC's cache keeps a file with this hash, if it does."""
+    return _dvc_cache() / "files" / "md5" / md5[:2] / md5[2:]
+
+
+def _dvc_cache() -> Path:
+    """`cache.dir` of the repository's DVC configuration, relative to `.dvc`; by default `cache`."""
+    folder = root() / ".dvc"
+    config = ConfigParser(strict=False, interpolation=None)
+    with suppress(ConfigError):
+        config.read([folder / "config", folder / "config.local"], encoding="utf-8")
+    return folder / config.get("cache", "dir", fallback="cache")
 
 
 def states() -> Path:

@@ -3,7 +3,8 @@
 It is the record; MLflow's store is made from it, and made again where it was lost. A line holds
 `t`, milliseconds since the epoch, and one of
 
-    create   {"run", "stage", "experiment", "name", "parent", "resumable"}; always the first line
+    create   {"run", "stage", "experiment", "name", "parent", "state"}; always the first line.
+             `state` names the state folder of a run that can go on after a kill, else null
     resume   {}: another process goes on with the run
     s, m     step, {metric: value}; "NaN", "Infinity" and "-Infinity" are written as strings
     params   {name: text}
@@ -36,6 +37,8 @@ from pipeline.errors import UserError
 
 JOURNAL = "journal.jsonl"
 ARTIFACTS = "artifacts"
+
+HEADER = ("run", "stage", "experiment", "name", "parent", "state")
 
 Event = dict[str, Any]
 _WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -161,7 +164,7 @@ class Story:
     experiment: str
     name: str
     parent: str | None
-    resumable: bool
+    state: str | None
     started: int
     status: str = "RUNNING"
     ended: int | None = None
@@ -230,7 +233,8 @@ def read_story(folder: Path) -> Story | None:
         return None
     if "create" not in first:
         return None
-    story = Story(**first["create"], started=first["t"])
+    header = {name: first["create"].get(name) for name in HEADER}
+    story = Story(**header, started=first["t"])
     for event in events:
         story.tell(event)
     return story

@@ -66,9 +66,9 @@ def _close(state: Path) -> Path | None:
         journal = Journal(state)
         journal.append({"t": last["t"], "end": "KILLED"})
         journal.close()
-    elif header["resumable"]:
+    elif header.get("state"):
         return None  # ended, and seen to, before
-    return state if header["resumable"] else archive(state, header["stage"], header["run"])
+    return state if header.get("state") else archive(state, header["stage"], header["run"])
 
 
 def reap_store(store: Store, experiments: list[str]) -> list[str]:

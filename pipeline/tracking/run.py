@@ -27,6 +27,7 @@ from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.process import die_with_parent, sigterm_raises
 from pipeline.tracking import artifacts, home
+from pipeline.tracking.archive import revive
 from pipeline.tracking.ending import Helpers, break_off, finish
 from pipeline.tracking.facts import standard_tags
 from pipeline.tracking.journal import JOURNAL, Journal, points_of, read_story
@@ -86,13 +87,15 @@ def start_run(
         "experiment": experiment,
         "name": name or stage,
         "parent": _key_in(parent) if parent else None,
-        "resumable": state is not None,
+        "state": state.name if state else None,
     }
     all_tags = {**standard_tags(stage), **(tags or {})}
     if description:
         all_tags["mlflow.note.content"] = description
     folder = state or home.states() / f"{stage}-{header['run']}"
     with sigterm_raises(), take(folder):
+        if state is not None:
+            revive(state, handed_over=journal is not None)
         run = Run(folder, header, all_tags, params or {})
         helpers = Helpers(run)
         try:
@@ -156,7 +159,7 @@ class Run:
     @property
     def resumable(self) -> bool:
         """Whether a later process may go on with the run."""
-        return self._story.resumable
+        return self._story.state is not None
 
     @property
     def next_system_step(self) -> int:

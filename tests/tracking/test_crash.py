@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import signal
@@ -56,8 +57,9 @@ def told(folder: Path) -> Story:
     return story
 
 
-def kill_until_done(python: Python, seed: int, kills: int, **variables: str) -> int:
+def kill_until_done(python: Python, seed: int, kills: int) -> int:
     """Kill the training at random moments until it ends by itself; how often that took."""
+    variables = {"DVC_STAGE": "train"}  # as if under DVC, which never comes to take the outputs
     moments = random.Random(seed)
     for count in range(kills):
         process = python(TRAINING, DIE_AFTER=str(moments.uniform(0.001, 0.25)), **variables)
@@ -71,7 +73,6 @@ def kill_until_done(python: Python, seed: int, kills: int, **variables: str) -> 
     return kills
 
 
-@pytest.mark.slow  # a kill between archiving and exit still leaves a second run
 def test_kills_leave_one_history_without_gaps_or_repetitions(offline: Path, python: Python) -> None:
     assert kill_until_done(python, seed=1, kills=8) >= 2
     (kept,) = home.journals().iterdir()
@@ -79,6 +80,42 @@ def test_kills_leave_one_history_without_gaps_or_repetitions(offline: Path, pyth
     assert journalled(Path("journals/train")) == EXPECTED
     assert told(kept).status == "FINISHED"
     assert not home.state_folder("train", "0123").exists()
+
+
+def test_a_kill_between_archive_and_exit_makes_no_second_run(offline: Path, python: Python) -> None:
+    """In the eyes of whoever runs it, it failed, and is run again."""
+    process = python(f"{TRAINING}\nos.kill(os.getpid(), 9)", DIE_AFTER="0")
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    (kept,) = home.journals().iterdir()
+    first = told(kept)
+    assert first.status == "FINISHED"
+    process = python(TRAINING, DIE_AFTER="0")
+    assert process.wait() == 0
+    (kept,) = home.journals().iterdir()
+    assert told(kept).run == first.run
+    assert journalled(kept) == EXPECTED
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_run_whose_outputs_dvc_never_took_goes_on(
+    offline: Path, python: Python, taken: bool
+) -> None:
+    """DVC was killed after its stage had exited well."""
+    assert python(TRAINING, DIE_AFTER="0", DVC_STAGE="train").wait() == 0
+    (kept,) = home.journals().iterdir()
+    cached = home.dvc_cached(hashlib.md5((kept / JOURNAL).read_bytes()).hexdigest())
+    if taken:
+        cached.parent.mkdir(parents=True)
+        cached.touch()
+    assert python(TRAINING, DIE_AFTER="0", DVC_STAGE="train").wait() == 0
+    assert len(list(home.journals().iterdir())) == (2 if taken else 1)
+
+
+def test_a_training_that_is_forced_again_is_another_run(offline: Path, python: Python) -> None:
+    for _ in range(2):
+        assert python(TRAINING, DIE_AFTER="0").wait() == 0
+    assert len(list(home.journals().iterdir())) == 2
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ HEADER = {
     "experiment": "e",
     "name": "n",
     "parent": None,
-    "resumable": True,
+    "state": "train-1",
 }
 floats = st.floats(allow_nan=True, allow_infinity=True)
 

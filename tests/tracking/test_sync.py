@@ -264,7 +264,7 @@ def test_a_killed_run_is_sent_up_to_its_last_line(
     folder = home.state_folder("train", "1")
     header = {"run": "k", "stage": "train", "experiment": "e", "name": "n", "parent": None}
     journal = Journal(folder)
-    journal.append({"create": {**header, "resumable": True}})
+    journal.append({"create": {**header, "state": "train-1"}})
     journal.append_metrics({"loss": 1.0}, 0)
     journal.close()
     with open(folder / JOURNAL, "ab") as file:
