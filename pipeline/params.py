@@ -45,10 +45,26 @@ class Prepare(Section):
         None, description="what the corpus file must hash to; for files and URLs"
     )
     text_field: Text = Field("text", description="the column of .jsonl and .parquet that is text")
+    scheduler: Annotated[
+        str, Field(pattern=r"^(auto|threads|processes|(tcp|tls|ws|wss)://.+)$")
+    ] = Field("auto", description="who does the work of prepare and split; changes no byte")
 
 
 class Split(Section):
     train_fraction: float = Field(0.9, gt=0.0, lt=1.0, description="the rest is for validation")
+    test_fraction: float = Field(
+        0.0, ge=0.0, lt=1.0, description="taken from validation's end; 0: no test split"
+    )
+
+    @model_validator(mode="after")
+    def something_is_left_for_validation(self) -> Split:
+        if self.train_fraction + self.test_fraction >= 1:
+            raise PydanticCustomError(
+                "fractions",
+                "train_fraction {train} and test_fraction {test} leave nothing for validation",
+                {"train": self.train_fraction, "test": self.test_fraction},
+            )
+        return self
 
 
 class Model(Section):

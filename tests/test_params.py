@@ -78,6 +78,8 @@ def test_sections_are_frozen() -> None:
         ("sample: {prompts: []}", "sample.prompts: "),
         ("gpt2: {sizes: [124M, 125M]}", "gpt2.sizes[1]: input should be '124M', '355M'"),
         ("gpt2: {sizes: [124M, 124M]}", "gpt2: a size stands twice"),
+        ("split: {test_fraction: 0.1}", "split: train_fraction 0.9 and test_fraction 0.1 leave"),
+        ("prepare: {scheduler: dask}", "prepare.scheduler: string should match pattern"),
         ("prepare: {corpus: 7}", "prepare.corpus: input should be a valid string"),
         ("prepare: {sha256: abc}", "prepare.sha256: string should match pattern"),
         ("seed: -1", "seed: input should be greater than or equal to 0"),

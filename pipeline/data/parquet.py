@@ -3,7 +3,8 @@
 The columns are the strings `id`, `title`, `source` and `text`, one row a document. A document of
 more than `documents.PART` characters goes on in the next rows, with the same id and source, so
 that neither writing nor reading ever holds more than some parts. `_meta.json` is written last:
-where it stands, the corpus is whole.
+where it stands, the corpus is whole. It also tells of each row group how many characters it holds
+and whether its first row continues the document before it, so that groups can be read apart.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 META = "_meta.json"  # readers of Parquet folders pass over names that begin so
-GROUP = 1 << 24  # bytes of text in a row group: what is held while writing
+GROUP = 1 << 21  # bytes of text in a row group: what is held while writing, and a worker's part
 SHARD = 1 << 28  # bytes of text in a file
 
 Progress = Callable[[int], object]  # told of every part's characters
@@ -51,6 +52,7 @@ class CorpusWriter:
         self._digest = hashlib.sha256()
         self._rows: list[Row] = []
         self._waiting = 0  # bytes of text in _rows
+        self._continued = False  # whether _rows begins within a document
         self._shards: list[dict[str, Any]] = []
         self._file: pq.ParquetWriter | None = None
 
@@ -65,7 +67,10 @@ class CorpusWriter:
         if self.documents:
             self._digest.update(b"\xff")
         self.documents += 1
-        for part in chain([first], [] if second is None else [second], parts):
+        parts = chain([first], [] if second is None else [second], parts)
+        for number, part in enumerate(parts):
+            if not self._rows:
+                self._continued = number > 0
             self._append(Row(document.id, document.title, document.source, part))
 
     def close(self, name: str) -> dict[str, Any]:
@@ -108,6 +113,9 @@ class CorpusWriter:
         self._file.write_table(table)
         self._shards[-1]["rows"] += len(self._rows)
         self._shards[-1]["bytes"] += self._waiting
+        characters = sum(len(row.text) for row in self._rows)
+        group = {"characters": characters, "continued": self._continued}
+        self._shards[-1]["groups"].append(group)
         self._rows, self._waiting = [], 0
         if self._shards[-1]["bytes"] >= SHARD:
             self._end_shard()
@@ -116,7 +124,7 @@ class CorpusWriter:
         import pyarrow.parquet as pq
 
         name = f"{len(self._shards):05d}.parquet"
-        self._shards.append({"file": name, "rows": 0, "bytes": 0})
+        self._shards.append({"file": name, "rows": 0, "bytes": 0, "groups": []})
         # Texts repeat nothing, and nobody searches by them: no dictionaries, no statistics.
         self._file = pq.ParquetWriter(
             self._folder / name,
@@ -148,9 +156,22 @@ class Corpus:
         """
         meta = read_json(folder / META)
         keys = {"corpus", "sha256", "documents", "characters", "bytes", "shards"}
-        if not isinstance(meta, dict) or not keys <= meta.keys():
+        if not isinstance(meta, dict) or not keys <= meta.keys() or not _has_groups(meta):
             raise UserError(f"{folder / META}: not a corpus's; `dvc repro -f prepare` rewrites it")
         return cls(folder, meta)
+
+    def groups(self) -> list[Group]:
+        """Every row group in order: what may be read apart."""
+        groups: list[Group] = []
+        start = 0
+        for shard in self.meta["shards"]:
+            path = str(self.folder / shard["file"])
+            for number, group in enumerate(shard["groups"]):
+                if groups:
+                    groups[-1] = groups[-1]._replace(ends=not group["continued"])
+                groups.append(Group(path, number, start, ends=True))
+                start += group["characters"]
+        return groups
 
     def rows(self) -> Iterator[Row]:
         """Every row in order, a row group at a time.
@@ -158,29 +179,57 @@ class Corpus:
         Raises:
             UserError: a shard is missing or damaged.
         """
-        for cells in self._read(list(Row._fields)):
-            yield Row(*cells)
+        for group in self.groups():
+            yield from group.rows()
 
     def ids(self) -> Iterator[str]:
         """The id of every row, without reading the texts; raises as `rows` does."""
-        for (name,) in self._read(["id"]):
-            yield name
+        for group in self.groups():
+            for (name,) in group.read(["id"]):
+                yield name
 
-    def _read(self, columns: list[str]) -> Iterator[tuple[str, ...]]:
+
+class Group(NamedTuple):
+    """A row group, known by numbers alone, so that it can be sent to a worker.
+
+    Attributes:
+        path: the shard's file.
+        number: of the group within its shard.
+        start: characters of the corpus before it.
+        ends: whether its last row ends a document.
+    """
+
+    path: str
+    number: int
+    start: int
+    ends: bool
+
+    def rows(self) -> Iterator[Row]:
+        """Its rows in order; raises as `Corpus.rows` does."""
+        for cells in self.read(list(Row._fields)):
+            yield Row(*cells)
+
+    def read(self, columns: list[str]) -> Iterator[tuple[str, ...]]:
         """The cells of these columns, row by row."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        for shard in self.meta["shards"]:
-            path = self.folder / shard["file"]
-            try:
-                table = pq.ParquetFile(path, buffer_size=BLOCK, pre_buffer=False)
-                for group in range(table.num_row_groups):
-                    cells = table.read_row_group(group, columns=columns).columns
-                    for row in zip(*cells, strict=True):
-                        yield tuple(cell.as_py() for cell in row)
-            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-                reason = " ".join(str(error).split())
-                raise UserError(
-                    f"{path}: not readable ({reason}); `dvc repro -f prepare` writes it anew"
-                ) from None
+        try:
+            cells = _opened(self.path).read_row_group(self.number, columns=columns).columns
+            for row in zip(*cells, strict=True):
+                yield tuple(cell.as_py() for cell in row)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{self.path}: not readable ({reason}); `dvc repro -f prepare` writes it anew"
+            ) from None
+
+
+def _opened(path: str) -> pq.ParquetFile:
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(path, buffer_size=BLOCK, pre_buffer=False)
+
+
+def _has_groups(meta: dict[str, Any]) -> bool:
+    shards = meta["shards"]
+    return isinstance(shards, list) and all("groups" in shard for shard in shards)

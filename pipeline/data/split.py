@@ -1,145 +1,145 @@
-"""Training and validation tokens out of a corpus.
+"""Training, validation and, if asked for, test tokens out of a corpus.
 
 One document is cut as the book cuts "The Verdict": the first `train_fraction` of its characters
-is for training, and the two sides are tokenised apart. Many documents are dealt out whole: a hash
-of the id decides the side, so a document keeps its side when others come and go. End-of-text then
-follows every document; a single one has none, so that its tokens are exactly those of its text.
+is for training, the last `test_fraction` for the test, what is between for validation, and the
+sides are tokenised apart. Many documents are dealt out whole: a hash of the id decides the side,
+so a document keeps its side when others come and go. End-of-text then follows every document; a
+single one has none, so that its tokens are exactly those of its text.
 
-Tokens go to shards of little-endian uint16 as they come; nothing grows with the corpus. Batches
-are tokenised in threads, tiktoken leaving the interpreter free, and written in order: the bytes
-are the same for any number of threads.
+The corpus's row groups are tokenised by `workers` and written in order: the bytes are the same
+for any number of them, and nothing grows with the corpus.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import os
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import groupby
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.loader import FORMAT, META, TOKEN
-from pipeline.data.parquet import Corpus, Progress
-from pipeline.data.tokenizer import END_OF_TEXT, PIECE, encode_piece, pieces
+from pipeline.data.parquet import Corpus, Group, Progress
+from pipeline.data.statistics import TokenStatistics
+from pipeline.data.tokenizer import END_OF_TEXT, encode_piece, pieces
+from pipeline.data.tokens import TokenWriter
+from pipeline.data.workers import start_workers
 from pipeline.errors import UserError
-from pipeline.files import folder_aside, write_json
+from pipeline.files import folder_aside
 
-Side = Literal["train", "val"]
-SIDES: tuple[Side, Side] = ("train", "val")
-SHARD = 100_000_000  # tokens: 200 MB
+Side = Literal["train", "val", "test"]
 
 
-class Text(NamedTuple):
-    """A piece of a document, on its way to a side; the end of one is an empty piece that `ends`."""
+@dataclass(frozen=True)
+class Shares:
+    """Which shares of [0, 1] the sides take: training first, the test last."""
+
+    train: float
+    test: float = 0.0
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        return ("train", "val", "test") if self.test else ("train", "val")
+
+    def side(self, place: float) -> Side:
+        if place < self.train:
+            return "train"
+        return "val" if place < 1 - self.test else "test"
+
+    def cuts(self, characters: int) -> tuple[int, ...]:
+        """Where a single document is cut: the sides lie between neighbouring numbers."""
+        first = int(characters * self.train)
+        if not self.test:
+            return (0, first, characters)
+        return (0, first, int(characters * (1 - self.test)), characters)
+
+
+class Piece(NamedTuple):
+    """A text on its way to a side, and whether a document ends with it."""
 
     side: Side
     text: str
     ends: bool = False
 
 
-@dataclass
-class Batch:
-    """Pieces for one side that one thread tokenises."""
+class Tokenised(NamedTuple):
+    """What a row group holds for one side; `ends` counts the ends of documents in it."""
 
     side: Side
-    texts: list[Text] = field(default_factory=list)
-    characters: int = 0
-    bytes: int = 0
-    ends: int = 0
-
-    def add(self, text: Text) -> None:
-        self.texts.append(text)
-        self.characters += len(text.text)
-        self.bytes += len(text.text.encode("utf-8"))
-        self.ends += text.ends
-
-    def tokenise(self) -> npt.NDArray[np.uint16]:
-        end = np.array([END_OF_TEXT], np.uint16)
-        arrays = [end if text.ends else encode_piece(text.text) for text in self.texts]
-        return np.concatenate(arrays)
-
-
-class TokenWriter:
-    """Writes the tokens of one side into shards, and counts what they stand for."""
-
-    def __init__(self, folder: Path):
-        folder.mkdir()
-        self.tokens = self.characters = self.bytes = self.ends = 0
-        self._folder = folder
-        self._shards: list[dict[str, Any]] = []
-        self._file: BinaryIO | None = None
-
-    def write(self, batch: Batch, tokens: npt.NDArray[np.uint16]) -> None:
-        self.tokens += len(tokens)
-        self.characters += batch.characters
-        self.bytes += batch.bytes
-        self.ends += batch.ends
-        while len(tokens):
-            if self._file is None or self._shards[-1]["tokens"] == SHARD:
-                self._file = self._next_shard()
-            room = SHARD - self._shards[-1]["tokens"]
-            self._file.write(tokens[:room].astype(TOKEN).tobytes())
-            self._shards[-1]["tokens"] += len(tokens[:room])
-            tokens = tokens[room:]
-
-    def counts(self) -> dict[str, int]:
-        return {
-            "tokens": self.tokens,
-            "documents": self.ends or 1,  # a single document, which has no end written, is on both
-            "characters": self.characters,
-            "bytes": self.bytes,
-        }
-
-    def close(self, side: Side, corpus: Corpus) -> None:
-        """Write `meta.json`, the mark that the side is whole."""
-        if self._file:
-            self._file.close()
-        about = {"corpus": corpus.meta["corpus"], "corpus_sha256": corpus.meta["sha256"]}
-        meta = {"split": side} | FORMAT | self.counts() | about | {"shards": self._shards}
-        write_json(self._folder / META, meta)
-
-    def _next_shard(self) -> BinaryIO:
-        if self._file:
-            self._file.close()
-        self._shards.append({"file": f"{len(self._shards):05d}.bin", "tokens": 0})
-        return open(self._folder / self._shards[-1]["file"], "wb")
+    tokens: npt.NDArray[np.uint16]
+    characters: int
+    bytes: int
+    ends: int
 
 
 def split(
     corpus_folder: Path,
     tokens_folder: Path,
     train_fraction: float,
+    test_fraction: float = 0.0,
     *,
+    scheduler: str = "threads",
     progress: Progress = lambda characters: None,
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Write `tokens_folder`/{train,val}; return what `reports/split.json` holds.
+    """Write `tokens_folder`/{train,val[,test]}; return what `reports/split.json` holds.
 
-    `progress` is told of characters; `threads` is as many as there are cores where None.
+    Args:
+        scheduler: of `workers`.
+        progress: told of characters.
+        threads: as many as there are cores where None.
 
     Raises:
         UserError: the corpus is missing or damaged, or a side would be empty; the folder stays.
     """
     corpus = Corpus.open(corpus_folder)
-    texts = _by_characters if corpus.meta["documents"] == 1 else _by_document
-    _check_sides(corpus, train_fraction)
-    with folder_aside(tokens_folder) as aside:
-        writers = {side: TokenWriter(aside / side) for side in SIDES}
-        for batch, tokens in _tokenised(_batches(texts(corpus, train_fraction)), threads):
-            writers[batch.side].write(batch, tokens)
-            progress(batch.characters)
-        for side, writer in writers.items():
-            writer.close(side, corpus)
+    shares = Shares(train_fraction, test_fraction)
+    _check_sides(corpus, shares)
     about = {"corpus": corpus.meta["corpus"], "corpus_sha256": corpus.meta["sha256"]}
-    return about | {side: writer.counts() for side, writer in writers.items()}
+    statistics = TokenStatistics()
+    with (
+        folder_aside(tokens_folder) as aside,
+        start_workers(scheduler, corpus.meta["bytes"], threads) as workers,
+    ):
+        writers = {side: TokenWriter(aside / side) for side in shares.sides}
+        work = partial(tokenise, shares=shares, whole=_length_of_one(corpus))
+        for sides in workers.in_order(work, corpus.groups()):
+            for side, tokens, characters, size, ends in sides:
+                writers[side].write(tokens, characters, size, ends)
+                statistics.add(side, tokens)
+                progress(characters)
+        for side, writer in writers.items():
+            writer.close(side, about)
+    sizes: dict[str, dict[str, int]] = {side: writer.counts() for side, writer in writers.items()}
+    return about | sizes | {"statistics": statistics.report(sizes)}
+
+
+def tokenise(group: Group, shares: Shares, whole: int | None) -> list[Tokenised]:
+    """The tokens of one row group, by side.
+
+    Args:
+        whole: the characters of a corpus of one document, which is cut; None for many.
+    """
+    rows = _by_document(group, shares) if whole is None else _by_characters(group, shares, whole)
+    arrays: dict[Side, list[npt.NDArray[np.uint16]]] = {side: [] for side in shares.sides}
+    counts = {side: [0, 0, 0] for side in shares.sides}
+    end = np.array([END_OF_TEXT], np.uint16)
+    for side, text, ends in rows:
+        arrays[side] += [encode_piece(piece) for piece in pieces(text)]
+        if ends:
+            arrays[side].append(end)
+        for column, number in enumerate((len(text), _utf8_length(text), int(ends))):
+            counts[side][column] += number
+    return [
+        Tokenised(side, np.concatenate(found), *counts[side])
+        for side, found in arrays.items()
+        if found
+    ]
 
 
 def position(document: str) -> float:
@@ -148,72 +148,58 @@ def position(document: str) -> float:
     return float(int.from_bytes(digest[:8], "big") / 2**64)
 
 
-def _check_sides(corpus: Corpus, train_fraction: float) -> None:
-    """Refuse a fraction that leaves a side empty, before any work, and say which would not."""
+def _by_characters(group: Group, shares: Shares, whole: int) -> Iterator[Piece]:
+    cuts = shares.cuts(whole)
+    start = group.start
+    for row in group.rows():
+        for side, (low, high) in zip(shares.sides, pairwise(cuts), strict=True):
+            part = row.text[max(low - start, 0) : max(high - start, 0)]
+            if part:
+                yield Piece(side, part)
+        start += len(row.text)
+
+
+def _by_document(group: Group, shares: Shares) -> Iterator[Piece]:
+    rows = list(group.rows())
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        if following is None:
+            ends = group.ends
+        else:
+            ends = (row.id, row.source) != (following.id, following.source)
+        yield Piece(shares.side(position(row.id)), row.text, ends)
+
+
+def _length_of_one(corpus: Corpus) -> int | None:
+    return corpus.meta["characters"] if corpus.meta["documents"] == 1 else None
+
+
+def _utf8_length(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8"))
+
+
+def _check_sides(corpus: Corpus, shares: Shares) -> None:
+    """Refuse fractions that leave a side empty, before any work, and say which would not."""
     meta = corpus.meta
-    what = f"split.train_fraction {train_fraction} leaves one side of {meta['corpus']} empty"
+    given = f"split.train_fraction {shares.train}"
+    if shares.test:
+        given += f" with split.test_fraction {shares.test}"
+    what = f"{given} leaves one side of {meta['corpus']} empty"
     if meta["documents"] == 1:
-        if not 0 < int(meta["characters"] * train_fraction) < meta["characters"]:
+        cuts = shares.cuts(meta["characters"])
+        if any(low >= high for low, high in pairwise(cuts)):
             raise UserError(f"{what}: it has {meta['characters']:,} characters; give a longer text")
         return
-    low, high = 1.0, 0.0
+    low, high, seen = 1.0, 0.0, set()
     for place in map(position, corpus.ids()):
         low, high = min(low, place), max(high, place)
-    if not low < train_fraction <= high:
-        first, last = math.floor(low * 1e4 + 1) / 1e4, math.floor(high * 1e4) / 1e4
-        hint = f"a value from {first} to {last} does not" if first <= last else "give more of them"
+        seen.add(shares.side(place))
+    if len(seen) < len(shares.sides):
+        hint = "give more of them" if shares.test else _hint(low, high)
         raise UserError(
-            f"{what}: its {meta['documents']:,} documents go whole to one side or the other; {hint}"
+            f"{what}: its {meta['documents']:,} documents go whole to one side or another; {hint}"
         )
 
 
-def _by_characters(corpus: Corpus, train_fraction: float) -> Iterator[Text]:
-    left = int(corpus.meta["characters"] * train_fraction)  # for training
-    for row in corpus.rows():
-        yield from (Text("train", piece) for piece in pieces(row.text[:left]))
-        yield from (Text("val", piece) for piece in pieces(row.text[left:]))
-        left = max(left - len(row.text), 0)
-
-
-def _by_document(corpus: Corpus, train_fraction: float) -> Iterator[Text]:
-    for (document, _), rows in groupby(corpus.rows(), key=lambda row: (row.id, row.source)):
-        side: Side = "train" if position(document) < train_fraction else "val"
-        for row in rows:
-            for piece in pieces(row.text):
-                yield Text(side, piece)
-        yield Text(side, "", ends=True)
-
-
-def _batches(texts: Iterable[Text]) -> Iterator[Batch]:
-    """The texts of each side in order, gathered until a batch is worth a thread's while."""
-    filling = {side: Batch(side) for side in SIDES}
-    for text in texts:
-        batch = filling[text.side]
-        batch.add(text)
-        if batch.characters >= PIECE:
-            yield batch
-            filling[text.side] = Batch(text.side)
-    yield from (batch for batch in filling.values() if batch.texts)
-
-
-def _tokenised(
-    batches: Iterable[Batch], threads: int | None
-) -> Iterator[tuple[Batch, npt.NDArray[np.uint16]]]:
-    """The batches in order with their tokens, some of them ahead of the reader."""
-    threads = threads or _cores()
-    running: deque[tuple[Batch, Future[npt.NDArray[np.uint16]]]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="tokenise") as pool:
-        for batch in batches:
-            running.append((batch, pool.submit(batch.tokenise)))
-            if len(running) > 2 * threads:
-                done, tokens = running.popleft()
-                yield done, tokens.result()
-        for done, tokens in running:
-            yield done, tokens.result()
-
-
-def _cores() -> int:
-    """The cores that this process may use, where the system can tell."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _hint(low: float, high: float) -> str:
+    first, last = math.floor(low * 1e4 + 1) / 1e4, math.floor(high * 1e4) / 1e4
+    return f"a value from {first} to {last} does not" if first <= last else "give more of them"

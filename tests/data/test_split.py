@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.data import split as module
+from pipeline.data import parquet
+from pipeline.data import tokens as tokens_module
 from pipeline.data.corpora import prepare
 from pipeline.data.documents import Document
 from pipeline.data.loader import Tokens, Windows
@@ -134,7 +135,7 @@ def test_one_document_in_parts_is_cut_in_the_right_place(tmp_path: Path) -> None
 def test_any_number_of_threads_gives_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PIECE", 100)  # many batches
+    monkeypatch.setattr(parquet, "GROUP", 100)  # many row groups, a worker's parts
     texts: dict[str, str | list[str]] = {f"id{n}": WORDS * (n + 1) for n in range(40)}
     corpus = write_corpus(tmp_path / "corpus", texts)
     progress: list[int] = []
@@ -148,10 +149,84 @@ def test_any_number_of_threads_gives_the_same_bytes(
     assert sum(progress) == 2 * sum(len(str(text)) for text in texts.values())
 
 
+@pytest.mark.parametrize("group", [1, 60, 1000])
+def test_any_partition_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int
+) -> None:
+    """However the corpus is cut into row groups, long documents across them included."""
+    many: dict[str, str | list[str]] = {
+        f"id{n}": [WORDS, f" né {n}"] * (n % 4 + 1) for n in range(30)
+    }
+    one: dict[str, str | list[str]] = {"a": [WORDS, "né ", WORDS, WORDS] * 9}
+    for name, texts in (("many", many), ("one", one)):
+        fractions = (0.6, 0.2)
+        reports = []
+        for size in (1 << 21, group):
+            monkeypatch.setattr(parquet, "GROUP", size)
+            corpus = write_corpus(tmp_path / "corpus", texts)
+            reports.append(split(corpus, tmp_path / f"{name}{size}", *fractions))
+        assert reports[0] == reports[1]
+        assert content(tmp_path / f"{name}{1 << 21}") == content(tmp_path / f"{name}{group}")
+
+
+class TestTheTestSplit:
+    """`split.test_fraction` takes from validation; training stays what it was."""
+
+    def test_one_document(self, tmp_path: Path) -> None:
+        corpus = write_corpus(tmp_path / "corpus", {"a": WORDS * 20})
+        report = split(corpus, tmp_path / "tokens", 0.5, 0.25)
+        sides = {s: Tokens.open(tmp_path / "tokens" / s) for s in ("train", "val", "test")}
+        texts = {s: decode(tokens.read(0, len(tokens)).tolist()) for s, tokens in sides.items()}
+        assert "".join(texts.values()) == WORDS * 20
+        assert [len(text) for text in texts.values()] == [500, 250, 250]
+        assert report["test"]["characters"] == 250
+        assert sides["test"].meta["split"] == "test"
+
+    def test_many_documents(self, tmp_path: Path) -> None:
+        named: dict[str, str | list[str]] = {f"id{n}": f"document {n}" for n in range(60)}
+        corpus = write_corpus(tmp_path / "corpus", named)
+        split(corpus, tmp_path / "two", 0.5)
+        split(corpus, tmp_path / "three", 0.5, 0.2)
+        three = {
+            s: documents_of(Tokens.open(tmp_path / "three" / s)) for s in ("train", "val", "test")
+        }
+        assert three["test"] == [t for n, t in named.items() if position(n) >= 0.8]
+        two = {s: documents_of(Tokens.open(tmp_path / "two" / s)) for s in ("train", "val")}
+        assert three["train"] == two["train"]
+        assert sorted(three["val"] + three["test"]) == sorted(two["val"])
+
+    def test_an_empty_side_is_named(self, tmp_path: Path) -> None:
+        corpus = write_corpus(tmp_path / "corpus", {f"id{n}": WORDS for n in range(30)})
+        with pytest.raises(UserError, match=r"split\.test_fraction 1e-05 leaves .* give more"):
+            split(corpus, tmp_path / "tokens", 0.5, 1e-5)
+
+
+def test_statistics(tmp_path: Path) -> None:
+    texts: dict[str, str | list[str]] = {"a": " a" * 3, "b": " a b", "c": " a", "d": [" b"] * 9}
+    report = split(write_corpus(tmp_path / "corpus", texts), tmp_path / "tokens", 0.5)
+    told = report["statistics"]
+    assert told["most_common"] == [
+        {"token": 275, "text": " b", "count": 10},
+        {"token": 257, "text": " a", "count": 5},
+    ]
+    assert told["tokens_per_document"] == 15 / 4
+    assert told["bytes_per_token"] == told["characters_per_token"] == 2
+    assert told["distinct_tokens"] == 2
+    assert [line["documents"] for line in told["tokens_a_document"]] == [1, 2, 0, 1]
+    assert told["tokens_a_document"][0] == {"from": 1, "below": 2, "documents": 1}
+
+
+def test_statistics_of_one_document(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", {"a": " a" * 10})
+    told = split(corpus, tmp_path / "tokens", 0.5)["statistics"]
+    assert told["tokens_per_document"] == 10
+    assert told["tokens_a_document"] == [{"from": 8, "below": 16, "documents": 1}]
+
+
 def test_shards_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = write_corpus(tmp_path / "corpus", {"a": WORDS * 20})
     split(corpus, tmp_path / "whole", 0.9)
-    monkeypatch.setattr(module, "SHARD", 100)
+    monkeypatch.setattr(tokens_module, "SHARD", 100)
     report = split(corpus, tmp_path / "cut", 0.9)
     for side in ("train", "val"):
         whole, cut = Tokens.open(tmp_path / "whole" / side), Tokens.open(tmp_path / "cut" / side)

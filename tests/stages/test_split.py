@@ -65,7 +65,7 @@ def test_runs_again_to_the_same_bytes(place: Path) -> None:
         ("missing", "_meta.json: no such file"),
         ("cut", "00000.parquet: not readable"),
         ("one character", "has 1 characters; give a longer text"),
-        ("few documents", "go whole to one side or the other"),
+        ("few documents", "go whole to one side or another"),
     ],
 )
 def test_a_mistake_is_one_line_and_loses_nothing(place: Path, damage: str, said: str) -> None:

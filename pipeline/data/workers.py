@@ -1,0 +1,121 @@
+"""Where partitioned work is done: threads of this process, Dask's processes, or a Dask cluster.
+
+Work is a function and a stream of small descriptions of its parts; results come back in the
+parts' order, with a bounded number of them under way, so that neither the order in which workers
+finish nor their number shows in what is written. A part whose worker dies is done again by
+another one; what others have done stays.
+
+`scheduler` is `prepare.scheduler`: `threads`; `processes`, a local Dask cluster of one process a
+core; the address of a cluster, such as `tcp://10.0.0.5:8786`; or `auto`, which is `threads` until
+the corpus is so large that starting processes is nothing. The workers of a cluster must have
+Lossbook installed and see the corpus under the same paths.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+LARGE = 1 << 30  # bytes of text from which `auto` means processes
+CONNECT = 10  # seconds to find a cluster
+DEATHS = 3  # workers that a part may lose before it is held to be the one that kills them
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """A pool and how many of its workers there are."""
+
+    pool: Executor
+    number: int
+
+    def in_order(
+        self, function: Callable[[Part], Result], parts: Iterable[Part]
+    ) -> Iterator[Result]:
+        """`function` of each part, in the parts' order, some parts ahead of the reader."""
+        ahead = 2 * self.number
+        running: deque[Future[Result]] = deque()
+        try:
+            for part in parts:
+                running.append(self.pool.submit(function, part))
+                if len(running) > ahead:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            for future in running:
+                future.cancel()
+
+
+@contextmanager
+def start_workers(scheduler: str, size: int = 0, threads: int | None = None) -> Iterator[Workers]:
+    """The workers that `scheduler` names, for a corpus of `size` bytes.
+
+    Raises:
+        UserError: no cluster answers at the address.
+    """
+    if scheduler == "auto":
+        scheduler = "processes" if size >= LARGE and cores() > 1 else "threads"
+    if scheduler == "threads":
+        number = threads or cores()
+        pool = ThreadPoolExecutor(number, thread_name_prefix="corpus")
+        try:
+            yield Workers(pool, number)
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return
+    with _client(scheduler) as client:
+        number = max(sum(client.nthreads().values()), 1)
+        yield Workers(client.get_executor(pure=False), number)
+
+
+@contextmanager
+def _client(scheduler: str) -> Iterator[Client]:
+    import dask
+    from distributed import Client, LocalCluster
+
+    if scheduler != "processes":
+        try:
+            client = Client(scheduler, timeout=CONNECT, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"prepare.scheduler: no Dask scheduler answers at {scheduler} "
+                f"({type(error).__name__}); `dask scheduler` starts one"
+            ) from None
+        with client:
+            yield client
+        return
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # a worker's death is not ours
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": DEATHS}),
+        LocalCluster(
+            n_workers=cores(),
+            threads_per_worker=1,
+            host="127.0.0.1",
+            memory_limit=0,  # parts are small, and a worker that is paused helps nobody
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def cores() -> int:
+    """The cores that this process may use, where the system can tell."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
