@@ -68,15 +68,16 @@ class KeyedOrder:
         # Pairs (left, right) of residues stand for left * width + right, a little over `windows`.
         self._height = math.isqrt(windows - 1) + 1
         self._width = -(-windows // self._height)
-        first = _mixed(np.full(ROUNDS, seed % (1 << 64), np.uint64))
-        self._keys = _mixed(first + np.arange(ROUNDS, dtype=np.uint64))
+        key = int(_mixed(np.array([seed % (1 << 64)], dtype=np.uint64))[0])
+        keys = [(key + number) % (1 << 64) for number in range(ROUNDS)]
+        self._keys = _mixed(np.array(keys, dtype=np.uint64))
 
     def __len__(self) -> int:
         return self._windows
 
     def take(self, start: int, stop: int, step: int = 1) -> Indices:
         places = range(*slice(start, stop, step).indices(self._windows))
-        windows = self._shuffled(np.arange(places.start, places.stop, places.step, dtype=np.uint64))
+        windows = self._shuffled(np.array(places, dtype=np.uint64))
         # Walk on from pairs that stand for no window: a permutation restricted to fewer numbers.
         while (beyond := windows >= self._windows).any():
             windows[beyond] = self._shuffled(windows[beyond])

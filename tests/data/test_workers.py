@@ -1,0 +1,148 @@
+"""Who does the work changes no byte: threads, processes, a cluster, and one whose worker dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.data import parquet, workers
+from pipeline.data.documents import Document
+from pipeline.data.parquet import CorpusWriter
+from pipeline.data.split import split
+from pipeline.data.workers import start_workers
+from pipeline.errors import UserError
+from pipeline.files import folder_aside
+
+
+def double(number: int) -> int:
+    time.sleep(0.001 * (number % 3))
+    return 2 * number
+
+
+def test_results_come_in_order() -> None:
+    with start_workers("threads", threads=4) as pool:
+        assert list(pool.in_order(double, range(50))) == list(range(0, 100, 2))
+
+
+def test_few_parts_are_taken_before_they_are_needed() -> None:
+    taken: list[int] = []
+
+    def parts() -> Iterator[int]:
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    with start_workers("threads", threads=2) as pool:
+        results = pool.in_order(double, parts())
+        assert next(results) == 0
+        assert len(taken) == 5  # two for each thread wait, and the one that was read
+        assert next(results) == 2
+        assert len(taken) == 6
+
+
+def test_a_part_that_fails_ends_the_work() -> None:
+    done = threading.Event()
+
+    def fail(number: int) -> int:
+        if number == 3:
+            raise UserError("part 3 is wrong")
+        if number > 30:
+            done.set()
+        return number
+
+    with (
+        pytest.raises(UserError, match="part 3 is wrong"),
+        start_workers("threads", threads=2) as pool,
+    ):
+        for _ in pool.in_order(fail, range(1000)):
+            pass
+    assert not done.is_set()
+
+
+def process_of(_part: object) -> int:
+    return os.getpid()
+
+
+def test_auto_takes_threads_for_small_corpora() -> None:
+    with start_workers("auto", size=10**6, threads=3) as pool:
+        assert set(pool.in_order(process_of, range(9))) == {os.getpid()}
+
+
+def test_no_cluster_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "CONNECT", 0.5)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        said = f"prepare.scheduler: .* at {address}"
+        with pytest.raises(UserError, match=said), start_workers(address):
+            pass
+
+
+def write_corpus(folder: Path) -> Path:
+    with folder_aside(folder) as aside:
+        writer = CorpusWriter(aside)
+        for number in range(60):
+            text = f"Document {number} was née of words.\n" * (number * 7 % 40 + 1)
+            writer.write(Document(f"id{number}", "", f"{number}.txt", [text, "", text]))
+        writer.close("mine")
+    return folder
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_cluster_whose_worker_is_killed_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two worker processes, one of them killed after the first part."""
+    from distributed import Client, LocalCluster
+
+    monkeypatch.setattr(parquet, "GROUP", 1000)
+    corpus = write_corpus(tmp_path / "corpus")
+    expected = split(corpus, tmp_path / "threads", 0.5, 0.25)
+    killed: list[int] = []
+
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address=None,
+            memory_limit=0,
+            silence_logs=50,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        pids = list(client.run(os.getpid).values())
+
+        def kill(characters: int) -> None:
+            if not killed:
+                killed.append(pids[0])
+                os.kill(pids[0], signal.SIGKILL)
+
+        address = cluster.scheduler_address
+        report = split(corpus, tmp_path / "cluster", 0.5, 0.25, scheduler=address, progress=kill)
+        assert pids[0] not in client.run(os.getpid).values()
+    assert killed
+    assert report == expected
+    assert content(tmp_path / "cluster") == content(tmp_path / "threads")
+
+
+@pytest.mark.slow
+def test_processes_of_its_own_give_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "GROUP", 1000)
+    monkeypatch.setattr(workers, "LARGE", 1)
+    corpus = write_corpus(tmp_path / "corpus")
+    expected = split(corpus, tmp_path / "threads", 0.5)
+    assert split(corpus, tmp_path / "processes", 0.5, scheduler="auto") == expected
+    assert content(tmp_path / "processes") == content(tmp_path / "threads")
