@@ -159,6 +159,7 @@ def write_outputs(
     from pipeline.params import flatten
     from pipeline.reporting.plots import loss_curves
     from pipeline.training.job import save_training, summary, verdict, write_history
+    from stages.trained_model import log_trained_model
 
     assert trainer.best is not None, "a training evaluates at step 0"
     save_training(folder, trainer, job.start)
@@ -176,7 +177,7 @@ def write_outputs(
     run.log_table(recorder.samples, "samples.json")
     run.log_artifact(reports / "loss.png", "figures")
     run.log_artifact(reports / "history.csv")
-    run.log_artifact(folder / "config.json", "model")
+    log_trained_model(run, job, trainer.best, folder)
     run.set_tags({"verdict": verdict(trainer.history, trainer.best)})
     recorder.bar.say(verdict(trainer.history, trainer.best))
 

@@ -28,6 +28,7 @@ WATCHERS = (
     "pipeline.progress",
     "pipeline.tracking",
     "pipeline.reporting",
+    "stages.trained_model",
 )
 DRAW = {"compare", "sample"}  # for these the drawing is the result
 # Samples show how a training goes, and change no weight; what GPT-2 thinks of samples goes to

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -55,7 +56,9 @@ def reference(source: Path, path: str) -> dict[str, Any]:
         UserError: it cannot be read.
     """
     try:
-        md5, sha256, size = md5_of(source), sha256_of(source), source.stat().st_size
+        with ThreadPoolExecutor(2) as pool:  # gigabytes, and hashing lets other threads run
+            md5, sha256 = pool.map(lambda digest: digest(source), (md5_of, sha256_of))
+        size = source.stat().st_size
     except OSError as error:
         raise UserError(f"{source}: {error.strerror}") from None
     place = Path(os.path.relpath(source)).as_posix()

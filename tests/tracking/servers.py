@@ -112,7 +112,9 @@ class Proxy:
     def _forward(self, request: BaseHTTPRequestHandler, body: bytes, port: int) -> None:
         upstream = http.client.HTTPConnection(HOST, port, timeout=60)
         try:
-            upstream.request(request.command, request.path, body, dict(request.headers))
+            # the body came whole: an empty file's is announced in chunks that never come
+            headers = {k: v for k, v in request.headers.items() if k != "Transfer-Encoding"}
+            upstream.request(request.command, request.path, body, headers)
             answer = upstream.getresponse()
             content = answer.read()
         except OSError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,15 +17,18 @@ import pytest
 import requests
 import torch
 from mlflow.exceptions import MlflowException
-from servers import free_port
+from mlflow.models import Model
+from safetensors.torch import load_file
+from servers import Proxy, free_port
 
 from pipeline.generation.decode import complete
 from pipeline.generation.sampling import Sampling
 from pipeline.model.gpt import GPT, GPTConfig, initialise
 from pipeline.model.saved import load_model, save_config, save_weights
 from pipeline.tracking import home
+from pipeline.tracking.publish import Publisher, as_default
 from pipeline.tracking.run import start_run
-from pipeline.tracking.store import Store
+from pipeline.tracking.store import Store, connect
 from pipeline.tracking.sync import gather, synced
 
 CODE = Path(__file__).parents[2] / "stages" / "served_model.py"
@@ -87,9 +91,9 @@ def test_a_served_model_says_what_the_decoder_says(
     repo: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(repo, seed=1, val_loss=6.0)
-    mlflow.set_tracking_uri(store.uri)
     monkeypatch.setattr(sys, "path", list(sys.path))  # MLflow puts the model's code before it
-    loaded = mlflow.pyfunc.load_model("models:/book@champion")
+    with as_default(store.uri):
+        loaded = mlflow.pyfunc.load_model("models:/book@champion")
     prompts = pd.DataFrame({"prompt": PROMPTS})
     for params in (
         {},
@@ -106,6 +110,7 @@ def test_a_served_model_says_what_the_decoder_says(
 
 def test_what_is_published(repo: Path, store: Store) -> None:
     key = train(repo, seed=1, val_loss=6.25)
+    assert "MLFLOW_TRACKING_URI" not in os.environ, "what MLflow sets on the way is taken back"
     run = store.find_run(key)
     assert run is not None
     version = champion(store)
@@ -119,12 +124,54 @@ def test_what_is_published(repo: Path, store: Store) -> None:
     files = [path for path in (repo / "mlartifacts").rglob("*") if path.is_file()]
     assert [path.name for path in files if path.suffix in (".pth", ".pkl")] == []
     (weights,) = (path for path in files if path.suffix == ".safetensors")
-    from safetensors.torch import load_file
-
     trained = torch.load(repo / "models" / "scratch" / "best.pth", weights_only=True)
     served = load_file(weights)
     assert trained.keys() == served.keys()
     assert all(torch.equal(trained[name], served[name]) for name in trained)
+    described = Model.load(str(weights.parents[2]))
+    assert described.model_size_bytes is not None
+    assert described.model_size_bytes > weights.stat().st_size
+    assert [path.name for path in (repo / ".lossbook").glob("model-*")] == []
+
+
+def test_a_server_gets_the_model_too(proxy: Proxy, bare_repo: Path, tmp_path: Path) -> None:
+    """Artifacts go through the server; what is published is what was trained."""
+    train(bare_repo, seed=1, val_loss=6.0)
+    assert os.environ["MLFLOW_TRACKING_URI"] == proxy.url
+    version = champion(connect())
+    with as_default(proxy.url):
+        folder = mlflow.artifacts.download_artifacts(f"models:/book/{version.version}")
+    trained = torch.load(bare_repo / "models" / "scratch" / "best.pth", weights_only=True)
+    served = load_file(Path(folder, "artifacts", "files", "model.safetensors"))
+    assert all(torch.equal(trained[name], served[name]) for name in trained)
+
+
+def test_the_rest_of_a_run_does_not_wait_for_its_model(
+    repo: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may take minutes to send: metrics, files and the run's end go before it."""
+    status = []
+
+    def publish(publisher: Publisher, *arguments: Any) -> None:
+        status.append(store.client.get_run(publisher.run_id).info.status)
+        raise RuntimeError("not today")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Publisher, "publish", publish)
+        train(repo, seed=1, val_loss=6.0)
+    assert status == ["FINISHED"]
+    (done,) = synced(gather(Path("journals")))
+    assert (done.outcome, done.remarks) == ("sent", [])
+    assert champion(store).run_id == done.run_id
+
+
+def test_a_model_whose_files_the_store_lost_is_sent_again(repo: Path, store: Store) -> None:
+    train(repo, seed=1, val_loss=6.0)
+    before = registry(store)
+    shutil.rmtree(repo / "mlartifacts" / "models")
+    assert [one.outcome for one in synced(gather(Path("journals")))] == ["rebuilt"]
+    assert registry(store) == before
+    assert list((repo / "mlartifacts").rglob("model.safetensors"))
 
 
 def test_the_lowest_validation_loss_is_champion(repo: Path, store: Store) -> None:
@@ -186,6 +233,8 @@ def test_a_model_whose_weights_are_gone_is_named_until_they_are_back(
     weights.rename(repo / "aside")
     (done,) = synced(gather(Path("journals")))
     assert done.remarks == ["model/best.pth: the file is nowhere here"]
+    (done,) = synced(gather(Path("journals")))
+    assert done.outcome == "there", "nothing else is sent again"
     assert done.run_id is not None
     assert store.client.get_run(done.run_id).info.status == "FINISHED", "the rest has arrived"
     (repo / "aside").rename(weights)
