@@ -16,6 +16,7 @@ COMMANDS = {
     "generate": ("pipeline.commands.generate", "Continue a text as any model here would."),
     "ui": ("pipeline.commands.tracking", "Open MLflow's web interface on this repository's runs."),
     "runs": ("pipeline.commands.tracking", "List runs as a tree, with their key numbers."),
+    "sweep": ("pipeline.commands.sweep", "Say what a sweep came to: a table, figures, a page."),
     "sync": ("pipeline.commands.tracking", "Send what MLflow lacks; rebuild what it has lost."),
     "reap": ("pipeline.commands.tracking", "End runs whose process is gone."),
     "relocate": ("pipeline.commands.tracking", "Mend artifact links after the repository moved."),

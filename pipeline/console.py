@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,33 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 class Command(click.Command):
-    """A Click command whose `UserError` ends in one plain line and exit status 1."""
+    """A Click command whose `UserError` ends in one plain line and exit status 1.
+
+    A stage of a DVC experiment that fails before its run has begun leaves a failed run.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except UserError as error:
-            raise click.ClickException(str(error)) from error
-        except OSError as error:
-            if error.errno not in DISK:
+        except (click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if "DVC_EXP_NAME" in os.environ:
+                from pipeline.tracking.unbegun import record_failure
+
+                record_failure(error)
+            if (line := _in_one_line(error)) is None:
                 raise
-            raise click.ClickException(f"{error.filename or 'disk'}: {error.strerror}") from error
+            raise click.ClickException(line) from error
+
+
+def _in_one_line(error: Exception) -> str | None:
+    """A user's mistake or a user's disk; None for a bug, which gets its traceback."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in DISK:
+        return f"{error.filename or 'disk'}: {error.strerror}"
+    return None
 
 
 class Group(click.Group):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +52,7 @@ def runs(metrics: tuple[str, ...], as_json: bool) -> None:
     `reports` says which runs the files in reports/ come from: `ran` where the run wrote them,
     `restored` where DVC or Git brought back those of an earlier one.
     """
+    from pipeline.commands.tables import print_table
     from pipeline.tracking.listing import HEADLINES, rows
 
     listed = rows(Path.cwd())
@@ -61,7 +61,7 @@ def runs(metrics: tuple[str, ...], as_json: bool) -> None:
     elif not listed:
         click.echo("no runs yet; `dvc repro` makes some")
     else:
-        _print_table(_table(listed, metrics or HEADLINES))
+        print_table(_table(listed, metrics or HEADLINES))
 
 
 def _table(listed: list[Row], metrics: tuple[str, ...]) -> list[list[str]]:
@@ -77,23 +77,6 @@ def _table(listed: list[Row], metrics: tuple[str, ...]) -> list[list[str]]:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
-
-
-def _print_table(table: list[list[str]]) -> None:
-    """A coloured table in a terminal, tabs between plain words in a pipe."""
-    if not sys.stdout.isatty():
-        for line in table:
-            click.echo("\t".join(line).rstrip("\t"))
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    colours = {"FINISHED": "green", "RUNNING": "cyan", "FAILED": "red", "KILLED": "yellow"}
-    shown = Table(*table[0], box=None)
-    for line in table[1:]:
-        shown.add_row(*(Text(cell, style=colours.get(cell, "")) for cell in line))
-    Console().print(shown)
 
 
 @click.command(cls=Command)

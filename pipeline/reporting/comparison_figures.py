@@ -7,20 +7,18 @@ Rows come by key, as `comparison.json` orders them: `untrained`, `scratch_best`,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from pipeline.reporting.drawn import drawn
 from pipeline.reporting.html import Figure
-from pipeline.reporting.plots import NARROW, WIDE, compact, loss_curves
+from pipeline.reporting.plots import compact, loss_curves
 from pipeline.reporting.size_plot import SizePoint, loss_by_size
 from pipeline.reporting.tables import Row
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-Draw = Callable[[Path, tuple[float, float]], None]
 
 
 def training_figure(history: DataFrame, rows: Mapping[str, Row]) -> Figure:
@@ -58,7 +56,7 @@ def training_figure(history: DataFrame, rows: Mapping[str, Row]) -> Figure:
     )
     if levels:
         caption += " The dotted levels are GPT-2's losses on the same validation text."
-    return _figure(draw, alt, caption)
+    return drawn(draw, alt, caption)
 
 
 def size_figure(rows: Mapping[str, Row]) -> Figure:
@@ -76,7 +74,7 @@ def size_figure(rows: Mapping[str, Row]) -> Figure:
     caption = "Validation loss against the number of parameters, on a log axis."
     if any(point.kind == "published" for point in points):
         caption += " Rings are the losses that the book publishes for this text."
-    return _figure(draw, f"Validation loss by model: {'; '.join(named)}.", caption)
+    return drawn(draw, f"Validation loss by model: {'; '.join(named)}.", caption)
 
 
 def draw_sizes(rows: Mapping[str, Row], path: Path) -> None:
@@ -104,14 +102,3 @@ def _points(rows: Mapping[str, Row]) -> list[SizePoint]:
 
 def _measured_gpt2(rows: Mapping[str, Row]) -> list[Row]:
     return [r for k, r in rows.items() if k.startswith("gpt2_") and r["val_loss"] is not None]
-
-
-def _figure(draw: Draw, alt: str, caption: str) -> Figure:
-    with TemporaryDirectory() as folder:
-        path = Path(folder, "figure.svg")
-        drawings = []
-        for size in (WIDE, NARROW):
-            draw(path, size)
-            drawings.append(path.read_text(encoding="utf-8"))
-    wide, narrow = drawings
-    return Figure(wide=wide, narrow=narrow, alt=alt, caption=caption)

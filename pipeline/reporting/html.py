@@ -99,12 +99,9 @@ def render(page: Page) -> str:
     lines = shading.shaded_lines(page.windows, LINE)
     published = any(row["published_val_loss"] is not None for row in page.rows)
     measured = {name: words for name, words in HEADINGS.items() if name != "published_val_loss"}
-    return _template().render(
+    return template("comparison.html.j2").render(
         page=page,
-        figures=[
-            (heading, figure, _svgs(number, figure))
-            for number, (heading, figure) in enumerate(page.figures.items(), start=1)
-        ],
+        figures=numbered(page.figures),
         measured=measured,
         published=published,
         rounded=rounded,
@@ -116,8 +113,9 @@ def render(page: Page) -> str:
     )
 
 
-@lru_cache(maxsize=1)
-def _template() -> Template:
+@lru_cache
+def template(name: str) -> Template:
+    """A page's template, everything that it is given escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -129,7 +127,7 @@ def _template() -> Template:
         keep_trailing_newline=True,
     )
     environment.filters |= {"running": shading.running, "unbroken": unbroken}
-    return environment.get_template("comparison.html.j2")
+    return environment.get_template(name)
 
 
 def unbroken(text: str) -> Markup:
@@ -138,6 +136,14 @@ def unbroken(text: str) -> Markup:
     return Markup(
         re.sub(r"GPT-2( small| medium| large| XL)?( \(\d+M\))?", whole, str(escape(text)))
     )
+
+
+def numbered(figures: Mapping[str, Figure]) -> list[tuple[str, Figure, Markup]]:
+    """Heading, figure and its drawings, whose ids are told apart by the figure's number."""
+    return [
+        (heading, figure, _svgs(number, figure))
+        for number, (heading, figure) in enumerate(figures.items(), start=1)
+    ]
 
 
 def _svgs(number: int, figure: Figure) -> Markup:

@@ -34,6 +34,9 @@ COLOURS = {
     "training": "#0b6fb8",
     "validation": "#b3471d",
     "gpt2": "#6d4aa8",
+    "green": "#1a7a57",
+    "ochre": "#8a6a00",
+    "pink": "#a8336f",
 }
 STYLE: Any = {  # matplotlib types its keys one by one
     "figure.dpi": 100,
@@ -106,7 +109,7 @@ def loss_curves(
         axes.set_xlim(0.0, float(epochs.max(initial=0.0)) or 1.0)
         _fit_losses(axes)
         _mark_best(axes, epochs, history["val_loss"].to_numpy(dtype=float))
-        _label_ends(axes, ends)
+        label_ends(axes, ends)
         axes.set(xlabel="epochs", ylabel="loss, nats a token", title=title)
         _tokens_on_top(axes, tokens_per_epoch)
 
@@ -216,7 +219,7 @@ def _fit_losses(axes: Axes) -> None:
         axes.set_ylim(0.0, high)
 
 
-def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     """Name each line beside its end."""
     ends = sorted(ends)
     heights = clear_of_each_other(axes, [y for y, _, _ in ends])

@@ -40,11 +40,11 @@ def to_csv(rows: Iterable[Row]) -> str:
 
 def to_markdown(rows: Iterable[Row]) -> str:
     """A table for people; losses in nats a token."""
-    lines = [_line(["model", *HEADINGS.values(), "status"])]
-    lines.append(_line(["---", *(["---:"] * len(HEADINGS)), "---"]))
+    lines = [markdown_line(["model", *HEADINGS.values(), "status"])]
+    lines.append(markdown_line(["---", *(["---:"] * len(HEADINGS)), "---"]))
     for row in rows:
         numbers = [rounded(column, row[column]) for column in HEADINGS]
-        lines.append(_line([row["model"], *numbers, row["status"]]))
+        lines.append(markdown_line([row["model"], *numbers, row["status"]]))
     return "".join(lines)
 
 
@@ -59,6 +59,7 @@ def rounded(column: str, value: float | None) -> str:
     return f"{value:.4f}" if column == "published_val_loss" else f"{value:.3f}"
 
 
-def _line(cells: Iterable[str]) -> str:
+def markdown_line(cells: Iterable[str]) -> str:
+    """Cells as a row of a Markdown table, what they hold escaped."""
     escaped = (cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") for cell in cells)
     return f"| {' | '.join(escaped)} |\n"

@@ -43,6 +43,13 @@ from pipeline.tracking.publish import registered_name, requirements
 
 TABLES = "mlflow.loggedArtifacts"  # the tag by which MLflow's UI finds tables to compare
 
+_begun: list[str] = []  # keys of this process's runs
+
+
+def begun() -> bool:
+    """Whether this process has begun a run."""
+    return bool(_begun)
+
 
 @contextmanager
 def start_run(
@@ -97,6 +104,7 @@ def start_run(
         if state is not None:
             revive(state, handed_over=journal is not None)
         run = Run(folder, header, all_tags, params or {})
+        _begun.append(run.key)
         helpers = Helpers(run)
         try:
             yield run

@@ -53,7 +53,7 @@ def synced(entries: list[Entry]) -> Iterator[Synced]:
     Raises:
         UserError: the store failed; what was sent until then stays sent.
     """
-    with _failures_explained():
+    with failures_explained():
         yield from _sync(entries, connect())
 
 
@@ -65,7 +65,7 @@ def reap_everywhere() -> list[str]:
     """
     reaped = reap()
     ended = [folder.name for folder in reaped]
-    with _failures_explained():
+    with failures_explained():
         store = connect()
         for folder in reaped:
             send(folder, store)
@@ -74,12 +74,13 @@ def reap_everywhere() -> list[str]:
 
 
 @contextmanager
-def _failures_explained() -> Iterator[None]:
+def failures_explained() -> Iterator[None]:
+    """Whatever a store, a driver or a network raises, as a `UserError` that names the store."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # whatever a store, a driver or a network can raise
+    except Exception as error:
         raise UserError(f"{name_of(tracking_uri())}: {one_line(error)}; try again later") from error
 
 

@@ -1,0 +1,24 @@
+"""Tables for people and for pipes."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+
+def print_table(table: list[list[str]]) -> None:
+    """A coloured table in a terminal, tabs between plain words in a pipe."""
+    if not sys.stdout.isatty():
+        for line in table:
+            click.echo("\t".join(line).rstrip("\t"))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    colours = {"FINISHED": "green", "RUNNING": "cyan", "FAILED": "red", "KILLED": "yellow"}
+    shown = Table(*table[0], box=None)
+    for line in table[1:]:
+        shown.add_row(*(Text(cell, style=colours.get(cell, "")) for cell in line))
+    Console().print(shown)

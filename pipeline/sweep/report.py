@@ -1,0 +1,174 @@
+"""The report of a sweep: the verdict, tables of settings and of runs, figures, how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from pipeline.files import write_text
+from pipeline.reporting.drawn import drawn
+from pipeline.reporting.html import Figure
+from pipeline.reporting.sweep_page import SweepPage, Table, render_sweep, sweep_markdown
+from pipeline.reporting.sweep_plots import Panel, draw_curves, draw_panel, draw_sweep
+from pipeline.sweep.panels import curves, panels
+from pipeline.sweep.ranking import SEED, Setting, Sweep, score, seconds
+from pipeline.sweep.selection import Trial
+from pipeline.sweep.verdict import METRICS, in_words, listed, short, shown, verdict
+
+TEXTS = frozenset({"run", "experiment", "error", "status", "then failed"})
+
+
+def write_report(sweep: Sweep, folder: Path) -> list[Path]:
+    """Write `sweep.html`, `sweep.md` and, where something can be drawn, `sweep.png`."""
+    page = make_page(sweep)
+    files = [folder / "sweep.html", folder / "sweep.md"]
+    picture = folder / "sweep.png"
+    picture.unlink(missing_ok=True)
+    if panels(sweep) or curves(sweep):
+        draw_sweep(panels(sweep), curves(sweep), picture, ylabel=axis(sweep))
+        files.append(picture)
+    write_text(files[1], sweep_markdown(page, picture.name if picture in files else None))
+    write_text(files[0], render_sweep(page))
+    return files
+
+
+def make_page(sweep: Sweep) -> SweepPage:
+    return SweepPage(
+        subject=f"sweep of {listed(sweep.swept)} on {sweep.selection.corpus or 'no text'}",
+        verdict=verdict(sweep),
+        tables=tables(sweep),
+        figures=figures(sweep),
+        facts=facts(sweep),
+    )
+
+
+def axis(sweep: Sweep) -> str:
+    return f"{METRICS.get(sweep.metric, sweep.metric)}, nats a token"
+
+
+def tables(sweep: Sweep) -> list[Table]:
+    found = [settings_table(sweep), runs_table(sweep)] if sweep.settings else []
+    if sweep.failed:
+        found.append(_other("Failed", sweep, sweep.failed, "error", lambda trial: trial.error))
+    if sweep.unfinished:
+        rows = sweep.unfinished
+        found.append(_other("Not finished", sweep, rows, "status", lambda trial: trial.run.status))
+    return found
+
+
+def settings_table(sweep: Sweep) -> Table:
+    """Best first, each with its mean and spread over seeds."""
+    measure = METRICS.get(sweep.metric, sweep.metric)
+    headings = ["", *map(short, sweep.swept), measure, "± over seeds", "lowest", "seeds"]
+    headings += ["best at epoch", "last validation", "last training"]
+    rows = []
+    for rank, setting in enumerate(sweep.settings, start=1):
+        spread = "" if setting.spread is None else f"{setting.spread:.4f}"
+        rows.append(
+            [
+                str(rank),
+                *(shown(setting.values[key]) for key in sweep.swept),
+                f"{setting.mean:.4f}",
+                spread,
+                f"{setting.scores[0]:.4f}",
+                str(len(setting.scores)),
+                *_means(setting),
+            ]
+        )
+    note = (
+        "Means over the seeds of a setting, in nats a token; ± is the standard deviation of one "
+        "seed's loss, and lower is better."
+    )
+    return Table("Settings, best first", headings, rows, note, first_is_best=True)
+
+
+def _means(setting: Setting) -> list[str]:
+    digits = {"best/epoch": 1, "last/val_loss": 3, "last/train_loss": 3}
+    found = [(setting.mean_of(metric), places) for metric, places in digits.items()]
+    return ["" if value is None else f"{value:.{places}f}" for value, places in found]
+
+
+def runs_table(sweep: Sweep) -> Table:
+    """Every run that counts, in the order of the settings."""
+    headings = ["run", "experiment", *map(short, sweep.swept), SEED, "loss", "seconds"]
+    trials = [trial for setting in sweep.settings for trial in setting.trials]
+    remarks = any(trial.remarks for trial in trials)
+    rows = []
+    for trial in trials:
+        value, took = score(trial, sweep.metric), seconds(trial)
+        row = [
+            trial.run.run_id[:8],
+            _experiment(trial),
+            *_params(sweep, trial),
+            "" if value is None else f"{value:.4f}",
+            "" if took is None else f"{took:.0f}",
+        ]
+        rows.append([*row, "; ".join(trial.remarks)] if remarks else row)
+    note = "dvc exp apply EXPERIMENT brings an experiment's params and outputs here."
+    headings += ["then failed"] if remarks else []
+    return Table("Runs", headings, rows, note, texts=TEXTS)
+
+
+def _other(
+    title: str, sweep: Sweep, trials: Sequence[Trial], what: str, tell: Callable[[Trial], str]
+) -> Table:
+    headings = ["run", "experiment", *map(short, sweep.swept), SEED, what]
+    rows = [
+        [trial.run.run_id[:8], _experiment(trial), *_params(sweep, trial), tell(trial)]
+        for trial in trials
+    ]
+    return Table(title, headings, rows, texts=TEXTS)
+
+
+def _experiment(trial: Trial) -> str:
+    name = trial.experiment or "dvc repro"
+    return f"{name} (restored)" if trial.restored else name
+
+
+def _params(sweep: Sweep, trial: Trial) -> list[str]:
+    return [shown(trial.run.params.get(key, "")) for key in [*sweep.swept, SEED]]
+
+
+def figures(sweep: Sweep) -> dict[str, Figure]:
+    found = {f"Loss against {panel.param}": _panel(sweep, panel) for panel in panels(sweep)}
+    if lines := curves(sweep):
+        found["All curves"] = drawn(
+            lambda path, size: draw_curves(lines, path, size),
+            alt=f"The validation losses of {len(lines)} runs while they trained. "
+            f"{_in_order(sweep)}",
+            caption="Validation loss while training; the fall that all share at the start is cut.",
+        )
+    return found
+
+
+def _panel(sweep: Sweep, panel: Panel) -> Figure:
+    return drawn(
+        lambda path, size: draw_panel(panel, path, axis(sweep), size),
+        alt=_in_order(sweep),
+        caption="A mark is a run, the line goes through the means; the ring is the best mean.",
+    )
+
+
+def _in_order(sweep: Sweep) -> str:
+    order = [f"{in_words(s.values) or 'the setting'}: {s.mean:.3f}" for s in sweep.settings[:10]]
+    return f"From the best: {'; '.join(order)}." if order else ""
+
+
+def facts(sweep: Sweep) -> dict[str, str]:
+    chosen = sweep.selection
+    days = [datetime.fromtimestamp(t.run.started / 1000) for t in chosen.trials]
+    found = {
+        "Runs": f"{len(chosen.trials)}, begun {min(days):%Y-%m-%d %H:%M} to {max(days):%H:%M}",
+        "Text": f"{chosen.corpus}, SHA-256 {chosen.digest}" if chosen.digest else "not known",
+        "Commit": chosen.commit or "several",
+        "Measure": f"{sweep.metric}, the lower the better",
+    }
+    if chosen.repeats:
+        found["Repeats"] = f"{chosen.repeats} older runs with equal params are left out"
+    if chosen.other_text:
+        found["Other texts"] = f"{chosen.other_text} runs on other texts are left out"
+    same = chosen.trials[0].run.params if chosen.trials else {}
+    constant = {k: v for k, v in same.items() if k not in {*sweep.swept, SEED}}
+    found["The same in all"] = ", ".join(f"{key} {shown(v)}" for key, v in constant.items())
+    return found

@@ -1,0 +1,124 @@
+"""Selection, ranking and verdict over runs as a store tells them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from pipeline.sweep.panels import curves, panels
+from pipeline.sweep.ranking import Sweep, rank
+from pipeline.sweep.selection import Scope, Selection, select
+from pipeline.sweep.verdict import verdict
+from pipeline.tracking.reading import PARENT, Recorded
+
+METRIC = "best/val_loss"
+
+
+def recorded(number: int, loss: float | None, status: str = "FINISHED", **given: Any) -> Recorded:
+    """Run `number`, begun that many seconds after the first."""
+    tags = {"dvc.exp_name": f"exp{number}", "dvc.baseline": "c0", "corpus_sha256": "ab"}
+    params = {"seed": "1", "train.learning_rate": "0.0004"}
+    return Recorded(
+        run_id=f"id{number}",
+        key=f"key{number}",
+        name="train",
+        stage=given.pop("stage", "train"),
+        status=status,
+        started=number * 1000,
+        ended=number * 1000 + 500,
+        params=params | given.pop("params", {}),
+        metrics={} if loss is None else {METRIC: loss},
+        tags=tags | given.pop("tags", {}),
+        curve=given.pop("curve", ()),
+    )
+
+
+def chosen(*runs: Recorded, failures: tuple[Recorded, ...] = ()) -> Selection:
+    return select(runs, failures, Scope(), lambda commit: {})
+
+
+def ranked(*runs: Recorded, failures: tuple[Recorded, ...] = ()) -> Sweep:
+    return rank(chosen(*runs, failures=failures), METRIC)
+
+
+def lr(value: str, seed: int = 1) -> dict[str, str]:
+    return {"train.learning_rate": value, "seed": str(seed)}
+
+
+@pytest.mark.parametrize("loss", [math.nan, 1.7976931348623157e308, None])
+def test_a_run_without_a_number_has_failed(loss: float | None) -> None:
+    found = ranked(recorded(1, 6.0), recorded(2, loss, params=lr("0.1")))
+    assert [len(setting.trials) for setting in found.settings] == [1]
+    (failed,) = found.failed
+    assert failed.error.startswith("best/val_loss ")
+    assert found.best is not None
+    assert found.best.mean == 6.0
+
+
+def test_losses_on_another_text_are_no_comparison() -> None:
+    selection = chosen(recorded(1, 2.0, tags={"corpus_sha256": "cd"}), recorded(2, 6.0))
+    assert ([t.run.key for t in selection.trials], selection.other_text) == (["key2"], 1)
+
+
+def test_another_commit_is_another_sweep() -> None:
+    older = recorded(1, 2.0, tags={"dvc.baseline": "c1"}, params=lr("0.1"))
+    assert [t.run.key for t in chosen(older, recorded(2, 6.0)).trials] == ["key2"]
+
+
+def test_what_fails_after_training_is_a_remark() -> None:
+    failed = {"stage": "sample", "tags": {PARENT: "id1", "error": "RuntimeError: no"}}
+    found = ranked(recorded(1, 6.0), failures=(recorded(2, None, "FAILED", **failed),))
+    assert found.failed == ()
+    assert found.settings[0].trials[0].remarks == ("sample: RuntimeError: no",)
+
+
+def test_a_running_run_is_not_finished() -> None:
+    found = ranked(recorded(1, 6.0), recorded(2, None, "RUNNING", params=lr("0.1")))
+    assert [trial.run.key for trial in found.unfinished] == ["key2"]
+    assert found.failed == ()
+
+
+def test_nothing_finished() -> None:
+    found = ranked(recorded(1, None, "FAILED"))
+    assert verdict(found) == "None of 1 run has a result. 1 of 1 run failed."
+    assert (panels(found), curves(found)) == ([], [])
+
+
+def test_a_lead_within_the_spread_is_called_so() -> None:
+    close = [
+        recorded(i, loss, params=lr(rate, seed))
+        for i, (rate, seed, loss) in enumerate(
+            [("0.001", 1, 6.0), ("0.001", 2, 6.4), ("0.1", 1, 6.1), ("0.1", 2, 6.5)]
+        )
+    ]
+    assert "no more than seeds alone make" in verdict(ranked(*close))
+    far = [*close[:2], *(recorded(i, 9.0 + i / 10, params=lr("0.1", i)) for i in (3, 4))]
+    assert "seeds alone" not in verdict(ranked(*far))
+    assert "one seed does not tell" in verdict(ranked(close[0], close[2]))
+
+
+def test_the_edge_of_what_was_tried_is_named() -> None:
+    runs = [recorded(i, 7.0 - i, params=lr(f"{10.0**-i}")) for i in range(3)]
+    assert "the lowest learning_rate with a result: try lower ones." in verdict(ranked(*runs))
+    lower = recorded(9, None, "FAILED", params=lr("0.0001"))
+    assert "lowest learning_rate with a result: lower ones failed." in verdict(ranked(*runs, lower))
+
+
+def test_only_seeds_make_one_setting() -> None:
+    found = ranked(*(recorded(i, 6.0 + i, params={"seed": str(i)}) for i in range(3)))
+    assert found.swept == ()
+    assert verdict(found) == "One setting: validation loss 7.000 ± 1.000 over 3 seeds."
+
+
+def test_a_panel_for_each_param_with_a_line_for_each_value_of_the_others() -> None:
+    runs = [
+        recorded(4 * i + j, 6.0 + i + j, params=lr(rate) | {"model.init": init})
+        for i, rate in enumerate(("0.1", "0.001"))
+        for j, init in enumerate(("pytorch", "gpt2"))
+    ]
+    rates, inits = panels(ranked(*runs))
+    assert (rates.param, inits.param) == ("learning_rate", "init")
+    assert [line.label for line in rates.lines] == ["init pytorch", "init gpt2"]
+    assert rates.lines[0].scores == {"0.1": (6.0,), "0.001": (7.0,)}
