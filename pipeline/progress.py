@@ -39,6 +39,13 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
+    def go_on_from(self, done: int) -> None:
+        """Count `done` units as done by an earlier process: they tell nothing of the speed."""
+        self.done = self._first = done
+        if self._bar is not None:
+            self._bar.n = self._bar.initial = done
+            self._bar.refresh()
+
     def advance(self, count: int, **shown: str) -> None:
         """Count `count` more units as done; `shown` are the numbers to show beside them."""
         self.done += count

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from pipeline.model.gpt import GPT
     from pipeline.progress import Progress
     from pipeline.tracking.run import Run
+    from pipeline.training.events import Evaluation, Step
     from pipeline.training.job import TrainingJob
-    from pipeline.training.loop import Evaluation, Step, Trainer
+    from pipeline.training.loop import Trainer
 
 SAMPLE_TOKENS = 50
 
@@ -37,6 +38,7 @@ def main(params_file: Path, tokens: Path, folder: Path, reports: Path, journal: 
     from pipeline.runtime import keep_freed_memory
     from pipeline.tracking.home import state_folder
     from pipeline.tracking.run import start_run
+    from pipeline.training.checkpointer import Checkpointer
     from pipeline.training.job import TrainingJob
 
     keep_freed_memory()
@@ -54,8 +56,17 @@ def main(params_file: Path, tokens: Path, folder: Path, reports: Path, journal: 
         Progress(job.total_steps, "train", unit="step") as bar,
     ):
         log_inputs(run, job)
-        trainer = job.trainer(Recorder(run, bar, greedy_sampler(job)))
-        job.run(trainer, rescue=state / "last_good")
+        with Checkpointer(
+            state / "checkpoints",
+            every=job.params.train.checkpoint_every,
+            warn=lambda problem: bar.say(f"warning: {problem}"),
+            before_commit=run.sync,
+        ) as checkpoints:
+            trainer = job.trainer(Recorder(run, bar, greedy_sampler(job)), checkpoints)
+            if trainer.step:
+                bar.say(f"going on from the checkpoint of step {trainer.step}")
+                bar.go_on_from(trainer.step)
+            job.run(trainer, rescue=state / "last_good")
         write_outputs(run, job, trainer, folder, reports)
 
 
@@ -96,6 +107,12 @@ class Recorder:
         self.samples.append(row)
         self.bar.say(f"epoch {epoch}: {row['prompt']}{row['completion']}".replace("\n", " "))
         self.run.log_text(f"{row['prompt']}{row['completion']}\n", f"samples/epoch_{epoch:03}.txt")
+
+    def state(self) -> list[dict[str, Any]]:
+        return list(self.samples)
+
+    def restore(self, state: list[dict[str, Any]]) -> None:
+        self.samples = state
 
 
 def greedy_sampler(job: TrainingJob) -> Callable[[GPT], dict[str, Any]]:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from pipeline.data.loader import Windows
     from pipeline.params import Sample
     from pipeline.tracking.run import Run
+    from pipeline.training.events import Evaluation
     from pipeline.training.job import TrainingJob
-    from pipeline.training.loop import Evaluation
 
 CODE = Path(__file__).with_name("served_model.py")
 

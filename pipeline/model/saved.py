@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -39,7 +39,22 @@ def save_whole(path: Path, value: object) -> None:
     It writes to a file and not to a path, whose name torch would put into the archive.
     """
     with written_aside(path) as aside, open(aside, "wb") as file:
-        torch.save(value, file)
+        torch.save(_pooled(value, {}), file)
+
+
+def _pooled(value: Any, pool: dict[tuple[type, str], Any]) -> Any:
+    """The same value, of equal scalars and texts one object each.
+
+    Pickle writes an object once and refers to it afterwards: which equal values are the same
+    object, a matter of where they came from, would be in the file.
+    """
+    if isinstance(value, dict):
+        return {_pooled(key, pool): _pooled(inner, pool) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_pooled(inner, pool) for inner in value)
+    if isinstance(value, str | int | float):
+        return pool.setdefault((type(value), repr(value)), value)
+    return value
 
 
 def load_config(folder: Path) -> GPTConfig:

@@ -14,7 +14,10 @@ from pipeline.model.gpt import GPT
 from pipeline.model.saved import FILES, save_config, save_state, save_weights, save_whole
 from pipeline.params import Params
 from pipeline.runtime import Runtime, choose_runtime
-from pipeline.training.loop import Diverged, Evaluation, Observer, Trainer, steps_per_epoch
+from pipeline.training.batches import Batches
+from pipeline.training.checkpointer import Checkpointer
+from pipeline.training.events import Diverged, Evaluation, Observer
+from pipeline.training.loop import Trainer
 from pipeline.training.optim import build_optimizer
 from pipeline.training.start import (
     OPTIMIZER,
@@ -26,6 +29,7 @@ from pipeline.training.start import (
 
 CODE = ("data/*.py", "model/*.py", "training/*.py", "evaluation/perplexity.py", "runtime.py")
 HISTORY = tuple(Evaluation.__dataclass_fields__)
+WITHOUT_EFFECT = {"checkpoint_every", "processes"}  # on what is computed
 
 
 @dataclass(frozen=True)
@@ -47,14 +51,18 @@ class TrainingJob:
         train, val = (
             Windows.open(tokens / split, params.model.context_length) for split in ("train", "val")
         )
-        steps_per_epoch(len(train), params.train)
+        Batches(len(train), params.train, params.seed)
         runtime = choose_runtime(params.train.device, params.train.precision)
         return cls(params, train, val, runtime)
 
     @cached_property
     def fingerprint(self) -> str:
         """Of everything that decides the weights: params, precision, data and code."""
-        values = self.params.model_dump(mode="json", include={"seed", "model", "train"})
+        values = self.params.model_dump(
+            mode="json",
+            include={"seed", "model", "train"},
+            exclude={"train": WITHOUT_EFFECT},
+        )
         return fingerprint(
             {**values, "precision": self.runtime.precision},
             files=[w.tokens.folder / "meta.json" for w in (self.train_windows, self.val_windows)],
@@ -68,17 +76,18 @@ class TrainingJob:
 
     @property
     def total_steps(self) -> int:
-        settings = self.params.train
-        return settings.epochs * steps_per_epoch(len(self.train_windows), settings)
+        params = self.params
+        batches = Batches(len(self.train_windows), params.train, params.seed)
+        return params.train.epochs * batches.steps_per_epoch
 
-    def trainer(self, observer: Observer) -> Trainer:
-        """Build the weights of step 0 and the optimizer, and restore the latter if asked to."""
+    def trainer(self, observer: Observer, checkpoints: Checkpointer | None = None) -> Trainer:
+        """A trainer where the latest checkpoint left off, or at step 0: weights, optimizer."""
         params = self.params
         model = starting_model(config_of(params.model), self.start, params.gpt2)
         model = model.to(self.runtime.device)
         optimizer = build_optimizer(model, params.train)
         starting_optimizer(optimizer, self.start.init_from)
-        return Trainer(
+        trainer = Trainer(
             model,
             optimizer,
             self.train_windows,
@@ -87,7 +96,11 @@ class TrainingJob:
             params.seed,
             self.runtime,
             observer,
+            checkpoints,
         )
+        if checkpoints is not None and (found := checkpoints.latest()) is not None:
+            trainer.restore(found)
+        return trainer
 
     def run(self, trainer: Trainer, rescue: Path) -> None:
         """Train; where the loss diverges, leave the last good weights in the folder `rescue`."""
@@ -97,8 +110,8 @@ class TrainingJob:
             if not trainer.last_good:
                 raise
             save_config(rescue, trainer.model.config)
-            save_state(rescue / FILES["last"], trainer.last_good)
-            step = trainer.history[-1].step
+            save_state(rescue / FILES["last"], trainer.last_good.tensors)
+            step = trainer.last_good.step
             raise Diverged(f"{error}; the weights of step {step} are kept in {rescue}") from None
 
 
@@ -107,7 +120,8 @@ def save_training(folder: Path, trainer: Trainer, start: Start) -> None:
     save_config(folder, trainer.model.config)
     start.save(folder)
     save_weights(folder, trainer.model, "last")
-    save_state(folder / FILES["best"], trainer.best_weights)
+    assert trainer.best_weights is not None, "a training evaluates at step 0"
+    save_state(folder / FILES["best"], trainer.best_weights.tensors)
     save_whole(folder / OPTIMIZER, trainer.optimizer.state_dict())
 
 

@@ -1,70 +1,44 @@
 """The training loop of the book's chapter 5, its eight steps by name.
 
+    1  for each epoch
+    2  for each batch                 Batches.epoch
+    3  reset the gradients            reset_gradients
+    4  calculate the loss             calculate_loss
+    5  backpropagate                  backpropagate
+    6  update the weights             update_weights
+    7  tell the losses                tell_step, evaluate
+    8  show a sample                  Observer.on_epoch
+
 The loop knows no tracker, no files and no terminal: it tells an `Observer` what happened. It is a
 pure function of the weights it starts from, the windows, the settings and the seed. The order of
 an epoch's batches and the dropout of a step are drawn from seeds that name the epoch and the
-step, so evaluating more often, or sampling, changes no batch and no weight.
+step, so evaluating more often, sampling, or going on from a checkpoint changes no batch and no
+weight.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from pipeline.data.loader import Windows
-from pipeline.errors import UserError
 from pipeline.evaluation.perplexity import measure
 from pipeline.model.gpt import GPT
 from pipeline.model.loss import mean_loss
 from pipeline.params import Train
 from pipeline.runtime import Runtime, derive_seed
+from pipeline.training.batches import Batches
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.checkpointer import Checkpointer
+from pipeline.training.events import Diverged, Evaluation, Observer, Step
 from pipeline.training.optim import learning_rate
 from pipeline.training.precision import WorkingCopy
-
-
-@dataclass(frozen=True)
-class Step:
-    """One optimizer step: its number from 1, and what it was like."""
-
-    step: int
-    epoch: float
-    tokens_seen: int
-    tokens: int
-    loss: float
-    learning_rate: float
-    grad_norm: float | None
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Losses after `step` optimizer steps; a row of `history.csv`. Step 0 is untrained."""
-
-    step: int
-    epoch: float
-    tokens_seen: int
-    train_loss: float
-    val_loss: float
-    learning_rate: float
-
-
-class Observer(Protocol):
-    """What a training tells, as it happens."""
-
-    def on_step(self, step: Step) -> None: ...
-    def on_evaluation(self, evaluation: Evaluation) -> None: ...
-    def on_epoch(self, epoch: int, model: GPT) -> None: ...
-
-
-class Diverged(UserError):
-    """The loss is NaN or infinite; the trainer still holds `last_good` weights."""
+from pipeline.training.snapshot import Weights, snapshot
 
 
 class Trainer:
@@ -72,9 +46,10 @@ class Trainer:
 
     Attributes:
         model: the fp32 weights, which the optimizer updates.
+        step: optimizer steps taken.
         history: every evaluation so far.
         best: the evaluation of the lowest validation loss; `best_weights` are its weights.
-        last_good: weights of the last evaluation whose losses were finite.
+        last_good: weights of the last evaluation, whose losses were finite.
     """
 
     def __init__(
@@ -87,6 +62,7 @@ class Trainer:
         seed: int,
         runtime: Runtime,
         observer: Observer,
+        checkpoints: Checkpointer | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -96,54 +72,48 @@ class Trainer:
         self.seed = seed
         self.runtime = runtime
         self.observer = observer
+        self.checkpoints = checkpoints
         self.working = WorkingCopy(model, runtime)
-        self.windows_per_step = settings.batch_size * settings.gradient_accumulation
-        self.steps_per_epoch = steps_per_epoch(len(train_windows), settings)
-        self.total_steps = self.steps_per_epoch * settings.epochs
+        self.batches = Batches(len(train_windows), settings, seed)
+        self.total_steps = self.batches.steps_per_epoch * settings.epochs
         self.step = 0
         self.history: list[Evaluation] = []
         self.best: Evaluation | None = None
-        self.best_weights: dict[str, Tensor] = {}
-        self.last_good: dict[str, Tensor] = {}
+        self.best_weights: Weights | None = None
+        self.last_good: Weights | None = None
 
     def run(self) -> None:
-        """Train to the end.
+        """Train to the end, from the beginning or from where `restore` has put it.
 
         Raises:
             Diverged: a loss is not finite.
         """
-        self.evaluate()
-        for epoch in range(self.settings.epochs):
-            for batches in self.steps_of(epoch):
+        if self.step == 0:
+            self.evaluate()
+        first_epoch, first_step = divmod(self.step, self.batches.steps_per_epoch)
+        for epoch in range(first_epoch, self.settings.epochs):
+            for batches in self.batches.epoch(epoch, first_step):
                 started = time.perf_counter()
                 self.reset_gradients()
-                loss = sum(
-                    self.calculate_loss_and_backpropagate(batch, micro)
-                    for micro, batch in enumerate(batches)
-                )
+                losses = []
+                for micro, batch in enumerate(batches):
+                    loss = self.calculate_loss(batch, micro)
+                    self.backpropagate(loss)
+                    losses.append(float(loss.detach()))
                 grad_norm = self.update_weights()
-                self.tell_step(float(loss), grad_norm, time.perf_counter() - started)
+                self.tell_step(sum(losses), grad_norm, time.perf_counter() - started)
                 if self.step % self.settings.eval_every == 0 or self.step == self.total_steps:
                     self.evaluate()
-            self.observer.on_epoch(epoch + 1, self.model)
-
-    def steps_of(self, epoch: int) -> Iterator[list[Tensor]]:
-        """An epoch's optimizer steps: each a list of `gradient_accumulation` index batches.
-
-        All windows in a new order each epoch; those left over after the last whole step wait for
-        another epoch, as in the book.
-        """
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, f"batches/{epoch}"))
-        order = torch.randperm(len(self.train_windows), generator=generator)
-        for step in range(self.steps_per_epoch):
-            start = step * self.windows_per_step
-            yield list(order[start : start + self.windows_per_step].split(self.settings.batch_size))
+                if self.step % self.batches.steps_per_epoch == 0:
+                    self.observer.on_epoch(epoch + 1, self.model)
+                self.save_checkpoint()
+            first_step = 0
 
     def reset_gradients(self) -> None:
         self.working.reset_gradients()
 
-    def calculate_loss_and_backpropagate(self, indices: Tensor, micro: int = 0) -> float:
-        """One forward and backward pass, the step's `micro`-th; its share of the loss, in nats."""
+    def calculate_loss(self, indices: Tensor, micro: int = 0) -> Tensor:
+        """One forward pass, the step's `micro`-th; its share of the loss, in nats."""
         torch.manual_seed(derive_seed(self.seed, f"dropout/{self.step}/{micro}"))
         inputs, targets = (
             tensor.to(self.runtime.device, non_blocking=True)
@@ -153,10 +123,12 @@ class Trainer:
         with self.runtime.autocast():
             loss = mean_loss(model.hidden(inputs), model.head_weight, targets)
         loss = loss / self.settings.gradient_accumulation
-        self.check_finite(loss.detach(), "training")
+        self.check_finite(float(loss.detach()), "training")
+        return loss
+
+    def backpropagate(self, loss: Tensor) -> None:
         loss.backward()
         self.working.collect_gradients()
-        return float(loss.detach())
 
     def update_weights(self) -> float | None:
         """Clip, set this step's learning rate, step; the gradient's norm where it is clipped."""
@@ -182,27 +154,27 @@ class Trainer:
                 indices=range(looked_at),
             )
             val = measure(self.working.model, self.val_windows, settings.batch_size)
-        self.check_finite(torch.tensor(val.loss), "validation")
+        self.check_finite(val.loss, "validation")
         evaluation = Evaluation(
             step=self.step,
-            epoch=self.step / self.steps_per_epoch,
+            epoch=self.step / self.batches.steps_per_epoch,
             tokens_seen=self.tokens_seen(),
             train_loss=train.loss,
             val_loss=val.loss,
             learning_rate=self.learning_rate(),
         )
         self.history.append(evaluation)
-        self.last_good = snapshot(self.model, self.last_good)
+        self.last_good = None  # its memory serves the next snapshot
+        self.last_good = snapshot(self.model, self.step)
         if self.best is None or evaluation.val_loss < self.best.val_loss:
-            self.best = evaluation
-            self.best_weights = snapshot(self.model, self.best_weights)
+            self.best, self.best_weights = evaluation, self.last_good
         self.observer.on_evaluation(evaluation)
 
     def tell_step(self, loss: float, grad_norm: float | None, seconds: float) -> None:
         self.observer.on_step(
             Step(
                 step=self.step,
-                epoch=self.step / self.steps_per_epoch,
+                epoch=self.step / self.batches.steps_per_epoch,
                 tokens_seen=self.tokens_seen(),
                 tokens=self.tokens_per_step,
                 loss=loss,
@@ -211,6 +183,37 @@ class Trainer:
                 seconds=seconds,
             )
         )
+
+    def save_checkpoint(self) -> None:
+        """Have this moment written, where one is due; at the end the outputs take its place."""
+        due = self.checkpoints is not None and self.checkpoints.is_due(self.step)
+        if not due or self.step == self.total_steps:
+            return
+        assert self.checkpoints is not None
+        assert self.best_weights is not None
+        assert self.last_good is not None
+        same = self.last_good.step == self.step
+        self.checkpoints.save(
+            weights=self.last_good if same else snapshot(self.model, self.step),
+            best=self.best_weights,
+            last_good=self.last_good,
+            optimizer=self.optimizer.state_dict(),
+            record={
+                "history": [asdict(evaluation) for evaluation in self.history],
+                "observer": self.observer.state(),
+            },
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take the place in the training that the checkpoint holds."""
+        self.model.load_state_dict(checkpoint.weights.tensors)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.working.refresh()
+        self.step = checkpoint.step
+        self.history = [Evaluation(**row) for row in checkpoint.record["history"]]
+        self.best_weights, self.last_good = checkpoint.best, checkpoint.last_good
+        self.best = next(row for row in self.history if row.step == self.best_weights.step)
+        self.observer.restore(checkpoint.record["observer"])
 
     def learning_rate(self, step: int | None = None) -> float:
         """The rate of step `step`, counted from 0; by default of the one to come."""
@@ -221,44 +224,17 @@ class Trainer:
 
     @property
     def tokens_per_step(self) -> int:
-        return self.windows_per_step * self.train_windows.context_length
+        return self.batches.windows_per_step * self.train_windows.context_length
 
     @property
     def tokens_per_epoch(self) -> int:
-        return self.steps_per_epoch * self.tokens_per_step
+        return self.batches.steps_per_epoch * self.tokens_per_step
 
-    def check_finite(self, loss: Tensor, which: str) -> None:
-        if not math.isfinite(float(loss)):
+    def check_finite(self, loss: float, which: str) -> None:
+        if not math.isfinite(loss):
             rate = self.learning_rate(max(self.step - 1, 0))
             raise Diverged(
-                f"train: the {which} loss became {float(loss)} after step {self.step} "
-                f"(epoch {self.step / self.steps_per_epoch:.2f}, learning rate {rate:g}); "
+                f"train: the {which} loss became {loss} after step {self.step} "
+                f"(epoch {self.step / self.batches.steps_per_epoch:.2f}, learning rate {rate:g}); "
                 "lower train.learning_rate, or set train.grad_clip or train.warmup_steps"
             )
-
-
-def steps_per_epoch(windows: int, settings: Train) -> int:
-    """Whole optimizer steps in an epoch.
-
-    Raises:
-        UserError: an epoch would hold none.
-    """
-    wanted = settings.batch_size * settings.gradient_accumulation
-    if windows < wanted:
-        raise UserError(
-            f"train.batch_size: {settings.batch_size} x gradient_accumulation "
-            f"{settings.gradient_accumulation} asks for {wanted} windows a step, but the "
-            f"training split holds {windows}"
-        )
-    return windows // wanted
-
-
-@torch.no_grad()
-def snapshot(model: GPT, into: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The model's weights on the CPU, over the earlier snapshot `into` where there is one."""
-    state = model.state_dict()
-    if not into:
-        return {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}
-    for name, tensor in state.items():
-        into[name].copy_(tensor)
-    return into

@@ -14,7 +14,9 @@ from pipeline.data.loader import Windows
 from pipeline.model.gpt import GPT, GPTConfig, initialise
 from pipeline.params import Train
 from pipeline.runtime import Runtime
-from pipeline.training.loop import Evaluation, Step, Trainer
+from pipeline.training.checkpointer import Checkpointer
+from pipeline.training.events import Evaluation, Step
+from pipeline.training.loop import Trainer
 from pipeline.training.optim import build_optimizer
 
 CONFIG = GPTConfig(n_layer=2, n_head=2, n_embd=16, context_length=8, vocab_size=64, dropout=0.1)
@@ -57,6 +59,12 @@ class Memory:
     def on_epoch(self, epoch: int, model: GPT) -> None:
         self.epochs.append(epoch)
 
+    def state(self) -> list[int]:
+        return list(self.epochs)
+
+    def restore(self, state: list[int]) -> None:
+        self.epochs = state
+
 
 @pytest.fixture
 def config() -> GPTConfig:
@@ -75,7 +83,11 @@ def tokens(tmp_path: Path) -> Path:
 @pytest.fixture
 def make_trainer(tokens: Path):
     def make(
-        config: GPTConfig = CONFIG, runtime: Runtime = CPU, seed: int = 1, **train: object
+        config: GPTConfig = CONFIG,
+        runtime: Runtime = CPU,
+        seed: int = 1,
+        checkpoints: Checkpointer | None = None,
+        **train: object,
     ) -> tuple[Trainer, Memory]:
         settings = Train.model_validate({"epochs": 2, "learning_rate": 3e-3, **train})
         model = GPT(config)
@@ -83,7 +95,7 @@ def make_trainer(tokens: Path):
         memory = Memory()
         windows = [Windows.open(tokens / split, 8) for split in ("train", "val")]
         optimizer = build_optimizer(model, settings)
-        trainer = Trainer(model, optimizer, *windows, settings, seed, runtime, memory)
+        trainer = Trainer(model, optimizer, *windows, settings, seed, runtime, memory, checkpoints)
         return trainer, memory
 
     return make

@@ -10,8 +10,8 @@ import torch
 
 from pipeline.model.saved import load_model
 from pipeline.params import Params
+from pipeline.training.events import Diverged, Evaluation
 from pipeline.training.job import TrainingJob, verdict, write_history
-from pipeline.training.loop import Diverged, Evaluation
 
 
 @pytest.fixture
@@ -36,15 +36,15 @@ def test_a_loss_that_diverges_keeps_the_last_good_weights(
 
     def poison(step) -> None:
         if step.step == 5:
-            good = trainer.last_good["ln_f.weight"].clone()
+            good = trainer.last_good.tensors["ln_f.weight"].clone()
             trainer.model.ln_f.weight.data.fill_(math.nan)
-            assert torch.equal(trainer.last_good["ln_f.weight"], good)
+            assert torch.equal(trainer.last_good.tensors["ln_f.weight"], good)
 
     memory.on_step = poison
     rescue = tmp_path / "last_good"
     with pytest.raises(Diverged, match=f"the weights of step 4 are kept in {rescue}"):
         job.run(trainer, rescue)
-    assert torch.equal(load_model(rescue).wte.weight, trainer.last_good["wte.weight"])
+    assert torch.equal(load_model(rescue).wte.weight, trainer.last_good.tensors["wte.weight"])
 
 
 def test_a_loss_that_was_never_good_keeps_nothing(
@@ -66,6 +66,7 @@ def test_the_fingerprint_is_of_what_decides_the_weights(job: TrainingJob) -> Non
     assert with_("sample", temperature=0.1) == job.fingerprint
     assert with_("tracking", experiment="other") == job.fingerprint
     assert with_("train", learning_rate=0.1) != job.fingerprint
+    assert with_("train", processes=2, checkpoint_every=1) == job.fingerprint
     assert with_("model", dropout=0.3) != job.fingerprint
 
 

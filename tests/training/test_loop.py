@@ -11,7 +11,8 @@ import torch
 from pipeline.errors import UserError
 from pipeline.params import Train
 from pipeline.runtime import Runtime
-from pipeline.training.loop import Diverged, steps_per_epoch
+from pipeline.training.batches import Batches
+from pipeline.training.events import Diverged
 
 
 def weights(trainer) -> dict[str, torch.Tensor]:
@@ -49,8 +50,8 @@ def test_best_is_the_lowest_validation_loss_with_its_weights(make_trainer) -> No
     trainer.run()
     assert trainer.best == min(memory.evaluations, key=lambda e: e.val_loss)
     assert trainer.best.step < trainer.step  # reversed text: validation gets worse
-    assert not torch.equal(trainer.best_weights["wte.weight"], trainer.model.wte.weight)
-    trainer.model.load_state_dict(trainer.best_weights)
+    assert not torch.equal(trainer.best_weights.tensors["wte.weight"], trainer.model.wte.weight)
+    trainer.model.load_state_dict(trainer.best_weights.tensors)
     trainer.working.refresh()
     trainer.evaluate()
     assert trainer.history[-1].val_loss == trainer.best.val_loss
@@ -76,7 +77,7 @@ def test_evaluating_or_drawing_numbers_changes_no_weight(make_trainer) -> None:
 
 def test_every_window_once_an_epoch_in_another_order(make_trainer) -> None:
     trainer, _ = make_trainer(batch_size=2, gradient_accumulation=2)
-    epochs = [torch.cat([b for step in trainer.steps_of(e) for b in step]) for e in (0, 1)]
+    epochs = [torch.cat([b for step in trainer.batches.epoch(e) for b in step]) for e in (0, 1)]
     for order in epochs:
         assert sorted(order.tolist()) == list(range(20))
     assert epochs[0].tolist() != epochs[1].tolist()
@@ -84,7 +85,7 @@ def test_every_window_once_an_epoch_in_another_order(make_trainer) -> None:
 
 def test_left_over_windows_wait(make_trainer) -> None:
     trainer, _ = make_trainer(batch_size=3)
-    steps = list(trainer.steps_of(0))
+    steps = list(trainer.batches.epoch(0))
     assert [len(batch) for (batch,) in steps] == [3] * 6
 
 
@@ -101,7 +102,7 @@ def test_accumulation_is_the_larger_batch(make_trainer, config) -> None:
 def test_micro_batches_of_a_step_have_dropout_of_their_own(make_trainer, config) -> None:
     trainer, _ = make_trainer(replace(config, dropout=0.5))
     window = torch.tensor([0])
-    losses = {trainer.calculate_loss_and_backpropagate(window, micro) for micro in range(3)}
+    losses = {trainer.calculate_loss(window, micro).item() for micro in range(3)}
     assert len(losses) == 3
 
 
@@ -133,9 +134,9 @@ def test_divergence_stops_with_one_line_and_good_weights(make_trainer) -> None:
     with pytest.raises(Diverged, match=r"training loss became nan after step 5.*learning_rate"):
         trainer.run()
     assert trainer.history[-1].step == 4
-    assert all(torch.isfinite(t).all() for t in trainer.last_good.values())
+    assert all(torch.isfinite(t).all() for t in trainer.last_good.tensors.values())
 
 
 def test_too_few_windows_for_a_step() -> None:
     with pytest.raises(UserError, match=r"train\.batch_size: 8 x gradient_accumulation 2.*holds 9"):
-        steps_per_epoch(9, Train(batch_size=8, gradient_accumulation=2))
+        Batches(9, Train(batch_size=8, gradient_accumulation=2), seed=1)

@@ -1,0 +1,133 @@
+"""The real stage, killed with SIGKILL at random moments: the next start ends as if it had not been.
+
+Some kills fall into the writing of a checkpoint on purpose, some runs are killed three times.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STORY = ROOT / "pipeline/data/texts/what-seemed-likely.txt"
+PARAMS = """
+seed: 5
+prepare: {corpus: story.txt}
+split: {train_fraction: 0.8}
+model: {n_layer: 1, n_head: 2, n_embd: 32, context_length: 32}
+train: {epochs: 4, batch_size: 2, eval_every: 4, checkpoint_every: 3, precision: fp32}
+"""
+WRITTEN = (
+    "models/scratch/model.pth",
+    "models/scratch/best.pth",
+    "models/scratch/optimizer.pth",
+    "reports/history.csv",
+    "reports/train.json",
+    "reports/loss.png",
+)
+CHANGING = ("system/", "train/tokens_per_second")  # what the clock says is nobody's promise
+
+pytestmark = pytest.mark.slow
+
+
+def run(folder: Path, stage: str, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    return subprocess.Popen(
+        [sys.executable, "-m", f"stages.{stage}", *arguments],
+        cwd=folder,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def train(folder: Path) -> subprocess.Popen[str]:
+    written = ("--model", "models/scratch", "--reports", "reports", "--journal", "journals/train")
+    return run(folder, "train", "--tokens", "data/tokens", *written)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    return said
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    (folder / ".dvc").mkdir()
+    (folder / "params.yaml").write_text(PARAMS)
+    (folder / "story.txt").write_text(STORY.read_text()[:6000])
+    finish(run(folder, "prepare", "--corpus", "data/corpus", "--report", "c.json"))
+    split = ("--corpus", "data/corpus", "--tokens", "data/tokens", "--report", "s.json")
+    finish(run(folder, "split", *split))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "repository"
+    shutil.copytree(prepared, folder)
+    finish(train(folder))
+    return folder
+
+
+def metrics(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every point that MLflow holds of the one run, by metric."""
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    run_id = json.loads((folder / "reports/train_run.json").read_text())["run_id"]
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert len(client.search_runs([run.info.experiment_id])) == 1
+    return {
+        key: sorted((p.step, p.value) for p in client.get_metric_history(run_id, key))
+        for key in run.data.metrics
+        if not key.startswith(CHANGING)
+    }
+
+
+def checkpoints(folder: Path, pattern: str) -> list[Path]:
+    return list(folder.glob(f".lossbook/state/train-*/checkpoints/{pattern}"))
+
+
+def kill(process: subprocess.Popen[str], folder: Path, chance: random.Random) -> None:
+    """Kill the stage at some moment after its first checkpoint, or let it come to its end."""
+    into_a_write = chance.random() < 0.5
+    while process.poll() is None and not checkpoints(folder, "*.json"):
+        time.sleep(0.01)
+    time.sleep(chance.uniform(0, 2.5))
+    while into_a_write and process.poll() is None and not checkpoints(folder, ".*.part"):
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.parametrize("trial", range(30))
+def test_a_killed_training_ends_as_an_undisturbed_one(
+    prepared: Path, undisturbed: Path, tmp_path: Path, trial: int
+) -> None:
+    chance = random.Random(trial)
+    folder = tmp_path / "repository"
+    shutil.copytree(prepared, folder)
+    for _ in range(chance.choice((1, 1, 3))):
+        process = train(folder)
+        kill(process, folder, chance)
+    said = finish(train(folder))
+    if process.returncode == -signal.SIGKILL:
+        assert "going on from the checkpoint of step" in said
+    for name in WRITTEN:
+        assert (folder / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    assert metrics(folder) == metrics(undisturbed)
+    assert not list((folder / ".lossbook/state").iterdir())

@@ -1,0 +1,265 @@
+"""Checkpoints: going on is as if nothing had happened; damage and full disks are survived."""
+
+from __future__ import annotations
+
+import resource
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import torch
+
+from pipeline.model.saved import save_whole
+from pipeline.runtime import Runtime
+from pipeline.training.checkpoint import Cancelled, CheckpointFolder
+from pipeline.training.checkpointer import Checkpointer
+
+STEPS = 20
+# checkpoints fall on evaluations, between them, and on the end of an epoch (10 steps)
+SETTINGS = {"epochs": 2, "batch_size": 2, "eval_every": 3, "learning_rate": 3e-2}
+
+
+class Killed(Exception):
+    pass
+
+
+class Waiting(Checkpointer):
+    """Writes as always, but has each checkpoint in place before training goes on."""
+
+    def save(self, **parts: object) -> None:
+        super().save(**parts)  # type: ignore[arg-type]
+        self.wait()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "checkpoints"
+
+
+@pytest.fixture
+def whole(make_trainer):
+    """An uninterrupted training."""
+    trainer, memory = make_trainer(**SETTINGS)
+    trainer.run()
+    assert trainer.step == STEPS
+    return trainer, memory
+
+
+@pytest.fixture
+def train(make_trainer, folder: Path):
+    """Train from the latest checkpoint, until killed at a step or to the end."""
+
+    def go(kill_at: int | None = None, every: int = 1, runtime: Runtime | None = None):
+        warnings: list[str] = []
+        given = {"runtime": runtime} if runtime else {}
+        with Waiting(folder, every=every, warn=warnings.append) as checkpoints:
+            trainer, memory = make_trainer(checkpoints=checkpoints, **given, **SETTINGS)
+            if (found := checkpoints.latest()) is not None:
+                trainer.restore(found)
+            first = trainer.step
+            on_step = memory.on_step
+
+            def kill(step) -> None:
+                on_step(step)
+                if step.step == kill_at:
+                    raise Killed
+
+            memory.on_step = kill
+            try:
+                trainer.run()
+            except Killed:
+                assert kill_at
+        return trainer, memory, first, warnings
+
+    return go
+
+
+def saved(trainer, path: Path) -> bytes:
+    save_whole(path, trainer.optimizer.state_dict())
+    return path.read_bytes()
+
+
+def assert_same(found, expected) -> None:
+    (trainer, memory), (other, remembered) = found, expected
+    for name, tensor in other.model.state_dict().items():
+        assert torch.equal(trainer.model.state_dict()[name], tensor), name
+    for name, tensor in other.best_weights.tensors.items():
+        assert torch.equal(trainer.best_weights.tensors[name], tensor), name
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "optimizer.pth"
+        assert saved(trainer, path) == saved(other, path)
+    assert (trainer.history, trainer.best) == (other.history, other.best)
+    assert memory.epochs == remembered.epochs
+
+
+@pytest.mark.parametrize("kill_at", range(2, STEPS + 1))
+def test_going_on_after_any_step_is_as_if_nothing_had_happened(
+    train, whole, folder: Path, kill_at: int
+) -> None:
+    train(kill_at, every=kill_at - 1)
+    trainer, memory, first, warnings = train(every=STEPS)
+    assert first == kill_at - 1
+    assert memory.steps == [] or memory.steps[0].step == kill_at
+    assert warnings == []
+    assert_same((trainer, memory), whole)
+
+
+def test_a_rare_checkpoint_and_many_kills(train, whole) -> None:
+    firsts = [train(kill_at, every=4)[2] for kill_at in (2, 6, 7, 13, 18)]
+    assert firsts == [0, 0, 4, 4, 12]
+    trainer, memory, first, _ = train()
+    assert first == 16
+    assert_same((trainer, memory), whole)
+
+
+def test_bf16_goes_on_with_its_working_copy(train, make_trainer) -> None:
+    bf16 = Runtime(torch.device("cpu"), bf16=True)
+    expected = make_trainer(runtime=bf16, **SETTINGS)
+    expected[0].run()
+    train(9, every=4, runtime=bf16)
+    trainer, memory, first, _ = train(every=STEPS, runtime=bf16)
+    assert first == 8
+    assert_same((trainer, memory), expected)
+
+
+def test_two_checkpoints_are_kept_and_weights_are_written_once(train, folder: Path) -> None:
+    train(18, every=5)
+    assert {path.name for path in folder.iterdir()} == {
+        "checkpoint-00000010.json",
+        "checkpoint-00000015.json",
+        "optimizer-00000010.pth",
+        "optimizer-00000015.pth",
+        "weights-00000009.pth",  # the best of both, and the last good of step 10
+        "weights-00000010.pth",
+        "weights-00000015.pth",
+    }
+
+
+def test_no_checkpoint_after_the_last_step(train, folder: Path) -> None:
+    train(every=10)
+    assert [path.name for path in folder.glob("*.json")] == ["checkpoint-00000010.json"]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x04
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [cut, flip, Path.unlink])
+@pytest.mark.parametrize("name", ["weights", "optimizer", "checkpoint"])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(
+    train, whole, folder: Path, harm: Callable[[Path], None], name: str
+) -> None:
+    train(12, every=5)
+    harm(next(folder.glob(f"{name}-00000010.*")))
+    trainer, memory, first, warnings = train(every=STEPS)
+    assert first == 5
+    told = [line for line in warnings if "the checkpoint of step 10 is damaged" in line]
+    assert len(told) == (0 if (harm, name) == (Path.unlink, "checkpoint") else 1)
+    assert_same((trainer, memory), whole)
+
+
+def test_any_flipped_bit_of_the_manifest_is_found(train, whole, folder: Path) -> None:
+    train(12, every=5)
+    manifest = folder / "checkpoint-00000010.json"
+    content = manifest.read_bytes()
+    for place in range(0, len(content), 41):
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        manifest.write_bytes(damaged)
+        found = CheckpointFolder(folder).read_latest(lambda line: None)
+        assert found is not None
+        assert found.step == 5, place
+    assert not manifest.exists()
+
+
+def test_where_all_are_damaged_training_starts_anew(train, whole, folder: Path) -> None:
+    train(12, every=5)
+    for path in folder.glob("optimizer-*"):
+        flip(path)
+    trainer, memory, first, warnings = train(every=STEPS)
+    assert first == 0
+    assert len(warnings) == 2
+    assert_same((trainer, memory), whole)
+
+
+def test_what_a_kill_left_aside_is_swept(train, whole, folder: Path) -> None:
+    train(4, every=3)
+    (folder / ".weights-00000004.pth.99.part").write_bytes(b"half")
+    (folder / "weights-00000004.pth").write_bytes(b"written, but no manifest names it")
+    trainer, memory, *_ = train(every=10)
+    assert_same((trainer, memory), whole)
+    assert not list(folder.glob(".*"))
+
+
+@contextmanager
+def largest_file(limit: int) -> Iterator[None]:
+    """Writing more fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_fills_costs_a_warning_and_no_checkpoint(train, whole, folder: Path) -> None:
+    train(8, every=7)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with largest_file(20_000):  # less than the weights take
+        _, _, first, warnings = train(14, every=2)
+    assert first == 7
+    (line,) = warnings  # once, though three checkpoints failed
+    assert line.startswith("a checkpoint could not be written (File too large); training goes on")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    trainer, memory, first, _ = train(every=STEPS)
+    assert first == 7
+    assert_same((trainer, memory), whole)
+
+
+def test_the_last_megabytes_of_a_disk_are_left_alone(train, folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr("pipeline.training.checkpoint.RESERVE", 2**60)
+    _, _, _, warnings = train(every=9)
+    assert "No space left on device" in warnings[0]
+    assert not list(folder.iterdir())
+
+
+def test_training_does_not_wait_for_a_slow_disk(make_trainer, folder: Path, whole) -> None:
+    slow = threading.Event()
+    checkpoints = Checkpointer(folder, every=1, warn=print, before_commit=slow.wait)
+    trainer, memory = make_trainer(checkpoints=checkpoints, **SETTINGS)
+    trainer.run()  # would never end
+    assert_same((trainer, memory), whole)
+    slow.set()
+    checkpoints.wait()
+    assert [path.name for path in folder.glob("*.json")] == ["checkpoint-00000001.json"]
+
+
+def test_a_checkpoint_that_nobody_wants_is_given_up(train, folder: Path) -> None:
+    train(8, every=5)
+    store = CheckpointFolder(folder)
+    checkpoint = store.read_latest(print)
+    assert checkpoint is not None
+    before = {path.name for path in folder.iterdir()}
+    with pytest.raises(Cancelled):
+        store.write(replace(checkpoint, step=6), is_cancelled=lambda: True)
+    assert {path.name for path in folder.iterdir()} == before
+
+
+def test_a_mistake_of_ours_is_no_warning(make_trainer, folder: Path) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    checkpoints = Checkpointer(folder, every=1, warn=print, before_commit=broken)
+    trainer, _ = make_trainer(checkpoints=checkpoints, **SETTINGS)
+    with pytest.raises(ZeroDivisionError), checkpoints:
+        trainer.run()
