@@ -14,13 +14,16 @@ are refused, for which one of its private functions is wrapped.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Number
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
+    from mlflow.exceptions import MlflowException
     from mlflow.models import ModelSignature
 
 Complete = Callable[..., list[str]]  # (prompts, *, temperature, top_k, max_new_tokens, seed)
@@ -58,18 +61,27 @@ def serve(load: Load) -> None:
 
 
 def _completed(complete: Complete, prompts: Sequence[str], params: dict[str, Any]) -> list[str]:
-    from mlflow.exceptions import MlflowException
-
     try:
         return complete(prompts, **params)
     except UserError as error:
-        raise MlflowException.invalid_parameter_value(str(error)) from error
+        raise refusal(str(error)) from error
+
+
+def refusal(message: str) -> MlflowException:
+    """An error that a client reads as it is: MLflow's server puts the whole input before others."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+
+    class Refusal(MlflowException):
+        def serialize_as_json(self) -> str:
+            return json.dumps({"error_code": self.error_code, "message": message})
+
+    return Refusal(message, INVALID_PARAMETER_VALUE)
 
 
 def refuse_unknown_params() -> None:
     """Make MLflow refuse, for models with our signature, the params that it would drop."""
     from mlflow import pyfunc
-    from mlflow.exceptions import MlflowException
 
     enforce = getattr(pyfunc, ENFORCER)
     if getattr(enforce, "refuses_unknown", False):
@@ -78,11 +90,11 @@ def refuse_unknown_params() -> None:
     def enforce_strictly(params: Any, schema: Any) -> Any:
         names = {spec.name for spec in schema.params} if schema is not None else set()
         if names == PARAMS.keys() and isinstance(params, dict):
-            unknown = sorted(map(str, params.keys() - names))
-            if unknown:
-                raise MlflowException.invalid_parameter_value(
-                    f"unknown params {', '.join(unknown)}; there are {', '.join(PARAMS)}"
-                )
+            if unknown := sorted(map(str, params.keys() - names)):
+                raise refusal(f"unknown params {', '.join(unknown)}; there are {', '.join(PARAMS)}")
+            for name, value in params.items():
+                if not isinstance(value, Number):
+                    raise refusal(f"{name} must be a number, not {value!r}")
         return enforce(params, schema)
 
     enforce_strictly.refuses_unknown = True  # type: ignore[attr-defined]

@@ -79,7 +79,9 @@ def champion(store: Store) -> Any:
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"top_p": 0.9}, "unknown params top_p; there are temperature, top_k"),
-    ({"temperature": "hot"}, "temperature"),
+    ({"temperature": "hot"}, "temperature must be a number, not 'hot'"),
+    ({"seed": None}, "seed must be a number, not None"),
+    ({"seed": 0.5}, "seed"),
     ({"temperature": -1.0}, "temperature must be a number from 0 up"),
     ({"top_k": -1}, "top_k must be at least 1"),
     ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
@@ -288,7 +290,10 @@ def test_mlflow_serves_it_offline(repo: Path, store: Store, tmp_path: Path) -> N
         body["params"] = {"top_p": 0.5}
         refused = requests.post(f"{url}/invocations", json=body, timeout=60)
         assert refused.status_code == 400
-        assert "unknown params top_p" in refused.text
+        assert refused.json() == {
+            "error_code": "INVALID_PARAMETER_VALUE",
+            "message": "unknown params top_p; there are temperature, top_k, max_new_tokens, seed",
+        }
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, 9)
