@@ -39,12 +39,31 @@ class Section(BaseModel):
     )
 
 
+class Gutenberg(Section):
+    """Which books of Project Gutenberg: those that meet every criterion that is given."""
+
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] = Field(
+        "en", description="the catalogue's code; a book that is in fact in another one is left out"
+    )
+    authors: tuple[Text, ...] = Field((), description="one of these words in the author's name")
+    subjects: tuple[Text, ...] = ()
+    bookshelves: tuple[Text, ...] = ()
+    ids: tuple[Positive, ...] = Field((), description="only these numbers")
+    limit: Positive | None = Field(100, description="so many of them at random; null: all")
+    seed: Seed = 123
+    mirror: Annotated[str, Field(pattern=r"^https?://.+")] = "https://aleph.pglaf.org"
+    catalogue: Text = "https://www.gutenberg.org/cache/epub/feeds/pg_catalog.csv.gz"
+    connections: Annotated[int, Field(ge=1, le=8)] = 2
+    pause: float = Field(0.5, ge=0.0, le=60.0, description="seconds between two requests")
+
+
 class Prepare(Section):
     corpus: Text = Field("what-seemed-likely", description="a name, a file, a folder or a URL")
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
         None, description="what the corpus file must hash to; for files and URLs"
     )
     text_field: Text = Field("text", description="the column of .jsonl and .parquet that is text")
+    gutenberg: Gutenberg = Gutenberg()
     scheduler: Annotated[
         str, Field(pattern=r"^(auto|threads|processes|(tcp|tls|ws|wss)://.+)$")
     ] = Field("auto", description="who does the work of prepare and split; changes no byte")

@@ -15,14 +15,24 @@ class Progress:
     """`with Progress(90, "train", unit="step") as bar: bar.advance(1, loss="6.14")`.
 
     A total of None is one that nobody knows yet: the bar then counts, and tells no time left.
+    With `speed`, plain lines tell the units a second too, as a bar always does.
     """
 
-    def __init__(self, total: int | None, title: str, *, unit: str, done: int = 0) -> None:
-        self.total, self.title, self.unit = total, title, unit
+    def __init__(
+        self, total: int | None, title: str, *, unit: str, done: int = 0, speed: bool = False
+    ) -> None:
+        self.total, self.title, self.unit, self.speed = total, title, unit, speed
         self.done = self._first = done
         self._started = self._spoke = time.monotonic()
         self._bar = (
-            tqdm(total=total, initial=done, desc=title, unit=unit, dynamic_ncols=True)
+            tqdm(
+                total=total,
+                initial=done,
+                desc=title,
+                unit=unit,
+                unit_scale=speed,
+                dynamic_ncols=True,
+            )
             if sys.stderr.isatty()
             else None
         )
@@ -67,6 +77,9 @@ class Progress:
 
     def _line(self, now: float, shown: dict[str, str]) -> str:
         elapsed = now - self._started
+        if self.speed:
+            rate = (self.done - self._first) / max(elapsed, 1e-9)
+            shown = {"speed": f"{_scaled(rate)} {self.unit}s/s", **shown}
         numbers = "".join(f", {name} {value}" for name, value in shown.items())
         if self.total is None:
             return f"{self.title}: {self.done:,} {self.unit}s{numbers}, {_clock(elapsed)} gone"
@@ -75,6 +88,13 @@ class Progress:
             f"{self.title}: {self.done}/{self.total} {self.unit}s{numbers}, "
             f"{_clock(elapsed)} gone, {_clock(left)} left"
         )
+
+
+def _scaled(number: float) -> str:
+    for scale, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= scale:
+            return f"{number / scale:.1f} {letter}"
+    return f"{number:.1f}"
 
 
 def _clock(seconds: float) -> str:

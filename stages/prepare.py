@@ -15,17 +15,18 @@ from pipeline.console import FILE, FOLDER, Command
 @click.option("--report", type=FILE, required=True, help="The JSON file to write.")
 def main(params: Path, corpus: Path, report: Path) -> None:
     """Bring the corpus that prepare.corpus names into a folder of Parquet files."""
-    from tqdm import tqdm
-
     from pipeline.data.corpora import prepare
     from pipeline.files import write_json
     from pipeline.params import load_params
+    from pipeline.progress import Progress
 
     settings = load_params(params).prepare
-    with tqdm(unit="char", unit_scale=True, desc="prepare", disable=None) as bar:
-        facts = prepare(settings, corpus, progress=bar.update)
+    with Progress(None, "prepare", unit="character", speed=True) as bar:
+        facts = prepare(settings, corpus, progress=bar.advance)
     write_json(report, facts)
     click.echo(f"{facts['corpus']}: {facts['documents']:,} documents, {facts['bytes']:,} bytes")
+    for reason, documents in facts["skipped"].items():
+        click.echo(f"left out: {documents:,} {reason}")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,8 @@ class Request:
 
 
 class Hostile(ThreadingHTTPServer):
-    """Serves `files` by path. Each answer takes the next of `faults`; then `always` holds."""
+    """Serves `files` by path. Each answer takes the next of `faults`; then `always` holds, and for
+    some paths a fault `always_at`."""
 
     daemon_threads = True
 
@@ -63,6 +64,7 @@ class Hostile(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.always = RIGHT
+        self.always_at: dict[str, Fault] = {}
         self.requests: list[Request] = []
         self.closing = threading.Event()
 
@@ -97,7 +99,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         server = self.server
-        fault = server.faults.pop(0) if server.faults else server.always
+        usual = server.always_at.get(self.path, server.always)
+        fault = server.faults.pop(0) if server.faults else usual
         self.request_log = Request(self.path, dict(self.headers))
         server.requests.append(self.request_log)
         content = server.files.get(self.path)

@@ -1,8 +1,8 @@
 """What `prepare.corpus` may name, and how it becomes `data/corpus`.
 
-A packaged text, a text that is fetched once, a local file or folder, or a URL. Each is resolved
-to a `Source`: a name and a stream of documents. A new kind of corpus is one more `Source`; what
-comes after does not care.
+A packaged text, a text that is fetched once, Project Gutenberg, a local file or folder, or a URL.
+Each is resolved to a `Source`: a name and a stream of documents. A new kind of corpus is one more
+`Source`; what comes after does not care.
 
 Reports name no place on this machine: a local file is known by its name, the files of a folder
 by their paths within it. Relative paths hold from here or, in the temporary workspace of a
@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.documents import READERS, Document, File, read_documents, suffix_of
+from pipeline.data.documents import READERS, Document, File, LeftOut, read_documents, suffix_of
 from pipeline.data.download import check_sha256, fetch, file_name, public
+from pipeline.data.gutenberg.source import Library
 from pipeline.data.parquet import CorpusWriter, Progress
+from pipeline.data.workers import Workers, start_workers
 from pipeline.errors import UserError
 from pipeline.files import folder_aside, sha256_of
 from pipeline.params import Prepare
@@ -43,7 +45,8 @@ FETCHED = {
         "b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f",
     ),
 }
-NAMES = (*PACKAGED, *FETCHED)
+GUTENBERG = "gutenberg"
+NAMES = (*PACKAGED, *FETCHED, GUTENBERG)
 SUFFIXES = f"{', '.join(READERS)}, plain or .gz"
 
 
@@ -54,12 +57,15 @@ class Source:
     Attributes:
         name: what reports call it.
         origin: where it comes from, without a path of this machine.
-        documents: gives the stream of its documents, from the start each time.
+        documents: gives the stream of its documents, from the start each time, and tells of those
+            that are left out.
+        facts: what else the report holds.
     """
 
     name: str
     origin: str
-    documents: Callable[[], Iterator[Document]]
+    documents: Callable[[Workers], Iterator[Document | LeftOut]]
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def prepare(
@@ -71,16 +77,19 @@ def prepare(
         UserError: there is no such corpus, or it cannot be had, read or be right; `folder` stays.
     """
     source = find(settings)
-    with folder_aside(folder) as aside:
+    with folder_aside(folder) as aside, start_workers(settings.scheduler) as workers:
         writer = CorpusWriter(aside, progress)
-        for document in source.documents():
-            writer.write(document)
+        for document in source.documents(workers):
+            if isinstance(document, LeftOut):
+                writer.leave_out(document)
+            else:
+                writer.write(document)
         if not writer.documents:
-            raise UserError(f"prepare.corpus: {source.name} is empty: it holds no text")
+            raise UserError(_emptiness(source.name, writer.left_out))
         meta = writer.close(source.name)
-    report = {key: value for key, value in meta.items() if key != "shards"}
-    skipped = {"empty": writer.empty} if writer.empty else {}
-    return report | {"skipped": skipped, "source": source.origin}
+    report = {key: meta[key] for key in ("corpus", "sha256", "documents", "characters", "bytes")}
+    about = {"skipped": meta["left_out"], "source": source.origin, **source.facts}
+    return report | about | {"statistics": meta["statistics"]}
 
 
 def find(settings: Prepare) -> Source:
@@ -99,9 +108,20 @@ def find(settings: Prepare) -> Source:
         url, sha256 = FETCHED[corpus]
         file = File(fetch(url, file_name(url), sha256), file_name(url))
         return _source(corpus, url, [file], settings)
+    if corpus == GUTENBERG:
+        library = Library.open(settings)
+        facts = {"chosen": len(library.books), "catalogue_sha256": library.catalogue_sha256}
+        return Source(corpus, library.origin, library.documents, facts)
     if "://" in corpus:
         return _from_url(settings)
     return _from_path(settings)
+
+
+def _emptiness(name: str, left_out: Mapping[str, int]) -> str:
+    """That a corpus holds no text, and what became of its documents."""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
+    tail = f"; left out are {reasons}" if left_out.keys() - {"empty"} else ""
+    return f"prepare.corpus: {name} is empty: it holds no text{tail}"
 
 
 def identify(settings: Prepare) -> dict[str, Any]:
@@ -132,7 +152,7 @@ def _source(name: str, origin: str, files: list[File], settings: Prepare) -> Sou
             )
         check_sha256(name, files[0].path, settings.sha256)
 
-    def documents() -> Iterator[Document]:
+    def documents(_workers: Workers) -> Iterator[Document]:
         for file in files:
             yield from read_documents(file, settings.text_field)
 

@@ -51,6 +51,23 @@ class Document:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A document that is not in the corpus.
+
+    Attributes:
+        source: as a document's.
+        title: for people.
+        reason: one of few, to be counted by.
+        detail: what was found.
+    """
+
+    source: str
+    title: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
 class File:
     """A file of a corpus: where it lies, and its name in reports and errors, which tells nothing
     of the machine."""
@@ -80,7 +97,7 @@ def _read_text(file: File, _text_field: str) -> Iterator[Document]:
 
 def _text_parts(file: File) -> Iterator[str]:
     with _opened(file) as stream:
-        yield from _parts(_decoded(stream, file.name))
+        yield from in_parts(_decoded(stream, file.name))
 
 
 def _decoded(stream: IO[bytes], name: str) -> Iterator[str]:
@@ -184,10 +201,10 @@ def _row(row: dict[str, Any], text_field: str, source: str) -> Document:
         raise UserError(
             f"{source}: {text_field!r} holds half a character, U+{ord(text[error.start]):04X}"
         ) from None
-    return Document(name, title if isinstance(title, str) else source, source, _parts([text]))
+    return Document(name, title if isinstance(title, str) else source, source, in_parts([text]))
 
 
-def _parts(blocks: Iterable[str]) -> Iterator[str]:
+def in_parts(blocks: Iterable[str]) -> Iterator[str]:
     """The blocks' text again, in parts of at most `PART` characters that cut no token."""
     held = ""
     for block in blocks:

@@ -2,7 +2,8 @@
 
 The cache is `LOSSBOOK_CACHE`, or the platform's cache folder. A file whose digest is known is
 asked for only when it is not there or not right; one whose digest nobody knows is asked for
-every time, since nothing else tells whether it is still what the URL holds.
+every time, since nothing else tells whether it is still what the URL holds, unless the caller
+would rather keep it.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ HTML = re.compile(
 )
 
 
-def fetch(url: str, name: str, sha256: str | None = None) -> Path:
+def fetch(url: str, name: str, sha256: str | None = None, *, keep: bool = False) -> Path:
     """The cached copy of `url`, a file called `name`, fetched where it has to be.
+
+    Args:
+        keep: take the cached copy without asking, where nobody says what it must hash to.
 
     Raises:
         UserError: the URL does not answer, answers with an error or a web page, or holds a file
@@ -38,7 +42,7 @@ def fetch(url: str, name: str, sha256: str | None = None) -> Path:
     """
     place = cache_folder() / "downloads" / hashlib.sha256(url.encode()).hexdigest()[:16]
     target = place / name
-    if sha256 and target.is_file() and sha256_of(target) == sha256:
+    if target.is_file() and (sha256_of(target) == sha256 if sha256 else keep):
         return target
     with written_aside(target) as aside, _faults_named(url):
         _download(url, aside)

@@ -3,19 +3,24 @@
 The columns are the strings `id`, `title`, `source` and `text`, one row a document. A document of
 more than `documents.PART` characters goes on in the next rows, with the same id and source, so
 that neither writing nor reading ever holds more than some parts. `_meta.json` is written last:
-where it stands, the corpus is whole. It also tells of each row group how many characters it holds
+where it stands, the corpus is whole. What was left out stands in `_left_out.jsonl`, if anything
+was. `_meta.json` also tells of each row group how many characters it holds
 and whether its first row continues the document before it, so that groups can be read apart.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.data.documents import BLOCK, Document
+from pipeline.data.documents import BLOCK, Document, LeftOut
+from pipeline.data.statistics import TextStatistics
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 META = "_meta.json"  # readers of Parquet folders pass over names that begin so
+LEFT_OUT = "_left_out.jsonl"
 GROUP = 1 << 21  # bytes of text in a row group: what is held while writing, and a worker's part
 SHARD = 1 << 28  # bytes of text in a file
 
@@ -46,7 +52,9 @@ class CorpusWriter:
     """
 
     def __init__(self, folder: Path, progress: Progress = lambda characters: None):
-        self.documents = self.characters = self.bytes = self.empty = 0
+        self.documents = self.characters = self.bytes = 0
+        self.statistics = TextStatistics()
+        self.left_out: Counter[str] = Counter()  # documents by reason
         self._folder = folder
         self._progress = progress
         self._digest = hashlib.sha256()
@@ -62,16 +70,24 @@ class CorpusWriter:
         first = next(parts, "")
         second = next(parts, None)
         if second is None and not first.strip():
-            self.empty += 1
+            self.leave_out(LeftOut(document.source, document.title, "empty"))
             return
         if self.documents:
             self._digest.update(b"\xff")
         self.documents += 1
+        before = self.characters
         parts = chain([first], [] if second is None else [second], parts)
         for number, part in enumerate(parts):
             if not self._rows:
                 self._continued = number > 0
             self._append(Row(document.id, document.title, document.source, part))
+        self.statistics.add(document.title, document.source, first, self.characters - before)
+
+    def leave_out(self, document: LeftOut) -> None:
+        """Count a document that is not written, and note it."""
+        self.left_out[document.reason] += 1
+        with open(self._folder / LEFT_OUT, "a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(asdict(document), ensure_ascii=False) + "\n")
 
     def close(self, name: str) -> dict[str, Any]:
         """Write what waits and `_meta.json`; return what that holds."""
@@ -84,6 +100,8 @@ class CorpusWriter:
             "characters": self.characters,
             "bytes": self.bytes,
             "shards": self._shards,
+            "left_out": dict(sorted(self.left_out.items())),
+            "statistics": self.statistics.report(),
         }
         write_json(self._folder / META, meta)
         return meta
@@ -159,6 +177,13 @@ class Corpus:
         if not isinstance(meta, dict) or not keys <= meta.keys() or not _has_groups(meta):
             raise UserError(f"{folder / META}: not a corpus's; `dvc repro -f prepare` rewrites it")
         return cls(folder, meta)
+
+    def left_out(self) -> Iterator[dict[str, str]]:
+        """What was left out, as rows of `source`, `title`, `reason` and `detail`."""
+        path = self.folder / LEFT_OUT
+        if path.exists():
+            with open(path, encoding="utf-8") as lines:
+                yield from map(json.loads, lines)
 
     def groups(self) -> list[Group]:
         """Every row group in order: what may be read apart."""

@@ -1,4 +1,4 @@
-"""What people look at first in a corpus: how long its documents are, and of which tokens.
+"""What people look at first in a corpus: how long its documents are, of which tokens, excerpts.
 
 Lengths are counted in powers of two, so that a histogram is a line a doubling, whatever the
 corpus. Everything is added up from parts that come in order, in constant memory.
@@ -6,6 +6,8 @@ corpus. Everything is added up from parts that come in order, in constant memory
 
 from __future__ import annotations
 
+import hashlib
+import heapq
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +18,8 @@ import numpy.typing as npt
 from pipeline.data.tokenizer import END_OF_TEXT, VOCABULARY, decode
 
 MOST_COMMON = 20
+EXCERPTS = 12
+EXCERPT = 400  # characters
 
 
 class Lengths:
@@ -36,6 +40,45 @@ class Lengths:
             {"from": 1 << (k - 1) if k else 0, "below": 1 << k, "documents": self._counts[k]}
             for k in classes
         ]
+
+
+class TextStatistics:
+    """How long the documents are, and a page of excerpts.
+
+    Which documents are shown, and where they are cut, follows from a hash of their source: as
+    random as dice, and the same each time.
+    """
+
+    def __init__(self) -> None:
+        self._lengths = Lengths()
+        self._documents = self._characters = 0
+        self._shown: list[tuple[int, str, str, str]] = []  # a heap, the largest draw first
+
+    def add(self, title: str, source: str, text: str, characters: int) -> None:
+        """Count a document of so many characters, of which `text` is the beginning."""
+        self._documents += 1
+        self._characters += characters
+        self._lengths.add(characters)
+        draw = int.from_bytes(hashlib.sha256(source.encode("utf-8")).digest()[:8], "big")
+        if len(self._shown) == EXCERPTS and -self._shown[0][0] < draw:
+            return
+        start = draw % max(len(text) - EXCERPT, 1)
+        shown = (-draw, source, title, text[start : start + EXCERPT].strip())
+        if len(self._shown) < EXCERPTS:
+            heapq.heappush(self._shown, shown)
+        else:
+            heapq.heapreplace(self._shown, shown)
+
+    def report(self) -> dict[str, Any]:
+        """What `reports/corpus.json` holds under `statistics`."""
+        return {
+            "characters_per_document": self._characters / max(self._documents, 1),
+            "characters_a_document": self._lengths.report(),
+            "excerpts": [
+                {"source": source, "title": title, "text": text}
+                for _, source, title, text in sorted(self._shown, reverse=True)
+            ],
+        }
 
 
 class TokenStatistics:

@@ -49,6 +49,9 @@ def test_packaged_texts(tmp_path: Path, cache: Path, name: str) -> None:
     file, sha256 = PACKAGED[name]
     text = (TEXTS / file).read_text(encoding="utf-8")
     assert [row.text for row in rows] == [text]
+    told = report.pop("statistics")
+    assert told["characters_per_document"] == len(text)
+    assert told["excerpts"][0]["text"] in text
     assert report == {
         "corpus": name,
         "sha256": sha256,

@@ -71,7 +71,7 @@ def test_documents_without_text_are_left_out_and_counted(tmp_path: Path) -> None
     writer = CorpusWriter(tmp_path / "corpus")
     for number, parts in enumerate([[], [""], [" \n\t"], ["x"], [" ", "x"]]):
         writer.write(Document(str(number), "", str(number), parts))
-    assert (writer.documents, writer.empty) == (2, 3)
+    assert (writer.documents, writer.left_out) == (2, {"empty": 3})
 
 
 def test_files_and_row_groups_stay_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

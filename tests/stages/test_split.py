@@ -87,3 +87,46 @@ def test_a_mistake_is_one_line_and_loses_nothing(place: Path, damage: str, said:
     assert line.startswith("Error: ")
     assert said in line
     assert outputs(place) == before
+
+
+def test_many_documents_get_a_run_that_tells_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    lines = [json.dumps({"text": f"Tale {n}. " * (n + 1), "title": f"T{n}"}) for n in range(40)]
+    (tmp_path / "tales.jsonl").write_text("\n".join([*lines, '{"text": " ", "title": "blank"}']))
+    prepare(Prepare(corpus="tales.jsonl"), tmp_path / "corpus")
+    result = run(tmp_path, "split: {train_fraction: 0.8, test_fraction: 0.1}")
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "reports" / "split.json").read_text())
+    store = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = store.get_experiment_by_name("lossbook")
+    assert experiment
+    (found,) = store.search_runs([experiment.experiment_id])
+    assert (found.info.run_name, found.data.tags["role"]) == ("tales.jsonl", "corpus")
+    assert found.info.status == "FINISHED"
+    metrics = found.data.metrics
+    assert (metrics["documents"], metrics["left_out/empty"]) == (40, 1)
+    for side in ("train", "val", "test"):
+        assert metrics[f"{side}/tokens"] == report[side]["tokens"]
+        assert f"{side}: {report[side]['tokens']:,} tokens" in result.stdout
+
+    def artifact(name: str) -> str:
+        return Path(store.download_artifacts(found.info.run_id, name)).read_text()
+
+    table = json.loads(artifact("left_out.json"))
+    assert table["data"] == [["tales.jsonl:41", "blank", "empty", ""]]
+    assert json.loads(artifact("most_common_tokens.json"))["columns"] == ["token", "text", "count"]
+    assert artifact("excerpts.md").count("\n> Tale") >= 12
+    assert (tmp_path / "mlartifacts").is_dir()
+
+
+def test_one_document_gets_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    prepare(Prepare(), tmp_path / "corpus")
+    assert run(tmp_path).exit_code == 0
+    assert not (tmp_path / "mlflow.db").exists()
