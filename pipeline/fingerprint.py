@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pipeline.files import sha256_of
+
 CODE = Path(__file__).parent
 
 
@@ -16,12 +18,12 @@ def fingerprint(values: Any, files: Iterable[Path] = (), code: Iterable[str] = (
 
     Args:
         values: JSON-like, e.g. sections of params.
-        files: whose contents count, small ones.
+        files: whose contents count.
         code: glob patterns of modules under `pipeline/`, e.g. `model/*.py`.
     """
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     modules = sorted(path for pattern in code for path in CODE.glob(pattern))
     for path in [*files, *modules]:
         digest.update(path.name.encode() + b"\0")
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(bytes.fromhex(sha256_of(path)))
     return digest.hexdigest()[:16]

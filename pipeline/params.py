@@ -113,14 +113,24 @@ class Model(Section):
 
 class Train(Section):
     init_from: Text = Field("scratch", description="scratch, a model's folder, or gpt2-SIZE")
+    init_optimizer: Literal["auto", "fresh", "restored"] = Field(
+        "auto", description="auto: restored where init_from is a folder that holds one"
+    )
     epochs: Positive = 10
+    max_steps: Positive | None = Field(None, description="optimizer steps, whatever epochs says")
+    early_stopping: Positive | None = Field(
+        None, description="evaluations without a lower validation loss before training ends"
+    )
     batch_size: Positive = Field(2, description="windows a forward pass")
     gradient_accumulation: Positive = Field(1, description="batches an optimizer step")
     learning_rate: float = Field(4.0e-4, gt=0.0, le=10.0)
     weight_decay: float = Field(0.1, ge=0.0, le=10.0, description="on matrices only")
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "wsd"] = "constant"
     warmup_steps: Natural = 0
-    min_learning_rate: float = Field(0.0, ge=0.0, description="where the cosine ends")
+    decay_steps: float = Field(
+        0.2, gt=0.0, description="of wsd, the last ones; below 1 a share of all steps"
+    )
+    min_learning_rate: float = Field(0.0, ge=0.0, description="where cosine and wsd end")
     grad_clip: Annotated[float, Field(gt=0.0)] | None = Field(None, description="global norm")
     eval_every: Positive = Field(5, description="optimizer steps between evaluations")
     eval_batches: Positive = Field(1, description="fixed training batches an evaluation looks at")
@@ -130,6 +140,16 @@ class Train(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto"] | bool = "auto"
     processes: Positive = 1
+
+    @model_validator(mode="after")
+    def decay_in_whole_steps(self) -> Train:
+        if self.decay_steps > 1 and not self.decay_steps.is_integer():
+            raise PydanticCustomError(
+                "decay_steps",
+                "decay_steps {steps} is neither whole steps nor a share below 1",
+                {"steps": self.decay_steps},
+            )
+        return self
 
     @model_validator(mode="after")
     def floor_below_peak(self) -> Train:

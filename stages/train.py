@@ -67,6 +67,9 @@ def main(params_file: Path, tokens: Path, folder: Path, reports: Path, journal: 
                 bar.say(f"going on from the checkpoint of step {trainer.step}")
                 bar.go_on_from(trainer.step)
             job.run(trainer, rescue=state / "last_good")
+            if trainer.step < trainer.total_steps:
+                patience = job.params.train.early_stopping
+                bar.say(f"stopped: no lower validation loss in {patience} evaluations")
         write_outputs(run, job, trainer, folder, reports)
 
 
@@ -76,6 +79,7 @@ class Recorder:
     def __init__(self, run: Run, bar: Progress, sample: Callable[[GPT], dict[str, Any]]) -> None:
         self.run, self.bar, self.sample = run, bar, sample
         self.samples: list[dict[str, Any]] = []
+        self.spikes: list[int] = []
 
     def on_step(self, step: Step) -> None:
         speed = step.tokens / step.seconds
@@ -86,8 +90,17 @@ class Recorder:
         }
         if step.grad_norm is not None:
             metrics["train/grad_norm"] = step.grad_norm
+        if step.is_spike:
+            metrics["train/loss_spike"] = step.loss
+            self.tell_spike(step)
         self.run.log_metrics(metrics, step=step.step)
         self.bar.advance(1, **{"loss": f"{step.loss:.3f}", "tokens/s": f"{speed:.0f}"})
+
+    def tell_spike(self, step: Step) -> None:
+        self.spikes.append(step.step)
+        steps = ", ".join(map(str, self.spikes[:20])) + ", …" * (len(self.spikes) > 20)
+        self.run.set_tags({"loss_spikes": f"{len(self.spikes)} (steps {steps})"})
+        self.bar.say(f"warning: the training loss jumped to {step.loss:.3f} at step {step.step}")
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         losses = {"train": evaluation.train_loss, "val": evaluation.val_loss}
@@ -108,11 +121,11 @@ class Recorder:
         self.bar.say(f"epoch {epoch}: {row['prompt']}{row['completion']}".replace("\n", " "))
         self.run.log_text(f"{row['prompt']}{row['completion']}\n", f"samples/epoch_{epoch:03}.txt")
 
-    def state(self) -> list[dict[str, Any]]:
-        return list(self.samples)
+    def state(self) -> dict[str, Any]:
+        return {"samples": list(self.samples), "spikes": list(self.spikes)}
 
-    def restore(self, state: list[dict[str, Any]]) -> None:
-        self.samples = state
+    def restore(self, state: dict[str, Any]) -> None:
+        self.samples, self.spikes = state["samples"], state["spikes"]
 
 
 def greedy_sampler(job: TrainingJob) -> Callable[[GPT], dict[str, Any]]:

@@ -64,7 +64,12 @@ def test_sections_are_frozen() -> None:
         ("train: {epochs: 0}", "train.epochs: input should be greater than or equal to 1"),
         ("train: {learning_rte: 1e-3}", "train.learning_rte: unknown key; did you mean"),
         ("trian: {}", "trian: unknown key; did you mean `train`?"),
-        ("train: {schedule: linear}", "train.schedule: input should be 'constant' or 'cosine'"),
+        (
+            "train: {schedule: linear}",
+            "train.schedule: input should be 'constant', 'cosine' or",
+        ),
+        ("train: {decay_steps: 1.5}", "train: decay_steps 1.5 is neither whole steps nor a share"),
+        ("train: {early_stopping: 0}", "train.early_stopping: input should be greater than or"),
         ("train: {device: gpu}", "train.device: string should match pattern"),
         ("train: {min_learning_rate: 0.5}", "train: min_learning_rate 0.5 is above"),
         ("model: {n_head: 5}", "model: n_embd 768 is not a multiple of n_head 5"),

@@ -11,7 +11,12 @@ from pipeline.model.gpt import GPT
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step: its number from 1, and what it was like."""
+    """One optimizer step: its number from 1, and what it was like.
+
+    Attributes:
+        grad_norm: before clipping; None where it was not measured.
+        is_spike: whether the loss is far above those before it (`spikes`).
+    """
 
     step: int
     epoch: float
@@ -21,6 +26,7 @@ class Step:
     learning_rate: float
     grad_norm: float | None
     seconds: float
+    is_spike: bool = False
 
 
 @dataclass(frozen=True)

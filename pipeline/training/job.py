@@ -19,10 +19,12 @@ from pipeline.training.checkpointer import Checkpointer
 from pipeline.training.events import Diverged, Evaluation, Observer
 from pipeline.training.loop import Trainer
 from pipeline.training.optim import build_optimizer
+from pipeline.training.schedule import total_steps
 from pipeline.training.start import (
     OPTIMIZER,
     Start,
     config_of,
+    starting_files,
     starting_model,
     starting_optimizer,
 )
@@ -65,7 +67,10 @@ class TrainingJob:
         )
         return fingerprint(
             {**values, "precision": self.runtime.precision},
-            files=[w.tokens.folder / "meta.json" for w in (self.train_windows, self.val_windows)],
+            files=[
+                *(w.tokens.folder / "meta.json" for w in (self.train_windows, self.val_windows)),
+                *starting_files(self.params.train.init_from),
+            ],
             code=CODE,
         )
 
@@ -78,7 +83,7 @@ class TrainingJob:
     def total_steps(self) -> int:
         params = self.params
         batches = Batches(len(self.train_windows), params.train, params.seed)
-        return params.train.epochs * batches.steps_per_epoch
+        return total_steps(batches.steps_per_epoch, params.train)
 
     def trainer(self, observer: Observer, checkpoints: Checkpointer | None = None) -> Trainer:
         """A trainer where the latest checkpoint left off, or at step 0: weights, optimizer."""
@@ -86,7 +91,7 @@ class TrainingJob:
         model = starting_model(config_of(params.model), self.start, params.gpt2)
         model = model.to(self.runtime.device)
         optimizer = build_optimizer(model, params.train)
-        starting_optimizer(optimizer, self.start.init_from)
+        starting_optimizer(optimizer, self.start.init_from, params.train.init_optimizer)
         trainer = Trainer(
             model,
             optimizer,

@@ -24,7 +24,7 @@ from dataclasses import asdict
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from pipeline.data.loader import Windows
 from pipeline.evaluation.perplexity import measure
@@ -36,9 +36,10 @@ from pipeline.training.batches import Batches
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.checkpointer import Checkpointer
 from pipeline.training.events import Diverged, Evaluation, Observer, Step
-from pipeline.training.optim import learning_rate
 from pipeline.training.precision import WorkingCopy
+from pipeline.training.schedule import learning_rate, patience_is_over, total_steps
 from pipeline.training.snapshot import Weights, snapshot
+from pipeline.training.spikes import SpikeDetector
 
 
 class Trainer:
@@ -75,8 +76,9 @@ class Trainer:
         self.checkpoints = checkpoints
         self.working = WorkingCopy(model, runtime)
         self.batches = Batches(len(train_windows), settings, seed)
-        self.total_steps = self.batches.steps_per_epoch * settings.epochs
+        self.total_steps = total_steps(self.batches.steps_per_epoch, settings)
         self.step = 0
+        self.spikes = SpikeDetector()
         self.history: list[Evaluation] = []
         self.best: Evaluation | None = None
         self.best_weights: Weights | None = None
@@ -90,9 +92,9 @@ class Trainer:
         """
         if self.step == 0:
             self.evaluate()
-        first_epoch, first_step = divmod(self.step, self.batches.steps_per_epoch)
-        for epoch in range(first_epoch, self.settings.epochs):
-            for batches in self.batches.epoch(epoch, first_step):
+        while not self.is_done():
+            epoch, first = divmod(self.step, self.batches.steps_per_epoch)
+            for batches in self.batches.epoch(epoch, first):
                 started = time.perf_counter()
                 self.reset_gradients()
                 losses = []
@@ -102,12 +104,13 @@ class Trainer:
                     losses.append(float(loss.detach()))
                 grad_norm = self.update_weights()
                 self.tell_step(sum(losses), grad_norm, time.perf_counter() - started)
-                if self.step % self.settings.eval_every == 0 or self.step == self.total_steps:
+                if self.evaluates_at(self.step):
                     self.evaluate()
-                if self.step % self.batches.steps_per_epoch == 0:
+                if self.is_done() or self.step % self.batches.steps_per_epoch == 0:
                     self.observer.on_epoch(epoch + 1, self.model)
                 self.save_checkpoint()
-            first_step = 0
+                if self.is_done():
+                    return
 
     def reset_gradients(self) -> None:
         self.working.reset_gradients()
@@ -131,16 +134,33 @@ class Trainer:
         self.working.collect_gradients()
 
     def update_weights(self) -> float | None:
-        """Clip, set this step's learning rate, step; the gradient's norm where it is clipped."""
-        norm = None
-        if self.settings.grad_clip is not None:
-            norm = float(clip_grad_norm_(self.model.parameters(), self.settings.grad_clip))
+        """Clip, set this step's learning rate, step; the gradient's norm where it is measured."""
+        norm = self.clip_gradients()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self.optimizer.step()
         self.working.refresh()
         self.step += 1
         return norm
+
+    def clip_gradients(self) -> float | None:
+        """The gradient's norm, before it is clipped to `grad_clip`.
+
+        On a CPU, where reading every gradient once more takes some hundredths of a step, it is
+        measured only where it is needed, and before evaluations.
+        """
+        limit = self.settings.grad_clip
+        if (
+            limit is None
+            and self.runtime.device.type == "cpu"
+            and not self.evaluates_at(self.step + 1)
+        ):
+            return None
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = get_total_norm(gradients)
+        if limit is not None:
+            clip_grads_with_norm_(self.model.parameters(), limit, norm)
+        return float(norm)
 
     def evaluate(self) -> None:
         """Measure the whole validation split and `eval_batches` fixed training batches."""
@@ -181,13 +201,14 @@ class Trainer:
                 learning_rate=self.learning_rate(self.step - 1),
                 grad_norm=grad_norm,
                 seconds=seconds,
+                is_spike=self.spikes.is_spike(loss),
             )
         )
 
     def save_checkpoint(self) -> None:
         """Have this moment written, where one is due; at the end the outputs take its place."""
         due = self.checkpoints is not None and self.checkpoints.is_due(self.step)
-        if not due or self.step == self.total_steps:
+        if not due or self.is_done():
             return
         assert self.checkpoints is not None
         assert self.best_weights is not None
@@ -200,6 +221,7 @@ class Trainer:
             optimizer=self.optimizer.state_dict(),
             record={
                 "history": [asdict(evaluation) for evaluation in self.history],
+                "losses": self.spikes.state(),
                 "observer": self.observer.state(),
             },
         )
@@ -213,7 +235,16 @@ class Trainer:
         self.history = [Evaluation(**row) for row in checkpoint.record["history"]]
         self.best_weights, self.last_good = checkpoint.best, checkpoint.last_good
         self.best = next(row for row in self.history if row.step == self.best_weights.step)
+        self.spikes = SpikeDetector(checkpoint.record["losses"])
         self.observer.restore(checkpoint.record["observer"])
+
+    def is_done(self) -> bool:
+        if self.step >= self.total_steps:
+            return True
+        return patience_is_over(self.history, self.settings.early_stopping)
+
+    def evaluates_at(self, step: int) -> bool:
+        return step % self.settings.eval_every == 0 or step == self.total_steps
 
     def learning_rate(self, step: int | None = None) -> float:
         """The rate of step `step`, counted from 0; by default of the one to come."""

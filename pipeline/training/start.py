@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from pipeline.model.gpt import GPT, GPTConfig, initialise
-from pipeline.model.saved import load_model
+from pipeline.model.saved import FILES, load_model
 from pipeline.params import Gpt2, Model
 from pipeline.runtime import derive_seed
 
@@ -66,10 +66,32 @@ def starting_model(config: GPTConfig, start: Start, gpt2: Gpt2 | None = None) ->
     return _adapted(load_model(folder, "last"), config, start)
 
 
-def starting_optimizer(optimizer: torch.optim.Optimizer, init_from: str) -> bool:
-    """Load the optimizer's state where `init_from` is a folder that holds one."""
+def starting_files(init_from: str) -> list[Path]:
+    """The files of the folder that a training starts from; none where it starts elsewhere."""
+    folder = Path(init_from)
+    if init_from == "scratch" or init_from.startswith(GPT2):
+        return []
+    return [path for name in (FILES["last"], OPTIMIZER) if (path := folder / name).is_file()]
+
+
+def starting_optimizer(
+    optimizer: torch.optim.Optimizer,
+    init_from: str,
+    wanted: Literal["auto", "fresh", "restored"] = "auto",
+) -> bool:
+    """Load the optimizer's state from the folder `init_from`, where it is wanted and there.
+
+    Raises:
+        UserError: it must be restored and is not there, or it is not this model's.
+    """
     path = Path(init_from) / OPTIMIZER
-    if init_from == "scratch" or not path.is_file():
+    found = path in starting_files(init_from)
+    if wanted == "restored" and not found:
+        raise UserError(
+            f"train.init_optimizer: restored asked for, but train.init_from {init_from} is no "
+            f"folder with {OPTIMIZER}"
+        )
+    if wanted == "fresh" or not found:
         return False
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

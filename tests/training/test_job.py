@@ -70,6 +70,22 @@ def test_the_fingerprint_is_of_what_decides_the_weights(job: TrainingJob) -> Non
     assert with_("model", dropout=0.3) != job.fingerprint
 
 
+def test_the_fingerprint_is_of_the_weights_that_training_starts_from(
+    job: TrainingJob, tmp_path: Path
+) -> None:
+    folder = tmp_path / "start"
+    folder.mkdir()
+
+    def started_from(content: bytes) -> str:
+        (folder / "model.pth").write_bytes(content)
+        train = job.params.train.model_copy(update={"init_from": str(folder)})
+        params = job.params.model_copy(update={"train": train})
+        return TrainingJob(params, job.train_windows, job.val_windows, job.runtime).fingerprint
+
+    assert started_from(b"one") == started_from(b"one")
+    assert started_from(b"one") != started_from(b"two")
+
+
 def test_history_keeps_every_digit(tmp_path: Path) -> None:
     write_history(tmp_path / "history.csv", [evaluation(3, 0.1 + 0.2)])
     head, row = (tmp_path / "history.csv").read_text().splitlines()

@@ -117,6 +117,47 @@ def test_bf16_learns_as_fp32_does(make_trainer, accumulation: int) -> None:
     assert rounded.model.h[0].mlp.c_fc.weight.dtype == torch.float32
 
 
+def test_the_norm_is_told_before_evaluations_also_without_clipping(make_trainer) -> None:
+    (plain, told), (clipped, each) = (
+        make_trainer(eval_every=3, epochs=1, **clip) for clip in ({}, {"grad_clip": 1e9})
+    )
+    plain.run()
+    clipped.run()
+    norms = {step.step: step.grad_norm for step in told.steps if step.grad_norm is not None}
+    assert list(norms) == [3, 6, 9, 10]
+    assert norms == {step.step: step.grad_norm for step in each.steps if step.step in norms}
+    assert same(plain, clipped)
+
+
+def test_max_steps_ends_within_an_epoch(make_trainer) -> None:
+    trainer, memory = make_trainer(max_steps=13, epochs=1)
+    trainer.run()
+    assert memory.steps[-1].step == memory.evaluations[-1].step == 13
+    assert memory.epochs == [1, 2]  # the second is not whole
+
+
+def test_early_stopping_ends_at_the_evaluation_that_lost_patience(make_trainer) -> None:
+    trainer, memory = make_trainer(epochs=50, batch_size=4, early_stopping=2, learning_rate=0.03)
+    trainer.run()
+    losses = [e.val_loss for e in memory.evaluations]
+    assert len(losses) - 1 - losses.index(min(losses)) == 2
+    assert trainer.step < trainer.total_steps
+    assert memory.evaluations[-1].step == memory.steps[-1].step == trainer.step
+
+
+def test_a_spike_is_told(make_trainer) -> None:
+    trainer, memory = make_trainer(epochs=3)
+
+    def disturb(step) -> None:
+        if step.step == 20:
+            trainer.model.lm_head.weight.data.mul_(-9)
+        told(step)
+
+    told, memory.on_step = memory.on_step, disturb
+    trainer.run()
+    assert next(step.step for step in memory.steps if step.is_spike) == 21
+
+
 def test_clipping_bounds_the_norm_and_tells_it(make_trainer) -> None:
     trainer, memory = make_trainer(grad_clip=1e-3)
     trainer.run()

@@ -51,6 +51,23 @@ def test_a_folders_last_weights_and_optimizer(trained, config) -> None:
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0}
 
 
+def test_a_fresh_optimizer_forgets_the_moments(trained, config) -> None:
+    _, folder = trained
+    model = starting_model(config, start_at(folder))
+    optimizer = build_optimizer(model, Train())
+    assert not starting_optimizer(optimizer, str(folder), "fresh")
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize("init_from", ["scratch", "gpt2-124M", "FOLDER"])
+def test_an_optimizer_that_must_be_restored_must_be_there(trained, config, init_from: str) -> None:
+    _, folder = trained
+    (folder / "optimizer.pth").unlink()
+    optimizer = build_optimizer(GPT(config), Train())
+    with pytest.raises(UserError, match=r"train\.init_optimizer: restored asked for"):
+        starting_optimizer(optimizer, init_from.replace("FOLDER", str(folder)), "restored")
+
+
 def test_training_on_leaves_the_first_model_alone(trained, config) -> None:
     _, folder = trained
     before = (folder / "model.pth").read_bytes()

@@ -1,0 +1,66 @@
+"""The learning rate by a table; when a training ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.params import Train
+from pipeline.training.events import Evaluation
+from pipeline.training.schedule import learning_rate, patience_is_over, total_steps
+
+COSINE = {"schedule": "cosine", "learning_rate": 1.0, "min_learning_rate": 0.2}
+
+WSD = {**COSINE, "schedule": "wsd"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "total", "table"),
+    [
+        ({"learning_rate": 0.5}, 3, [0.5, 0.5, 0.5]),
+        ({"learning_rate": 0.5, "warmup_steps": 0}, 1, [0.5]),
+        ({"learning_rate": 0.8, "warmup_steps": 3}, 5, [0.2, 0.4, 0.6, 0.8, 0.8]),
+        (COSINE, 4, [1.0, 0.882843, 0.6, 0.317157]),
+        ({**COSINE, "warmup_steps": 1}, 5, [0.5, 1.0, 0.882843, 0.6, 0.317157]),
+        ({**COSINE, "warmup_steps": 9}, 3, [0.1, 0.2, 0.3]),
+        (COSINE, 1, [1.0]),
+        ({**WSD, "decay_steps": 4.0}, 6, [1.0, 1.0, 1.0, 0.8, 0.6, 0.4]),
+        ({**WSD, "decay_steps": 0.5}, 4, [1.0, 1.0, 1.0, 0.6]),
+        ({**WSD, "decay_steps": 2.0, "warmup_steps": 1}, 4, [0.5, 1.0, 1.0, 0.6]),
+        ({**WSD, "decay_steps": 0.01}, 3, [1.0, 1.0, 1.0]),
+        ({**WSD, "decay_steps": 8.0}, 4, [0.6, 0.5, 0.4, 0.3]),
+    ],
+)
+def test_schedule(settings: dict[str, object], total: int, table: list[float]) -> None:
+    train = Train.model_validate(settings)
+    rates = [learning_rate(step, total, train) for step in range(total)]
+    assert rates == pytest.approx(table, abs=1e-6)
+
+
+@pytest.mark.parametrize("settings", [COSINE, WSD])
+def test_the_rate_reaches_its_floor_just_past_the_end(settings: dict[str, object]) -> None:
+    assert learning_rate(10, 10, Train.model_validate(settings)) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"), [({}, 90), ({"max_steps": 7}, 7), ({"max_steps": 700, "epochs": 1}, 700)]
+)
+def test_max_steps_decides_where_it_is_given(settings: dict[str, object], steps: int) -> None:
+    assert total_steps(9, Train.model_validate(settings)) == steps
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "over"),
+    [
+        ([], 1, False),
+        ([3.0], 1, False),
+        ([3.0, 3.1], 1, True),
+        ([3.0, 3.0], 1, True),  # as low is not lower
+        ([3.0, 3.1, 2.9], 2, False),
+        ([3.0, 3.1, 3.2], 2, True),
+        ([3.0, 2.0, 2.1, 2.05], 2, True),
+        ([3.0, 3.1, 3.2], None, False),
+    ],
+)
+def test_patience(losses: list[float], patience: int | None, over: bool) -> None:
+    history = [Evaluation(i, i, i, 1.0, loss, 1e-3) for i, loss in enumerate(losses)]
+    assert patience_is_over(history, patience) is over
