@@ -63,6 +63,9 @@ class Prepare(Section):
         None, description="what the corpus file must hash to; for files and URLs"
     )
     text_field: Text = Field("text", description="the column of .jsonl and .parquet that is text")
+    on_error: Literal["skip", "fail"] = Field(
+        "skip", description="a document that cannot be read is left out and counted; or the end"
+    )
     gutenberg: Gutenberg = Gutenberg()
     scheduler: Annotated[
         str, Field(pattern=r"^(auto|threads|processes|(tcp|tls|ws|wss)://.+)$")

@@ -8,6 +8,8 @@ import click
 
 from pipeline.console import FILE, FOLDER, Command
 
+SMALL = 1 << 25  # bytes of a corpus that is ready before anyone asks when
+
 
 @click.command(cls=Command)
 @click.option("--params", type=FILE, default=Path("params.yaml"), show_default=True)
@@ -15,14 +17,16 @@ from pipeline.console import FILE, FOLDER, Command
 @click.option("--report", type=FILE, required=True, help="The JSON file to write.")
 def main(params: Path, corpus: Path, report: Path) -> None:
     """Bring the corpus that prepare.corpus names into a folder of Parquet files."""
-    from pipeline.data.corpora import prepare
+    from pipeline.data.corpora import find, prepare
     from pipeline.files import write_json
     from pipeline.params import load_params
     from pipeline.progress import Progress
 
     settings = load_params(params).prepare
-    with Progress(None, "prepare", unit="character", speed=True) as bar:
-        facts = prepare(settings, corpus, progress=bar.advance)
+    source = find(settings)
+    total = source.size if (source.size or 0) > SMALL else None
+    with Progress(total, "prepare", unit="byte", speed=True) as bar:
+        facts = prepare(settings, corpus, source=source, progress=bar.advance)
     write_json(report, facts)
     click.echo(f"{facts['corpus']}: {facts['documents']:,} documents, {facts['bytes']:,} bytes")
     for reason, documents in facts["skipped"].items():

@@ -1,8 +1,8 @@
 """What `prepare.corpus` may name, and how it becomes `data/corpus`.
 
-A packaged text, a text that is fetched once, Project Gutenberg, a local file or folder, or a URL.
-Each is resolved to a `Source`: a name and a stream of documents. A new kind of corpus is one more
-`Source`; what comes after does not care.
+A packaged text, a text that is fetched once, Project Gutenberg, a local file or folder, a URL, or
+whatever fsspec opens. Each is resolved to a `Source`: a name and a stream of documents. A new kind
+of corpus is one more `Source`; what comes after does not care.
 
 Reports name no place on this machine: a local file is known by its name, the files of a folder
 by their paths within it. Relative paths hold from here or, in the temporary workspace of a
@@ -19,13 +19,18 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.documents import READERS, Document, File, LeftOut, read_documents, suffix_of
+from pipeline.data.digests import digest_of
+from pipeline.data.documents import Document, Faulty, LeftOut
 from pipeline.data.download import check_sha256, fetch, file_name, public
 from pipeline.data.gutenberg.source import Library
-from pipeline.data.parquet import CorpusWriter, Progress
+from pipeline.data.parquet import CorpusWriter
+from pipeline.data.partition import read_files
+from pipeline.data.readers import SUFFIXES
+from pipeline.data.remote import remote_files
+from pipeline.data.storage import File, Told, local_files, suffix_of
 from pipeline.data.workers import Workers, start_workers
 from pipeline.errors import UserError
-from pipeline.files import folder_aside, sha256_of
+from pipeline.files import folder_aside
 from pipeline.params import Prepare
 
 TEXTS = Path(__file__).parent / "texts"
@@ -46,8 +51,9 @@ FETCHED = {
     ),
 }
 GUTENBERG = "gutenberg"
+LOCAL = "file://"
 NAMES = (*PACKAGED, *FETCHED, GUTENBERG)
-SUFFIXES = f"{', '.join(READERS)}, plain or .gz"
+READABLE = f"{', '.join(SUFFIXES)}, plain, .gz or .zst"
 
 
 @dataclass(frozen=True)
@@ -57,35 +63,53 @@ class Source:
     Attributes:
         name: what reports call it.
         origin: where it comes from, without a path of this machine.
+        size: bytes of its files; None where nobody knows before they are fetched.
         documents: gives the stream of its documents, from the start each time, and tells of those
-            that are left out.
+            that are left out; what it is given hears of bytes that are read.
         facts: what else the report holds.
     """
 
     name: str
     origin: str
-    documents: Callable[[Workers], Iterator[Document | LeftOut]]
+    size: int | None
+    documents: Callable[[Workers, Told], Iterator[Document | LeftOut]]
     facts: dict[str, Any] = field(default_factory=dict)
 
 
 def prepare(
-    settings: Prepare, folder: Path, progress: Progress = lambda characters: None
+    settings: Prepare,
+    folder: Path,
+    *,
+    source: Source | None = None,
+    progress: Told = lambda size: None,
 ) -> dict[str, Any]:
     """Write the corpus that `settings` name into `folder`; return what `reports/corpus.json` holds.
+
+    Args:
+        source: what `find(settings)` gave, where that was asked before.
+        progress: told of bytes of the source's files.
 
     Raises:
         UserError: there is no such corpus, or it cannot be had, read or be right; `folder` stays.
     """
-    source = find(settings)
-    with folder_aside(folder) as aside, start_workers(settings.scheduler) as workers:
-        writer = CorpusWriter(aside, progress)
-        for document in source.documents(workers):
-            if isinstance(document, LeftOut):
-                writer.leave_out(document)
-            else:
+    source = source or find(settings)
+    fault = ""
+    with (
+        folder_aside(folder) as aside,
+        start_workers(settings.scheduler, source.size or 0) as workers,
+    ):
+        writer = CorpusWriter(aside)
+        for document in source.documents(workers, progress):
+            if isinstance(document, Document):
                 writer.write(document)
+                continue
+            if isinstance(document, Faulty):
+                fault = fault or document.detail
+                if settings.on_error == "fail":
+                    raise UserError(fault)
+            writer.leave_out(document)
         if not writer.documents:
-            raise UserError(_emptiness(source.name, writer.left_out))
+            raise UserError(fault or _emptiness(source.name, writer.left_out))
         meta = writer.close(source.name)
     report = {key: meta[key] for key in ("corpus", "sha256", "documents", "characters", "bytes")}
     about = {"skipped": meta["left_out"], "source": source.origin, **source.facts}
@@ -103,17 +127,19 @@ def find(settings: Prepare) -> Source:
     if corpus in PACKAGED:
         name, sha256 = PACKAGED[corpus]
         check_sha256(f"the packaged text {name}", TEXTS / name, sha256)
-        return _source(corpus, "packaged", [File(TEXTS / name, name)], settings)
+        return _source(corpus, "packaged", [File.at(TEXTS / name)], settings)
     if corpus in FETCHED:
         url, sha256 = FETCHED[corpus]
-        file = File(fetch(url, file_name(url), sha256), file_name(url))
+        file = File.at(fetch(url, file_name(url), sha256))
         return _source(corpus, url, [file], settings)
     if corpus == GUTENBERG:
         library = Library.open(settings)
         facts = {"chosen": len(library.books), "catalogue_sha256": library.catalogue_sha256}
-        return Source(corpus, library.origin, library.documents, facts)
-    if "://" in corpus:
+        return Source(corpus, library.origin, None, library.documents, facts)
+    if corpus.startswith(("http://", "https://")):
         return _from_url(settings)
+    if "://" in corpus and not corpus.startswith(LOCAL):
+        return _from_remote(settings)
     return _from_path(settings)
 
 
@@ -134,13 +160,13 @@ def identify(settings: Prepare) -> dict[str, Any]:
         UserError: there is no such file, folder or name, or nothing in it is readable.
     """
     corpus = settings.corpus
-    if corpus in NAMES or "://" in corpus:
+    if corpus in NAMES or ("://" in corpus and not corpus.startswith(LOCAL)):
         return {"corpus": public(corpus) if "://" in corpus else corpus}
     path = _existing(corpus)
     digest = hashlib.sha256()
     files = _files(path)
     for file in files:
-        digest.update(f"{sha256_of(file.path)}  {file.name}\n".encode())
+        digest.update(f"{digest_of(Path(file.path))}  {file.name}\n".encode())
     return {"corpus": path.resolve().name, "files": len(files), "sha256": digest.hexdigest()}
 
 
@@ -150,24 +176,35 @@ def _source(name: str, origin: str, files: list[File], settings: Prepare) -> Sou
             raise UserError(
                 f"prepare.sha256 is for one file, but prepare.corpus {name} has {len(files)}"
             )
-        check_sha256(name, files[0].path, settings.sha256)
+        _check_file(name, files[0], settings.sha256)
 
-    def documents(_workers: Workers) -> Iterator[Document]:
-        for file in files:
-            yield from read_documents(file, settings.text_field)
+    def documents(workers: Workers, told: Told) -> Iterator[Document | LeftOut]:
+        return read_files(files, settings.text_field, workers, told)
 
-    return Source(name, origin, documents)
+    return Source(name, origin, sum(file.size for file in files), documents)
+
+
+def _check_file(name: str, file: File, sha256: str) -> None:
+    if "://" in file.path:
+        raise UserError(f"prepare.sha256 is for one local file or http URL, not for {name}")
+    check_sha256(name, Path(file.path), sha256)
 
 
 def _from_url(settings: Prepare) -> Source:
     url = settings.corpus
-    if not url.startswith(("http://", "https://")):
-        raise UserError(f"prepare.corpus: {public(url)} must start with http:// or https://")
     name = file_name(url)
-    if suffix_of(name) not in READERS:
+    if suffix_of(name) not in SUFFIXES:
         name += ".txt"  # such as 1342.txt.utf-8: if it is no text, reading it will tell
-    file = File(fetch(url, name, settings.sha256), public(url))
-    return _source(public(url), public(url), [file], settings)
+    path = fetch(url, name, settings.sha256)
+    return _source(public(url), public(url), [File.at(path, public(url))], settings)
+
+
+def _from_remote(settings: Prepare) -> Source:
+    url = settings.corpus
+    files = remote_files(url, SUFFIXES)
+    if not files:
+        raise UserError(f"prepare.corpus: nothing at {public(url)} is {READABLE}")
+    return _source(public(url), public(url), files, settings)
 
 
 def _from_path(settings: Prepare) -> Source:
@@ -177,7 +214,7 @@ def _from_path(settings: Prepare) -> Source:
 
 
 def _existing(corpus: str) -> Path:
-    given = Path(corpus).expanduser()
+    given = Path(corpus.removeprefix(LOCAL)).expanduser()
     for path in (given, Path(os.environ.get("DVC_ROOT", ".")) / given):
         if path.exists():
             return path
@@ -193,17 +230,11 @@ def _existing(corpus: str) -> Path:
 
 def _files(path: Path) -> list[File]:
     """The readable files at `path`, in the order of their names within it, hidden ones left out."""
-    if not path.is_dir():
-        if suffix_of(path.name) not in READERS:
-            raise UserError(f"prepare.corpus: {path} is not read; a file must be {SUFFIXES}")
-        return [File(path, path.name)]
-    files = []
-    for folder, folders, names in os.walk(path):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if suffix_of(name) in READERS and not name.startswith("."):
-                file = Path(folder) / name
-                files.append(File(file, file.relative_to(path).as_posix()))
-    if not files:
-        raise UserError(f"prepare.corpus: nothing in the folder {path} is {SUFFIXES}")
-    return sorted(files, key=lambda file: file.name)
+    if path.is_dir():
+        files = local_files(path, SUFFIXES)
+        if not files:
+            raise UserError(f"prepare.corpus: nothing in the folder {path} is {READABLE}")
+        return files
+    if suffix_of(path.name) not in SUFFIXES:
+        raise UserError(f"prepare.corpus: {path} is not read; a file must be {READABLE}")
+    return [File.at(path)]

@@ -13,14 +13,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.data.documents import BLOCK, Document, LeftOut
+from pipeline.data.documents import Document, LeftOut
 from pipeline.data.statistics import TextStatistics
+from pipeline.data.storage import BLOCK
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 
@@ -31,8 +32,6 @@ META = "_meta.json"  # readers of Parquet folders pass over names that begin so
 LEFT_OUT = "_left_out.jsonl"
 GROUP = 1 << 21  # bytes of text in a row group: what is held while writing, and a worker's part
 SHARD = 1 << 28  # bytes of text in a file
-
-Progress = Callable[[int], object]  # told of every part's characters
 
 
 class Row(NamedTuple):
@@ -51,12 +50,11 @@ class CorpusWriter:
     holds: for one document it is that of its text, hence of a file without BOM and CRLF.
     """
 
-    def __init__(self, folder: Path, progress: Progress = lambda characters: None):
+    def __init__(self, folder: Path):
         self.documents = self.characters = self.bytes = 0
         self.statistics = TextStatistics()
         self.left_out: Counter[str] = Counter()  # documents by reason
         self._folder = folder
-        self._progress = progress
         self._digest = hashlib.sha256()
         self._rows: list[Row] = []
         self._waiting = 0  # bytes of text in _rows
@@ -113,7 +111,6 @@ class CorpusWriter:
         self._waiting += len(encoded)
         self.bytes += len(encoded)
         self.characters += len(row.text)
-        self._progress(len(row.text))
         if self._waiting >= GROUP:
             self._flush()
 

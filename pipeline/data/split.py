@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.parquet import Corpus, Group, Progress
+from pipeline.data.parquet import Corpus, Group
 from pipeline.data.statistics import TokenStatistics
 from pipeline.data.tokenizer import END_OF_TEXT, encode_piece, pieces
 from pipeline.data.tokens import TokenWriter
@@ -84,7 +84,7 @@ def split(
     test_fraction: float = 0.0,
     *,
     scheduler: str = "threads",
-    progress: Progress = lambda characters: None,
+    progress: Callable[[int], object] = lambda characters: None,
     threads: int | None = None,
 ) -> dict[str, Any]:
     """Write `tokens_folder`/{train,val[,test]}; return what `reports/split.json` holds.

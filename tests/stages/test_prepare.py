@@ -21,7 +21,7 @@ HEAVY = {"torch", "pyarrow", "pandas", "tiktoken", "requests", "pydantic"}
 
 def run(folder: Path, **prepare: object) -> Result:
     with open(folder / "params.yaml", "w", encoding="utf-8") as file:
-        YAML().dump({"prepare": prepare}, file)
+        YAML().dump({"prepare": {"on_error": "fail"} | prepare}, file)
     arguments = {"params": "params.yaml", "corpus": "data/corpus", "report": "reports/corpus.json"}
     options = [part for name, path in arguments.items() for part in (f"--{name}", folder / path)]
     return CliRunner().invoke(main, [str(option) for option in options])
@@ -106,7 +106,7 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
     "no Parquet": ({"corpus": "broken.parquet"}, "broken.parquet: not a readable Parquet file"),
     "a wrong digest": ({"corpus": "good/1.txt", "sha256": "0" * 64}, "7692c3ad3540bb80"),
     "a digest of many": ({"corpus": "good", "sha256": "0" * 64}, "prepare.sha256 is for one file"),
-    "another scheme": ({"corpus": "ftp://example.org/a.txt"}, "http:// or https://"),
+    "another scheme": ({"corpus": "nope://example.org/a.txt"}, "Protocol not known: nope"),
     "no URL": ({"corpus": "http://[::1"}, "not a valid URL"),
     "nobody there": ({"corpus": "http://127.0.0.1:9/a.txt"}, "http://127.0.0.1:9/a.txt cannot be"),
 }

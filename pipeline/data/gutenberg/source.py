@@ -19,6 +19,7 @@ from pipeline.data.gutenberg.catalogue import Book, choose, read_catalogue
 from pipeline.data.gutenberg.judge import Seen, can_judge, language_of, signature
 from pipeline.data.gutenberg.mirror import Mirror, fetch_catalogue
 from pipeline.data.gutenberg.text import decode, strip
+from pipeline.data.storage import Told
 from pipeline.data.workers import Workers
 from pipeline.files import sha256_of
 from pipeline.params import Prepare
@@ -62,7 +63,7 @@ class Library:
     def origin(self) -> str:
         return public(self.mirror.url)
 
-    def documents(self, workers: Workers) -> Iterator[Document | LeftOut]:
+    def documents(self, workers: Workers, told: Told) -> Iterator[Document | LeftOut]:
         """Fetch what is not there, then give every chosen book, in or out.
 
         Raises:
@@ -75,6 +76,7 @@ class Library:
         for book, path, cleaned in zip(
             self.books, paths, workers.in_order(work, map(_as_text, paths)), strict=True
         ):
+            told(path.stat().st_size if path else 0)
             yield _judged(book, path, cleaned, seen)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,17 +16,30 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.data import documents
-from pipeline.data.documents import READERS, File, read_documents, suffix_of
+from pipeline.data import documents, readers, storage
+from pipeline.data.documents import Document, Faulty
+from pipeline.data.readers import SUFFIXES, Span, read_documents
+from pipeline.data.storage import File, suffix_of
 from pipeline.data.tokenizer import encode
 from pipeline.errors import UserError
 
 TEXTS = ["First, with “quotes”.\n", "Second\r\n", "Third <|endoftext|> 🙂"]
 
 
+def documents_of(path: Path, text_field: str = "text") -> list[Document]:
+    """Every document; the first fault is raised."""
+    size = path.stat().st_size if path.exists() else 0
+    found = []
+    for document in read_documents(Span(File(str(path), path.name, size)), text_field):
+        if isinstance(document, Faulty):
+            raise UserError(document.detail)
+        found.append(replace(document, parts=list(document.parts)))
+    return found
+
+
 def read(path: Path, text_field: str = "text") -> list[tuple[str, str, str]]:
     """(title, source, text) of every document."""
-    found = read_documents(File(path, path.name), text_field)
+    found = documents_of(path, text_field)
     return [(d.title, d.source, "".join(d.parts)) for d in found]
 
 
@@ -47,23 +62,34 @@ ROWS: list[dict[str, object]] = [
 ]
 
 
-@pytest.mark.parametrize("pack", [False, True], ids=["plain", "gz"])
+def zstd(content: bytes) -> bytes:
+    return bytes(pa.compress(content, codec="zstd", asbytes=True))
+
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zst": zstd}
+
+
+@pytest.mark.parametrize("packer", PACKERS)
 @pytest.mark.parametrize(
     ("name", "content"), [("a.jsonl", jsonl(ROWS)), ("a.parquet", parquet(ROWS, row_group_size=2))]
 )
-def test_rows_are_documents(tmp_path: Path, name: str, content: bytes, pack: bool) -> None:
-    path = tmp_path / (f"{name}.gz" if pack else name)
-    path.write_bytes(gzip.compress(content) if pack else content)
+def test_rows_are_documents(tmp_path: Path, name: str, content: bytes, packer: str) -> None:
+    path = tmp_path / f"{name}{packer}"
+    path.write_bytes(PACKERS[packer](content))
     titles = [f"No. {i}" for i in range(3)]
     sources = [f"{path.name}:{i}" for i in (1, 2, 3)]
     assert read(path) == list(zip(titles, sources, TEXTS, strict=True))  # line ends as they are
 
 
-@pytest.mark.parametrize("name", ["a.story.txt", "A.MD", "a.story.txt.gz", "A.Md.GZ"])
+NAMES = ["a.story.txt", "A.MD", "a.story.txt.gz", "A.Md.GZ", "A.md.ZST"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_text_file_is_a_document(tmp_path: Path, name: str) -> None:
     content = b"\xef\xbb\xbfone\r\ntwo\rthree\n\xef\xbb\xbf"
     path = tmp_path / name
-    path.write_bytes(gzip.compress(content) if name.lower().endswith("gz") else content)
+    packer = next(p for p in (".gz", ".zst", "") if name.lower().endswith(p))
+    path.write_bytes(PACKERS[packer](content))
     title = "a.story" if "story" in name else "A"
     assert read(path) == [(title, name, "one\ntwo\nthree\n\ufeff")]
 
@@ -80,7 +106,7 @@ def test_a_text_file_is_a_document(tmp_path: Path, name: str) -> None:
 def test_reads_as_pythons_text_mode_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, block: int
 ) -> None:
-    monkeypatch.setattr(documents, "BLOCK", block)
+    monkeypatch.setattr(readers, "BLOCK", block)
     path = tmp_path / "a.txt"
     path.write_bytes(content)
     try:
@@ -101,13 +127,13 @@ def test_utf16_is_recognised(tmp_path: Path) -> None:
 def test_long_documents_come_in_parts_that_cut_no_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(documents, "BLOCK", 64)
+    monkeypatch.setattr(readers, "BLOCK", 64)
     monkeypatch.setattr(documents, "PART", 100)
     text = "It was late,  and the clock -- it's an old one -- struck.\n\n" * 40
     (tmp_path / "a.txt").write_text(text)
     (tmp_path / "a.jsonl").write_bytes(jsonl([{"text": text}]))
     for name in ("a.txt", "a.jsonl"):
-        (document,) = read_documents(File(tmp_path / name, name), "text")
+        (document,) = documents_of(tmp_path / name)
         parts = list(document.parts)
         assert len(parts) > 20
         assert max(map(len, parts)) <= 100
@@ -118,7 +144,7 @@ def test_long_documents_come_in_parts_that_cut_no_token(
 def test_a_rows_id_is_its_texts(tmp_path: Path) -> None:
     def ids(rows: list[dict[str, object]]) -> list[str]:
         (tmp_path / "a.jsonl").write_bytes(jsonl(rows))
-        return [d.id for d in read_documents(File(tmp_path / "a.jsonl", "a.jsonl"), "text")]
+        return [d.id for d in documents_of(tmp_path / "a.jsonl")]
 
     before = ids(ROWS)
     assert len(set(before)) == 3
@@ -181,6 +207,8 @@ WRONG: dict[str, tuple[str, bytes, str]] = {
         gzip.compress(b"ab" * 9)[:10] + b"\xff" * 20,
         "not a whole gzip file",
     ),
+    "no zstd": ("a.jsonl.zst", b"plain", r"a\.jsonl\.zst: not a whole zstd file"),
+    "cut zstd": ("a.txt.zst", zstd(b"hello" * 99)[:-5], "a.txt.zst: not a whole zstd file"),
     "cut gzip of Parquet": (
         "a.parquet.gz",
         gzip.compress(parquet(ROWS))[:-9],
@@ -221,4 +249,56 @@ def test_a_file_that_goes_away_is_named(tmp_path: Path) -> None:
 )
 def test_suffixes(name: str, suffix: str) -> None:
     assert suffix_of(name) == suffix
-    assert set(READERS) == {".txt", ".md", ".jsonl", ".parquet"}
+    assert set(SUFFIXES) == {".txt", ".md", ".jsonl", ".parquet"}
+
+
+def faults(path: Path) -> list[tuple[str, str]]:
+    """What becomes of each document: its text, or the reason why it is left out."""
+    span = Span(File.at(path))
+    return [
+        (d.source, d.reason) if isinstance(d, Faulty) else (d.source, "".join(d.parts))
+        for d in read_documents(span, "text")
+    ]
+
+
+def test_rows_after_a_bad_one_are_read(tmp_path: Path) -> None:
+    lines = [b'{"text": "a"}', b"{", b'{"text": 1}', b'{"text": "\xff"}', b'{"text": "b"}']
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    expected = ["a", "not JSON", "no text", "not UTF-8", "b"]
+    assert faults(tmp_path / "a.jsonl") == [
+        (f"a.jsonl:{n}", what) for n, what in enumerate(expected, start=1)
+    ]
+    (tmp_path / "a.parquet").write_bytes(binary_as_string())
+    assert faults(tmp_path / "a.parquet") == [("a.parquet:1", "fine"), ("a.parquet:2", "not UTF-8")]
+
+
+def test_a_file_that_is_damaged_ends_there(tmp_path: Path) -> None:
+    content = gzip.compress(jsonl([{"text": f"{n} " + "x" * 999} for n in range(5000)]))
+    (tmp_path / "a.jsonl.gz").write_bytes(content[: len(content) // 2])
+    *read_before, last = faults(tmp_path / "a.jsonl.gz")
+    assert last == ("a.jsonl.gz", "unreadable")
+    assert 100 < len(read_before) < 5000
+
+
+def test_no_half_of_a_long_text_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "PART", 100)
+    monkeypatch.setattr(readers, "BLOCK", 50)
+    (tmp_path / "a.txt").write_bytes(b"It was late. " * 1000 + b"\xff")
+    assert faults(tmp_path / "a.txt") == [("a.txt", "not UTF-8")]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz", "a.txt.zst"])
+def test_the_bytes_that_are_read_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(documents, "PART", 1000)
+    monkeypatch.setattr(readers, "BLOCK", 512)
+    monkeypatch.setattr(storage, "BLOCK", 512)
+    content = jsonl(ROWS * 50) if "jsonl" in name else b"It was late.\n" * 500
+    packer = next(p for p in (".gz", ".zst", "") if name.endswith(p))
+    (tmp_path / name).write_bytes(PACKERS[packer](content))
+    told: list[int] = []
+    for document in read_documents(Span(File.at(tmp_path / name)), "text", told.append):
+        assert isinstance(document, Document)
+        assert "".join(document.parts)
+    assert sum(told) == (tmp_path / name).stat().st_size
