@@ -3,98 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from checkpoints import TINY as TINY_GPT2
 from checkpoints import write_checkpoint
 from hostile import Hostile
+from repository import Repository
 
 from pipeline.gpt2.release import FILES
-
-ROOT = Path(__file__).parents[1]
-TINY = {
-    "corpus": "story.txt",
-    "n_layer": "1",
-    "n_head": "2",
-    "n_embd": "16",
-    "context_length": "32",
-    "epochs": "1",
-    "batch_size": "4",
-    "max_new_tokens": "8",
-    "sizes": "[124M]",
-    # nobody listens there: the size is unavailable at once, with or without a network
-    "mirror": "http://127.0.0.1:9",
-}
-
-
-class Repository:
-    """A clone of what Lossbook ships, with a tiny model and a story of 2,500 characters."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        for name in ("pipeline", "stages"):
-            shutil.copytree(
-                ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
-            )
-        for name in ("dvc.yaml", "params.yaml"):
-            shutil.copy(ROOT / name, folder)
-        (folder / ".gitignore").write_text(
-            "/mlflow.db*\n/mlartifacts/\n/.lossbook/\n__pycache__/\n"
-        )
-        story = (ROOT / "pipeline/data/texts/what-seemed-likely.txt").read_text()
-        (folder / "story.txt").write_text(story[:2500])
-        for key, value in TINY.items():
-            self.set(key, value)
-        self.run("git", "init", "--quiet")
-        self.run("git", "config", "user.email", "tests@example.org")
-        self.run("git", "config", "user.name", "tests")
-        self.run("dvc", "init", "--quiet")
-        self.run("dvc", "config", "core.autostage", "true")
-        self.commit()
-
-    def set(self, key: str, value: str) -> None:
-        path = self.folder / "params.yaml"
-        text, count = re.subn(rf"(?m)^(\s+{key}:).*$", rf"\1 {value}", path.read_text(), count=1)
-        assert count == 1, key
-        path.write_text(text)
-
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            check=False,
-            env={
-                **{k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_"))},
-                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-                "DVC_NO_ANALYTICS": "1",
-                "LOSSBOOK_CACHE": str(self.folder.parent / "cache"),
-                "OMP_NUM_THREADS": "1",
-            },
-        )
-        assert not check or done.returncode == 0, done.stdout + done.stderr
-        return done
-
-    def commit(self) -> None:
-        self.run("git", "add", "--all")
-        self.run("git", "commit", "--quiet", "--message", "state")
-
-    def repro(self) -> list[str]:
-        """Run what has changed; the stages that ran, those that look outside left out."""
-        output = self.run("dvc", "repro").stdout
-        ran = re.findall(r"Running stage '([\w@]+)'", output)
-        return [s for s in ran if s != "identify" and not s.startswith("fetch_gpt2")]
-
-    def read(self, name: str) -> dict:
-        return json.loads((self.folder / "reports" / name).read_text())
 
 
 @pytest.fixture(scope="module")
@@ -188,12 +105,7 @@ def test_a_wrong_value_ends_in_a_line_that_names_it(repository: Repository) -> N
 def test_a_queue_of_two_workers_records_both(repository: Repository) -> None:
     swept = "train.learning_rate=1e-4,2e-4"
     repository.run("dvc", "exp", "run", "--queue", "-S", swept)
-    repository.run("dvc", "queue", "start", "--jobs", "2")
-    for _ in range(240):
-        status = repository.run("dvc", "queue", "status").stdout
-        if "Queued" not in status and "Running" not in status:
-            break
-        time.sleep(0.5)
+    status = repository.sweep(jobs=2)
     assert status.count("Success") == 2, status
     shown = repository.run("lossbook", "runs", "--json").stdout
     assert "lr=1e-04" in shown
