@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help repro test test-slow test-full-size ui bench lint lock clean
+.PHONY: help repro test test-slow test-full-size exps ui bench lint lock clean
 
 help: ## say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -23,6 +23,9 @@ test-slow: $(STAMP) ## the tests that take minutes, or a server of their own
 
 test-full-size: $(STAMP) ## GPT-2 at its full sizes; up to 20 GB of memory
 	python -m pytest -m full_size
+
+exps: $(STAMP) ## DVC's experiments: what was tried, what came of it
+	dvc exp show --only-changed --drop '.*/|run|experiment|name|Executor' --sort-by best.val_loss
 
 ui: $(STAMP) ## open MLflow on this repository's runs
 	lossbook ui

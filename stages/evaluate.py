@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.option("--model", "folder", type=FOLDER, required=True, help="The trained model's folder.")
 @click.option("--parent", type=FILE, required=True, help="The train stage's run record.")
 @click.option("--report", type=FILE, required=True, help="JSON of losses to write")
+@click.option("--metrics", type=FILE, required=True, help="JSON of the headline numbers to write")
 @click.option("--token-losses", type=FILE, required=True, help="JSON of losses by token to write")
 @click.option("--journal", type=FOLDER, required=True, help="Folder of the run's journal to write.")
 def main(
@@ -30,6 +31,7 @@ def main(
     folder: Path,
     parent: Path,
     report: Path,
+    metrics: Path,
     token_losses: Path,
     journal: Path,
 ) -> None:
@@ -77,7 +79,18 @@ def main(
                 "models": shown,
             },
         )
+        write_json(metrics, headlines(measured))
         run.log_artifact(report)
+
+
+def headlines(measured: dict[str, dict[str, Losses]]) -> dict[str, float]:
+    """What runs are compared by beside their losses, which `train.json` holds."""
+    found = {}
+    for version, prefix in (("last", ""), ("best", "best_")):
+        losses = measured[version]["val"]
+        found[f"{prefix}val_perplexity"] = losses.perplexity
+        found[f"{prefix}val_bits_per_byte"] = losses.bits_per_byte
+    return found
 
 
 def complete_all(model: GPT, settings: Compare) -> list[dict[str, str]]:

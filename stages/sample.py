@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pipeline.params import Gpt2
     from pipeline.tracking.run import Run
 
+HEADLINES = ("distinct_2", "repetition", "copied", "longest_copy")  # that runs are compared by
 GRID, NEXT_TOKEN = "samples_grid.png", "samples_next_token.png"
 
 
@@ -85,6 +86,9 @@ def write(reports: Path, result: Survey) -> None:
     samples = result.as_dict()
     draw(samples, reports / GRID, reports / NEXT_TOKEN)
     write_text(reports / "samples.md", markdown(samples, GRID, NEXT_TOKEN))
+    measures = result.chosen.measures.as_dict()
+    told = {name: measures[name] for name in HEADLINES if measures[name] is not None}
+    write_json(reports / "diversity.json", told)
     write_json(reports / "sampling_grid.json", result.grid_as_dict())
     write_json(reports / "samples.json", samples)
 

@@ -87,6 +87,46 @@ def test_a_learning_rate_trains_and_going_back_restores(repository: Repository) 
     assert repository.read("train_run.json") == record
 
 
+HEADLINES = {
+    "train.json": {"parameters", "steps", "tokens_seen", "overfit", "best.step", "best.epoch"}
+    | {"best.val_loss", "last.train_loss", "last.val_loss"},
+    "train_run.json": {"run", "run_id", "experiment", "name"},
+    "perplexity.json": {"val_perplexity", "val_bits_per_byte"}
+    | {"best_val_perplexity", "best_val_bits_per_byte"},
+    "diversity.json": {"distinct_2", "repetition", "copied", "longest_copy"},
+}
+
+
+def leaves(values: dict, prefix: str = "") -> set[str]:
+    found = set()
+    for key, value in values.items():
+        inner = isinstance(value, dict)
+        found |= leaves(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}"}
+    return found
+
+
+def test_dvc_compares_runs_by_what_matters_and_by_nothing_else(repository: Repository) -> None:
+    shown = json.loads(repository.run("dvc", "metrics", "show", "--json").stdout)[""]["data"]
+    assert {Path(name).name: leaves(file["data"]) for name, file in shown.items()} == HEADLINES
+
+
+def test_a_run_is_compared_with_the_committed_one(repository: Repository) -> None:
+    repository.set("learning_rate", "2e-3")
+    repository.repro()
+    diff = json.loads(repository.run("dvc", "metrics", "diff", "--json").stdout)
+    change = diff["reports/train.json"]["best.val_loss"]
+    assert change["new"] == repository.read("train.json")["best"]["val_loss"]
+    assert change["diff"] == pytest.approx(change["new"] - change["old"])
+
+    drawn = json.loads(repository.run("dvc", "plots", "diff", "--json").stdout)["data"]
+    for title in ("Validation loss", "Training loss"):
+        (plot,) = drawn[title]
+        points = plot["content"]["data"]["values"]
+        assert {point["rev"] for point in points} == {"HEAD", "workspace"}
+    repository.set("learning_rate", "4.0e-4")
+    assert repository.repro() == []
+
+
 def test_renaming_the_experiment_runs_nothing(repository: Repository) -> None:
     repository.set("experiment", "elsewhere")
     assert repository.repro() == []

@@ -56,6 +56,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             "evaluate",
             *("--tokens", "data/tokens", "--model", "models/scratch"),
             *("--parent", "reports/train_run.json", "--report", "reports/evaluate.json"),
+            *("--metrics", "reports/perplexity.json"),
             *("--token-losses", "reports/token_losses.json", "--journal", "journals/evaluate"),
         )
         assert done.exception is None, done.output
