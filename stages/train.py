@@ -153,9 +153,7 @@ def introduction(job: TrainingJob) -> dict[str, Any]:
     defaults = flatten(Params().model_dump(include=sections))
     meta = job.train_windows.tokens.meta
     return {
-        "name": run_name(
-            params, defaults, ["train.learning_rate", "train.batch_size", "train.epochs"]
-        ),
+        "name": run_name(params, defaults, ["train.learning_rate"]),
         "description": (
             f"Pretraining on **{meta['corpus']}**: {len(job.train_windows.tokens):,} training and "
             f"{len(job.val_windows.tokens):,} validation tokens, {job.total_steps:,} steps, "

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from repository import Repository
+from chromium import chromium, save_picture
+from repository import ROOT, Repository
+from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
+from selenium.webdriver.common.by import By
 
 REFUSED = "n_embd 16 is not a multiple of n_head 3"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -43,9 +53,11 @@ def test_lossbook_sweep_is_right_about_all_six(swept: Repository) -> None:
     assert (failed["experiment"], failed["stage"]) == ("refused", "identify")
     assert REFUSED in failed["error"]
     assert found["unfinished"] == []
+    refs = f"refs/exps/{found['commit'][:2]}/{found['commit'][2:]}"
     for setting in found["settings"]:
         for run in setting["runs"]:
-            shown = swept.run("git", "show", f"{run['experiment']}:reports/train.json").stdout
+            ref = f"{refs}/{run['experiment']}"
+            shown = swept.run("git", "show", f"{ref}:reports/train.json").stdout
             assert json.loads(shown)["best"]["val_loss"] == run["score"]
     for suffix in ("html", "md", "png"):
         assert (swept.folder / "reports" / f"sweep.{suffix}").exists()
@@ -58,3 +70,133 @@ def test_the_one_store_has_them_all(swept: Repository) -> None:
     assert [row["status"] for row in rows if row["stage"] == "identify"] == ["FAILED"]
     stores = sorted(Path(p).name for p in swept.folder.glob("*.db"))
     assert stores == ["mlflow.db"]
+
+
+class Workbench:
+    """MLflow's pages after the sweep, in a browser.
+
+    Pictures go where LOSSBOOK_PICTURES says, else nowhere that lasts.
+    """
+
+    def __init__(self, browser: webdriver.Chrome, url: str, runs: list[Any], pictures: Path):
+        self.browser, self.url, self.pictures = browser, url, pictures
+        self.runs = {stage: [r for r in runs if r["stage"] == stage] for stage in STAGES}
+
+    def id_of(self, stage: str, number: int = 0) -> str:
+        (run_id,) = self.runs[stage][number]["run_ids"].values()
+        return str(run_id)
+
+    def open(self, page: str) -> None:
+        joint = "&" if "?" in page else "?"
+        self.browser.get("about:blank")
+        self.browser.get(f"{self.url}/#/{page}{joint}workflowType=machine_learning")
+
+    def wait_for(self, *texts: str) -> None:
+        """Until the page shows these words.
+
+        MLflow answers within seconds; on a busy machine a minute passes.
+        """
+        self._wait(lambda: all(text in self.shown() for text in texts), f"{texts} to be shown")
+
+    def shown(self) -> str:
+        return str(self.browser.execute_script("return document.body.innerText"))
+
+    def wait_for_plots(self, title: str) -> None:
+        drawn = "return [...document.querySelectorAll('.js-plotly-plot')].length"
+        self.wait_for(title)
+        self._wait(lambda: self.browser.execute_script(drawn) > 0, "a chart to be drawn")
+
+    def _wait(self, holds: Callable[[], bool], what: str) -> None:
+        for _ in range(240):
+            try:
+                if holds():
+                    return
+            except WebDriverException:
+                pass  # the page was changing
+            time.sleep(0.25)
+        raise AssertionError(f"waited for {what}; there is: {self.shown()}")
+
+    def picture(self, name: str) -> None:
+        time.sleep(1.0)  # for what moves into place
+        save_picture(self.browser, self.pictures / f"{name}.png")
+
+
+STAGES = ("train", "evaluate", "sample", "compare", "identify")
+
+
+@pytest.fixture(scope="module")
+def workbench(swept: Repository, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
+    runs = json.loads(swept.run("lossbook", "runs", "--json").stdout)
+    pictures = Path(os.environ.get("LOSSBOOK_PICTURES") or tmp_path_factory.mktemp("pictures"))
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_"))}
+    server = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", "ui"],
+        cwd=swept.folder,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None
+        url = server.stdout.readline().split()[1]
+        with chromium(tmp_path_factory.mktemp("profile")) as browser:
+            bench = Workbench(browser, url, runs, pictures)
+            bench.open("experiments")  # the first visit opens an assistant beside the page
+            close = "[data-component-id='mlflow.assistant.chat_panel.close']"
+            bench.wait_for("lossbook")
+            for button in browser.find_elements(By.CSS_SELECTOR, close):
+                button.click()
+            yield bench
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def test_the_run_list_tells_runs_apart(workbench: Workbench) -> None:
+    workbench.open("experiments/1/runs")
+    names = [run["name"] for run in workbench.runs["train"]]
+    assert len(set(names)) == len(names)
+    workbench.wait_for(*names, "identify failed")
+    workbench.picture("mlflow-runs")
+
+
+def test_all_curves_are_drawn_over_each_other(workbench: Workbench) -> None:
+    workbench.open("experiments/1/runs?compareRunsMode=CHART")
+    workbench.wait_for_plots("best/val_loss")
+    workbench.picture("mlflow-charts")
+
+
+def test_a_runs_curves(workbench: Workbench) -> None:
+    workbench.open(f"experiments/1/runs/{workbench.id_of('train')}/model-metrics")
+    workbench.wait_for_plots("by_tokens")
+    workbench.picture("mlflow-curves")
+
+
+def test_two_runs_compared(workbench: Workbench) -> None:
+    pair = json.dumps([workbench.id_of("train", 0), workbench.id_of("train", -1)])
+    workbench.open(f"compare-runs?runs={pair}&experiments=[%221%22]")
+    workbench.wait_for("Comparing 2 Runs", "train.learning_rate", "Run details")
+    workbench.picture("mlflow-comparison")
+
+
+def test_samples_stand_side_by_side(workbench: Workbench) -> None:
+    workbench.open("experiments/1/runs?compareRunsMode=ARTIFACT")
+    workbench.wait_for("samples.json", "Every effort moves you")
+    workbench.picture("mlflow-samples")
+
+
+def test_the_report_opens_as_an_artifact(workbench: Workbench) -> None:
+    run = workbench.id_of("compare")
+    workbench.open(f"experiments/1/runs/{run}/artifacts/comparison.html")
+    workbench.wait_for("comparison.html", "comparison.md")
+    frames: list[Any] = []
+    workbench._wait(
+        lambda: bool(
+            frames.extend(workbench.browser.find_elements(By.TAG_NAME, "iframe")) or frames
+        ),
+        "the page to be framed",
+    )
+    workbench.picture("mlflow-report")
+    workbench.browser.switch_to.frame(frames[-1])
+    workbench.wait_for("from scratch reach", "Side by side", "How it was made")
+    workbench.browser.switch_to.default_content()

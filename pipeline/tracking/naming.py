@@ -1,4 +1,4 @@
-"""Run names that say what is special: `lr=4e-04 bs=2 ep=10 n_layer=6`."""
+"""Run names that say what is special: `lr=4e-04 seed=2 n_layer=6`."""
 
 from __future__ import annotations
 
