@@ -1,7 +1,7 @@
 """A model from weights that arrive one tensor at a time: never a second copy of it.
 
-The model is built on the meta device, where parameters have shapes and no memory; each tensor
-read takes the place of one of them.
+The model is built on the meta device, where parameters have shapes and no memory, and gets
+memory that each tensor read is written to, transposed on the way where it must be.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.errors import UserError
 from pipeline.gpt2.release import Hparams
 from pipeline.model.gpt import GPT, GPTConfig
 
-READERS = 2  # one reads while the other transposes; each holds one tensor twice
+READERS = 2  # threads; each holds one tensor twice
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 MATRICES = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # stored (in, out) by OpenAI
 
@@ -33,7 +33,7 @@ def assemble(config: GPTConfig, read: Callable[[str], Tensor], dtype: torch.dtyp
 
     Args:
         read: our parameter's name to its tensor in OpenAI's orientation, (in, out) for matrices;
-            called from several threads. The model takes the tensor over.
+            called from several threads. The model gets a copy.
         dtype: of the model's parameters.
 
     Returns:
@@ -41,17 +41,17 @@ def assemble(config: GPTConfig, read: Callable[[str], Tensor], dtype: torch.dtyp
     """
     with torch.device("meta"), _Undrawn():
         model = GPT(config)
-    # The largest first: the embedding comes and is cast while nothing else is held.
-    names = [
-        name for name, p in sorted(model.named_parameters(), key=lambda item: -item[1].numel())
-    ]
+    # The largest first: the embedding comes and goes while nothing else is held. A page that
+    # nothing was written to is not held either, so all are asked for now.
+    parameters = sorted(model.named_parameters(), key=lambda item: -item[1].numel())
+    state = {name: torch.empty(p.shape, dtype=dtype) for name, p in parameters}
 
-    def prepared(name: str) -> Tensor:
+    def fill(name: str) -> None:
         tensor = read(name).to(dtype)  # cast first: a copy that does both at once is 4 x slower
-        return tensor.T.contiguous() if name.endswith(MATRICES) else tensor
+        state[name].copy_(tensor.T if name.endswith(MATRICES) else tensor)
 
     with _freed_memory_returned(), ThreadPoolExecutor(READERS) as pool:
-        state = dict(zip(names, pool.map(prepared, names), strict=True))
+        list(pool.map(fill, state))
     model.load_state_dict(state, assign=True)
     return model.eval()
 

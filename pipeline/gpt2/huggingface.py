@@ -122,16 +122,14 @@ def load(folder: Path, dtype: torch.dtype | None = None) -> GPT:
     import torch
     from safetensors import safe_open
 
-    from pipeline.gpt2.assemble import MATRICES, assemble, check_finite, config_of
+    from pipeline.gpt2.assemble import assemble, check_finite, config_of
 
     path, names, hparams = folder / WEIGHTS, tensors_of(folder), read_config(folder / CONFIG)
     config = config_of(hparams, tie_weights=HEAD not in names)
     with safe_open(path, framework="pt") as file:
 
         def read(name: str) -> torch.Tensor:
-            tensor = check_finite(path, name, file.get_tensor(names[name]))
-            # a copy: the file is mapped, and may change or go while the model lives
-            return tensor if name.endswith(MATRICES) else tensor.clone()
+            return check_finite(path, name, file.get_tensor(names[name]))
 
         return assemble(config, read, dtype or torch.float32)
 

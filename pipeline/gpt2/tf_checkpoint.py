@@ -88,8 +88,17 @@ class _Variables:
     def read(self, name: str) -> Tensor:
         """One variable, float32, without the leading 1 of `w`."""
         with _faults_named(f"{self.folder / DATA}: tensor {name}"):
-            tensor = torch.from_numpy(self._reader().get_tensor(name))
+            tensor = torch.utils.dlpack.from_dlpack(self._restore(name))
         return check_finite(self.folder / DATA, name, tensor[0] if tensor.dim() == 3 else tensor)
+
+    def _restore(self, name: str) -> Any:
+        """The operation behind restoring lets Python's other threads work; the reader does not."""
+        tf = _tensorflow()
+        prefix = str(self.folder / PREFIX)
+        (tensor,) = tf.raw_ops.RestoreV2(
+            prefix=prefix, tensor_names=[name], shape_and_slices=[""], dtypes=[tf.float32]
+        )
+        return tensor
 
     def _reader(self) -> Any:
         if not hasattr(self._local, "reader"):
