@@ -1,11 +1,11 @@
 """From OpenAI's checkpoint to a model in memory: Lossbook's reader beside the book's.
 
 A checkpoint in the size's exact layout, with random weights, is written by TensorFlow into a
-temporary folder and read once, so that the page cache is warm for all. Every reading is a process
-of its own; contenders take turns. Seconds are the best of the rounds, since others' work on the
-machine only ever adds to them; peaks are the worst: what the process holds at most, less what it
-held when everything was imported. `the book` is the package `llms-from-scratch`:
-`load_gpt2_params_from_tf_ckpt`, `GPTModel`, `load_weights_into_gpt`.
+temporary folder; before each reading the file is read through, so that the page cache is warm for
+all. Every reading is a process of its own; contenders take turns. Seconds are the best of the
+rounds, since others' work on the machine only ever adds to them; peaks are the worst: what the
+process holds at most, less what it held when everything was imported. `the book` is the package
+`llms-from-scratch`: `load_gpt2_params_from_tf_ckpt`, `GPTModel`, `load_weights_into_gpt`.
 
 The book's way to 1558M takes 20 GB of memory; `--without-book` leaves it out.
 
@@ -63,9 +63,9 @@ def compare(size: str, rounds: int, contenders: tuple[str, ...]) -> None:
     runs: dict[str, list[Numbers]] = {name: [] for name in contenders}
     with tempfile.TemporaryDirectory() as folder:
         child("write", folder, "--sizes", size)
-        warm(Path(folder, DATA))
         for _ in range(rounds):
             for name in contenders:
+                warm(Path(folder, DATA))
                 runs[name].append(json.loads(child(name, folder)))
     report(size, rounds, runs)
 
