@@ -50,7 +50,7 @@ def assemble(config: GPTConfig, read: Callable[[str], Tensor], dtype: torch.dtyp
         tensor = read(name).to(dtype)  # cast first: a copy that does both at once is 4 x slower
         state[name].copy_(tensor.T if name.endswith(MATRICES) else tensor)
 
-    # In bf16 memory is what was asked for; in fp32 the readers keep theirs, for a third of the time.
+    # Who asks for bf16 is short of memory; in fp32 the readers keep theirs, and save a third.
     sparing = nullcontext() if dtype == torch.float32 else _freed_memory_returned()
     with sparing, ThreadPoolExecutor(READERS) as pool:
         list(pool.map(fill, state))
