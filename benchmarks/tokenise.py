@@ -1,0 +1,157 @@
+"""How fast `split` turns a corpus into tokens, beside tiktoken alone with as many threads.
+
+`tiktoken` is `encode_ordinary_batch` over the same documents, out of memory and into memory: the
+time to read and write is not counted, nor that to load the encoding. `split` is the whole of it:
+compressed Parquet in, shards, statistics and `meta.json` out. Each runs in a process of its own,
+so that the peak of its memory is its own; they take turns, and times are medians over the rounds.
+
+The text is made of the packaged story's sentences in random order, with numbers among them,
+documents of some 20 kB. Sizes are in millions of bytes. (With a z, the file's name would hide a
+module of Python's own from every script beside it.)
+
+    python benchmarks/tokenise.py [--sizes 100] [--rounds 3] [--scheduler threads] [--corpora DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pipeline.data
+from pipeline.data.documents import Document
+from pipeline.data.parquet import Corpus, CorpusWriter
+from pipeline.data.workers import cores
+from pipeline.files import folder_aside
+
+STORY = Path(pipeline.data.__file__).parent / "texts" / "what-seemed-likely.txt"
+SENTENCES = 250  # a document
+HELD = 16_000_000  # characters that tiktoken is given at once
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100], help="millions of bytes")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scheduler", default="threads")
+    parser.add_argument("--corpora", type=Path, help="where corpora are kept between calls")
+    parser.add_argument("--contender", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.contender:
+        name, corpus = arguments.contender
+        print(json.dumps(CONTENDERS[name](Path(corpus), arguments.scheduler)))
+        return
+    print(f"{cores()} threads; split on {arguments.scheduler}")
+    with tempfile.TemporaryDirectory() as folder:
+        for size in arguments.sizes:
+            corpus = (arguments.corpora or Path(folder)) / str(size)
+            if not corpus.exists():
+                write_corpus(corpus, size * 1_000_000)
+            compare(corpus, arguments)
+
+
+def compare(corpus: Path, arguments: argparse.Namespace) -> None:
+    size = Corpus.open(corpus).meta["bytes"]
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
+    for _ in range(arguments.rounds):
+        for name, found in results.items():
+            found.append(run_apart(name, corpus, arguments.scheduler))
+    print(f"{size / 1e6:,.0f} MB")
+    speeds = {}
+    for name, found in results.items():
+        seconds = statistics.median(one["seconds"] for one in found)
+        peak = max(one["peak"] for one in found)
+        speeds[name] = size / seconds
+        print(
+            f"  {name:<10} {seconds:8.2f} s {size / seconds / 1e6:7.2f} MB/s {peak / 1e6:6.0f} MB"
+        )
+        assert len({one["tokens"] for one in found}) == 1
+    print(f"  split is at {speeds['split'] / speeds['tiktoken']:.1%} of tiktoken")
+
+
+def run_apart(name: str, corpus: Path, scheduler: str) -> dict[str, float]:
+    """One contender in a process of its own: seconds, tokens and its peak memory in bytes."""
+    command = [sys.executable, __file__, "--contender", name, str(corpus)]
+    ended = subprocess.run(
+        [*command, "--scheduler", scheduler], capture_output=True, text=True, check=True
+    )
+    result: dict[str, float] = json.loads(ended.stdout)
+    return result
+
+
+def by_tiktoken(corpus: Path, _scheduler: str) -> dict[str, float]:
+    from pipeline.data.tokenizer import encoding
+
+    encode = encoding().encode_ordinary_batch
+    seconds, tokens = 0.0, 0
+    held: list[str] = []
+
+    def work() -> None:
+        nonlocal seconds, tokens
+        started = time.perf_counter()
+        found = encode(held, num_threads=cores())
+        seconds += time.perf_counter() - started
+        tokens += sum(map(len, found))
+        held.clear()
+
+    for row in Corpus.open(corpus).rows():
+        held.append(row.text)
+        if sum(map(len, held)) > HELD:
+            work()
+    work()
+    return {"seconds": seconds, "tokens": tokens, "peak": peak()}
+
+
+def by_split(corpus: Path, scheduler: str) -> dict[str, float]:
+    from pipeline.data.split import split
+    from pipeline.data.tokenizer import encoding
+
+    encoding()
+    with tempfile.TemporaryDirectory(dir=corpus.parent) as folder:
+        started = time.perf_counter()
+        report = split(corpus, Path(folder) / "tokens", 0.9, scheduler=scheduler)
+        seconds = time.perf_counter() - started
+    sides = (report["train"], report["val"])
+    # As tiktoken counts them: without the ends of text.
+    tokens = sum(side["tokens"] - side["documents"] for side in sides)
+    return {"seconds": seconds, "tokens": tokens, "peak": peak()}
+
+
+def peak() -> int:
+    import resource
+
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def write_corpus(folder: Path, size: int) -> None:
+    """A corpus of at least `size` bytes, the same each time."""
+    dice = random.Random(0)
+    sentences = re.split(r"(?<=[.?!])\s+", STORY.read_text(encoding="utf-8"))
+    with folder_aside(folder) as aside:
+        writer = CorpusWriter(aside)
+        while writer.bytes < size:
+            drawn = dice.choices(sentences, k=SENTENCES)
+            text = " ".join(
+                f"{dice.randrange(10**6)} {s}" if dice.random() < 0.1 else s for s in drawn
+            )
+            name = f"document {writer.documents}"
+            writer.write(Document(name, name, name, [text]))
+        writer.close(f"{size / 1e6:.0f} MB of sentences")
+
+
+CONTENDERS: dict[str, Callable[[Path, str], dict[str, float]]] = {
+    "tiktoken": by_tiktoken,
+    "split": by_split,
+}
+
+if __name__ == "__main__":
+    main()
