@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -180,3 +181,33 @@ def _artifacts(store: Store, run_id: str, folder: str | None = None) -> dict[str
 @pytest.fixture
 def snapshot_of() -> Callable[[Store], dict[str, dict[str, Any]]]:
     return snapshot
+
+
+def registry(store: Store) -> dict[str, dict[str, Any]]:
+    """Every registered version, by name and number; ids that a store makes up left out."""
+    client = store.client
+    found = {}
+    for model in client.search_registered_models():
+        for version in client.search_model_versions(f"name = '{model.name}'"):
+            logged = client.get_logged_model(version.source.removeprefix("models:/"))
+            run = client.get_run(version.run_id)
+            found[f"{version.name}/{version.version}"] = {
+                "run": run.data.tags[RUN_KEY],
+                "of_the_run": [logged.model_id] == [m.model_id for m in run.outputs.model_outputs],
+                "aliases": sorted(version.aliases),
+                "tags": (dict(version.tags), dict(logged.tags)),
+                "params": logged.params,
+                "metrics": sorted((m.key, m.value, m.step, m.timestamp) for m in logged.metrics),
+                "status": str(logged.status),
+                "weights": sorted(
+                    hashlib.sha256(path.read_bytes()).hexdigest()
+                    for path in Path(logged.artifact_location.removeprefix("file://")).rglob("*")
+                    if path.suffix == ".safetensors"
+                ),
+            }
+    return found
+
+
+@pytest.fixture
+def registry_of() -> Callable[[Store], dict[str, dict[str, Any]]]:
+    return registry

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,7 @@ from pipeline.tracking.run import start_run
 from pipeline.tracking.store import Store, connect
 from pipeline.tracking.sync import gather, synced
 
+Registry = Callable[[Store], dict[str, dict[str, Any]]]
 CODE = Path(__file__).parents[2] / "stages" / "served_model.py"
 DEFAULTS = {"temperature": 0.8, "top_k": 25, "max_new_tokens": 8, "seed": 3}
 PROMPTS = ["Every effort moves you", "He said", ""]
@@ -134,6 +138,36 @@ def test_what_is_published(repo: Path, store: Store) -> None:
     assert described.model_size_bytes is not None
     assert described.model_size_bytes > weights.stat().st_size
     assert [path.name for path in (repo / ".lossbook").glob("model-*")] == []
+
+
+def test_a_lost_store_gets_its_registry_again(
+    repo: Path, store: Store, template: Path, registry_of: Registry, lossbook: Callable[..., Any]
+) -> None:
+    """Versions with their numbers, the champion, what is linked; the best was not the last."""
+    for seed, val_loss in ((1, 6.0), (2, 5.5), (3, 7.0)):
+        train(repo, seed, val_loss)
+        os.link(repo / "models" / "scratch" / "best.pth", cached(repo))
+    before = registry_of(store)
+    assert {name: version["aliases"] for name, version in before.items()} == {
+        "book/1": [],
+        "book/2": ["champion"],
+        "book/3": [],
+    }
+    for path in repo.glob("mlflow.db*"):
+        path.unlink()
+    shutil.copyfile(template, repo / "mlflow.db")
+    done = json.loads(lossbook("sync", "--json").stdout)
+    assert [one["outcome"] for one in done] == ["rebuilt"] * 3
+    shutil.copyfile(repo / "mlflow.db", repo / "copy.db")
+    assert registry_of(Store(f"sqlite:///{repo / 'copy.db'}")) == before
+
+
+def cached(repo: Path) -> Path:
+    """Where DVC's cache keeps what is now `best.pth`; the next training writes another."""
+    data = (repo / "models" / "scratch" / "best.pth").read_bytes()
+    path = home.dvc_cached(hashlib.md5(data).hexdigest())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def test_a_server_gets_the_model_too(proxy: Proxy, bare_repo: Path, tmp_path: Path) -> None:
