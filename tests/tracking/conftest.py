@@ -187,14 +187,15 @@ def registry(store: Store) -> dict[str, dict[str, Any]]:
     """Every registered version, by name and number; ids that a store makes up left out."""
     client = store.client
     found = {}
-    for model in client.search_registered_models():
+    for listed in client.search_registered_models():
+        model = client.get_registered_model(listed.name)  # the listings leave aliases out
         for version in client.search_model_versions(f"name = '{model.name}'"):
             logged = client.get_logged_model(version.source.removeprefix("models:/"))
             run = client.get_run(version.run_id)
             found[f"{version.name}/{version.version}"] = {
                 "run": run.data.tags[RUN_KEY],
                 "of_the_run": [logged.model_id] == [m.model_id for m in run.outputs.model_outputs],
-                "aliases": sorted(version.aliases),
+                "aliases": sorted(a for a, v in model.aliases.items() if v == version.version),
                 "tags": (dict(version.tags), dict(logged.tags)),
                 "params": logged.params,
                 "metrics": sorted((m.key, m.value, m.step, m.timestamp) for m in logged.metrics),
