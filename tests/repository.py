@@ -13,17 +13,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TINY = {
-    "corpus": "story.txt",
-    "n_layer": "1",
-    "n_head": "2",
-    "n_embd": "16",
-    "context_length": "32",
-    "epochs": "1",
-    "batch_size": "4",
-    "max_new_tokens": "8",
-    "sizes": "[124M]",
+    "prepare.corpus": "story.txt",
+    "model.n_layer": "1",
+    "model.n_head": "2",
+    "model.n_embd": "16",
+    "model.context_length": "32",
+    "train.epochs": "1",
+    "train.batch_size": "4",
+    "sample.max_new_tokens": "8",
+    "gpt2.sizes": "[124M]",
     # nobody listens there: the size is unavailable at once, with or without a network
-    "mirror": "http://127.0.0.1:9",
+    "gpt2.mirror": "http://127.0.0.1:9",
 }
 
 
@@ -53,8 +53,11 @@ class Repository:
         self.commit()
 
     def set(self, key: str, value: str) -> None:
+        """Change a line of params.yaml; `key` is `section.name`."""
         path = self.folder / "params.yaml"
-        text, count = re.subn(rf"(?m)^(\s+{key}:).*$", rf"\1 {value}", path.read_text(), count=1)
+        section, name = key.split(".")
+        line = rf"(?m)(^{section}:.*\n(?:  .*\n)*?  {name}:).*$"
+        text, count = re.subn(line, rf"\1 {value}", path.read_text(), count=1)
         assert count == 1, key
         path.write_text(text)
 

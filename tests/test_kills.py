@@ -47,7 +47,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     folder = place / "ready"
     folder.mkdir()
     repository = Repository(folder)
-    repository.set("epochs", "20")
+    repository.set("train.epochs", "20")
     repository.run("dvc", "repro", "split")
     repository.commit()
     whole = copied(folder, place / "whole")

@@ -69,19 +69,19 @@ def test_one_run_with_its_children(repository: Repository) -> None:
 
 
 def test_a_temperature_runs_sample_alone(repository: Repository) -> None:
-    repository.set("temperature", "0.5")
+    repository.set("sample.temperature", "0.5")
     assert repository.repro() == ["sample"]
-    repository.set("temperature", "1.4")
+    repository.set("sample.temperature", "1.4")
     assert repository.repro() == []  # restored from the cache
 
 
 def test_a_learning_rate_trains_and_going_back_restores(repository: Repository) -> None:
     before = (repository.folder / "models/scratch/model.pth").read_bytes()
     record = repository.read("train_run.json")
-    repository.set("learning_rate", "1e-3")
+    repository.set("train.learning_rate", "1e-3")
     assert repository.repro() == ["train", "evaluate", "sample", "compare"]
     assert (repository.folder / "models/scratch/model.pth").read_bytes() != before
-    repository.set("learning_rate", "4.0e-4")
+    repository.set("train.learning_rate", "4.0e-4")
     assert repository.repro() == []
     assert (repository.folder / "models/scratch/model.pth").read_bytes() == before
     assert repository.read("train_run.json") == record
@@ -111,7 +111,7 @@ def test_dvc_compares_runs_by_what_matters_and_by_nothing_else(repository: Repos
 
 
 def test_a_run_is_compared_with_the_committed_one(repository: Repository) -> None:
-    repository.set("learning_rate", "2e-3")
+    repository.set("train.learning_rate", "2e-3")
     repository.repro()
     diff = json.loads(repository.run("dvc", "metrics", "diff", "--json").stdout)
     change = diff["reports/train.json"]["best.val_loss"]
@@ -123,14 +123,14 @@ def test_a_run_is_compared_with_the_committed_one(repository: Repository) -> Non
         (plot,) = drawn[title]
         points = plot["content"]["data"]["values"]
         assert {point["rev"] for point in points} == {"HEAD", "workspace"}
-    repository.set("learning_rate", "4.0e-4")
+    repository.set("train.learning_rate", "4.0e-4")
     assert repository.repro() == []
 
 
 def test_renaming_the_experiment_runs_nothing(repository: Repository) -> None:
-    repository.set("experiment", "elsewhere")
+    repository.set("tracking.experiment", "elsewhere")
     assert repository.repro() == []
-    repository.set("experiment", "lossbook")
+    repository.set("tracking.experiment", "lossbook")
 
 
 def test_a_wrong_value_ends_in_a_line_that_names_it(repository: Repository) -> None:
@@ -158,7 +158,7 @@ def test_a_gpt2_that_comes_late_runs_its_baseline_and_compare(
     weights = write_checkpoint(tmp_path, TINY_GPT2)
     with Hostile.running() as server:
         port = server.server_address[1]  # free again once this one is gone
-    repository.set("mirror", f"http://127.0.0.1:{port}")
+    repository.set("gpt2.mirror", f"http://127.0.0.1:{port}")
     repository.repro()
     assert repository.read("baselines/124M.json")["status"] == "unavailable"
 

@@ -26,7 +26,7 @@ def test_a_pipelines_whole_record_comes_back(
     folder.mkdir()
     repository = Repository(folder)
     repository.repro()
-    repository.set("learning_rate", "1e-3")
+    repository.set("train.learning_rate", "1e-3")
     repository.repro()
     before = snapshot_of(copied(folder)), registry_of(copied(folder))
     stages = sorted(run["tags"]["stage"] for run in before[0].values())
