@@ -1,1 +1,1 @@
-"""The training engine: loop, optimizer, checkpoints, distribution."""
+"""The training engine: loop, optimizer, checkpoints."""
