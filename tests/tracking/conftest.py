@@ -93,7 +93,7 @@ def python(bare_repo: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
             stderr=subprocess.PIPE,
             text=True,
             # a shell that runs the tests in the background has its children ignore Ctrl-C
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         )
         started.append(process)
         return process
