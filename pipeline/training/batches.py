@@ -2,38 +2,45 @@
 
 The order of an epoch is drawn from a seed that names the epoch, so a training that goes on at
 step k needs no generator's state. Windows left over after an epoch's last whole step wait for
-another epoch, as in the book.
+another epoch, as in the book. Several processes divide every batch among them: the batches are
+the same however many there are, and none holds more of the order than it asks for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
-from torch import Tensor
-
+from pipeline.data.order import Indices, epoch_order
 from pipeline.errors import UserError
 from pipeline.params import Train
 from pipeline.runtime import derive_seed
 
 
 class Batches:
-    """The steps of a training over `windows` windows.
+    """The steps of a training over `windows` windows, as process `rank` of `processes` sees them.
 
     Attributes:
-        windows_per_step: `batch_size` x `gradient_accumulation`.
+        windows_per_step: `batch_size` x `gradient_accumulation`, all processes together.
         steps_per_epoch: whole steps in an epoch.
     """
 
-    def __init__(self, windows: int, settings: Train, seed: int) -> None:
+    def __init__(
+        self, windows: int, settings: Train, seed: int, rank: int = 0, processes: int = 1
+    ) -> None:
         """
         Raises:
-            UserError: an epoch would hold no step.
+            UserError: an epoch would hold no step, or the processes cannot share a batch equally.
         """
         self._windows, self._seed = windows, seed
+        self._rank, self._processes = rank, processes
         self._batch_size = settings.batch_size
         self.windows_per_step = settings.batch_size * settings.gradient_accumulation
         self.steps_per_epoch = windows // self.windows_per_step
+        if settings.batch_size % processes:
+            raise UserError(
+                f"train.batch_size: {settings.batch_size} windows cannot be shared equally by "
+                f"train.processes {processes}; make it a multiple of {processes}"
+            )
         if not self.steps_per_epoch:
             raise UserError(
                 f"train.batch_size: {settings.batch_size} x gradient_accumulation "
@@ -41,10 +48,12 @@ class Batches:
                 f"step, but the training split holds {windows}"
             )
 
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[list[Tensor]]:
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[list[Indices]]:
         """An epoch's steps from its `first` on, each a list of index batches to accumulate."""
-        generator = torch.Generator().manual_seed(derive_seed(self._seed, f"batches/{epoch}"))
-        order = torch.randperm(self._windows, generator=generator)
+        order = epoch_order(self._windows, derive_seed(self._seed, f"batches/{epoch}"))
         for step in range(first, self.steps_per_epoch):
             start = step * self.windows_per_step
-            yield list(order[start : start + self.windows_per_step].split(self._batch_size))
+            yield [
+                order.take(at + self._rank, at + self._batch_size, self._processes)
+                for at in range(start, start + self.windows_per_step, self._batch_size)
+            ]

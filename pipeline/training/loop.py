@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from pipeline.data.loader import Windows
+from pipeline.data.loader import Indices, Windows
 from pipeline.evaluation.perplexity import measure
 from pipeline.model.gpt import GPT
 from pipeline.model.loss import mean_loss
@@ -115,12 +115,12 @@ class Trainer:
     def reset_gradients(self) -> None:
         self.working.reset_gradients()
 
-    def calculate_loss(self, indices: Tensor, micro: int = 0) -> Tensor:
+    def calculate_loss(self, indices: Indices, micro: int = 0) -> Tensor:
         """One forward pass, the step's `micro`-th; its share of the loss, in nats."""
         torch.manual_seed(derive_seed(self.seed, f"dropout/{self.step}/{micro}"))
         inputs, targets = (
             tensor.to(self.runtime.device, non_blocking=True)
-            for tensor in self.train_windows.batch(indices.numpy())
+            for tensor in self.train_windows.batch(indices)
         )
         model = self.working.model.train()
         with self.runtime.autocast():

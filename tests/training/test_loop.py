@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -77,7 +78,9 @@ def test_evaluating_or_drawing_numbers_changes_no_weight(make_trainer) -> None:
 
 def test_every_window_once_an_epoch_in_another_order(make_trainer) -> None:
     trainer, _ = make_trainer(batch_size=2, gradient_accumulation=2)
-    epochs = [torch.cat([b for step in trainer.batches.epoch(e) for b in step]) for e in (0, 1)]
+    epochs = [
+        np.concatenate([b for step in trainer.batches.epoch(e) for b in step]) for e in (0, 1)
+    ]
     for order in epochs:
         assert sorted(order.tolist()) == list(range(20))
     assert epochs[0].tolist() != epochs[1].tolist()
@@ -101,7 +104,7 @@ def test_accumulation_is_the_larger_batch(make_trainer, config) -> None:
 
 def test_micro_batches_of_a_step_have_dropout_of_their_own(make_trainer, config) -> None:
     trainer, _ = make_trainer(replace(config, dropout=0.5))
-    window = torch.tensor([0])
+    window = np.array([0])
     losses = {trainer.calculate_loss(window, micro).item() for micro in range(3)}
     assert len(losses) == 3
 
@@ -181,3 +184,20 @@ def test_divergence_stops_with_one_line_and_good_weights(make_trainer) -> None:
 def test_too_few_windows_for_a_step() -> None:
     with pytest.raises(UserError, match=r"train\.batch_size: 8 x gradient_accumulation 2.*holds 9"):
         Batches(9, Train(batch_size=8, gradient_accumulation=2), seed=1)
+
+
+def test_processes_share_each_batch_and_miss_no_window() -> None:
+    settings = Train(batch_size=6, gradient_accumulation=2)
+    alone = list(Batches(50, settings, seed=1).epoch(3, first=1))
+    ranks = [
+        list(Batches(50, settings, 1, rank, processes=3).epoch(3, first=1)) for rank in (0, 1, 2)
+    ]
+    for step, shares in zip(alone, zip(*ranks, strict=True), strict=True):
+        for batch, parts in zip(step, zip(*shares, strict=True), strict=True):
+            assert [len(part) for part in parts] == [2, 2, 2]
+            assert set(np.concatenate(parts)) == set(batch)
+
+
+def test_a_batch_that_cannot_be_shared_equally_is_refused() -> None:
+    with pytest.raises(UserError, match=r"train\.batch_size: 4 .* train\.processes 3"):
+        Batches(50, Train(batch_size=4), seed=1, processes=3)
