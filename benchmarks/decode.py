@@ -28,7 +28,7 @@ from torch import nn
 
 from pipeline.generation.decode import Decoder
 from pipeline.generation.sampling import Sampling
-from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.model.gpt import GPT, GPTConfig, unfilled
 
 PROMPT = [6109, 3626, 6100, 345]  # Every effort moves you
 ONE = "lossbook, one"
@@ -131,9 +131,7 @@ def random_model(size: str) -> GPT:
     """GPT-2's architecture; the small one with a head of its own, as the book trains it."""
     layers, heads, width = SHAPES[size]
     config = GPTConfig(layers, heads, width, context_length=1024, tie_weights=size != "124M")
-    with torch.device("meta"):
-        model = GPT(config)
-    model.to_empty(device="cpu")
+    model = unfilled(config).to_empty(device="cpu")
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:
@@ -146,8 +144,7 @@ def random_model(size: str) -> GPT:
 def bytes_a_token(size: str) -> int:
     """The float32 weights that a step reads: all but embeddings, of which it reads one row."""
     layers, heads, width = SHAPES[size]
-    with torch.device("meta"):
-        model = GPT(GPTConfig(layers, heads, width, tie_weights=True))
+    model = unfilled(GPTConfig(layers, heads, width, tie_weights=True))
     return sum(p.nbytes for name, p in model.named_parameters() if not name.startswith("wpe"))
 
 

@@ -17,22 +17,16 @@ from pipeline.tracking.served_model import WEIGHTS, Complete, serve
 
 def load(folder: Path) -> Complete:
     """The folder's model, on this machine's best device, as a function of prompts."""
-    import torch
     from safetensors.torch import load_file
 
     from pipeline.data.tokenizer import encode
     from pipeline.generation.decode import generate
     from pipeline.generation.sampling import Sampling
-    from pipeline.model.gpt import GPT
-    from pipeline.model.saved import check_state, load_config
+    from pipeline.model.saved import load_config, model_of
     from pipeline.runtime import choose_runtime
 
-    with torch.device("meta"):
-        model = GPT(load_config(folder))
-    state = load_file(folder / WEIGHTS)
-    check_state(folder / WEIGHTS, model, state)
-    model.load_state_dict(state, assign=True)
-    model = model.eval().to(choose_runtime().device)
+    path = folder / WEIGHTS
+    model = model_of(load_config(folder), load_file(path), path).to(choose_runtime().device)
 
     def complete(
         prompts: Sequence[str], *, temperature: float, top_k: int, max_new_tokens: int, seed: int

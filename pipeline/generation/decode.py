@@ -25,7 +25,7 @@ from pipeline.generation.loop import Decoding, OnToken
 from pipeline.generation.products import Kind, Precision
 from pipeline.generation.rows import Completion, check_tokens, rows_of
 from pipeline.generation.sampling import Sampler, Sampling
-from pipeline.model.gpt import GPT
+from pipeline.model.gpt import GPT, unfilled
 
 __all__ = ["Completion", "Decoder", "complete", "generate", "next_token_probabilities"]
 
@@ -155,7 +155,6 @@ def next_token_probabilities(
 
 def _cast(model: GPT, dtype: torch.dtype) -> GPT:
     """The same model with its weights in another type."""
-    with torch.device("meta"):
-        cast = GPT(model.config)
+    cast = unfilled(model.config)
     cast.load_state_dict({k: v.to(dtype) for k, v in model.state_dict().items()}, assign=True)
     return cast

@@ -12,16 +12,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import init
-from torch.overrides import TorchFunctionMode
 
 from pipeline.errors import UserError
 from pipeline.gpt2.release import Hparams
-from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.model.gpt import GPT, GPTConfig, unfilled
 
 READERS = 2  # threads; each holds one tensor twice
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
@@ -39,8 +36,7 @@ def assemble(config: GPTConfig, read: Callable[[str], Tensor], dtype: torch.dtyp
     Returns:
         The model in evaluation mode, on the CPU.
     """
-    with torch.device("meta"), _Undrawn():
-        model = GPT(config)
+    model = unfilled(config)
     # The largest first: the embedding comes and goes while nothing else is held. A page that
     # nothing was written to is not held either, so all are asked for now.
     parameters = sorted(model.named_parameters(), key=lambda item: -item[1].numel())
@@ -70,20 +66,6 @@ def config_of(hparams: Hparams, *, tie_weights: bool = True) -> GPTConfig:
         qkv_bias=True,
         tie_weights=tie_weights,
     )
-
-
-class _Undrawn(TorchFunctionMode):
-    """Leaves initial weights undrawn: on the meta device, drawing imports half of torch.
-
-    That is a second and 80 MB for numbers that nobody sees.
-    """
-
-    DRAWS = (init.normal_, init.uniform_, init.kaiming_uniform_)
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in self.DRAWS:
-            return kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json, written_aside
-from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.model.gpt import GPT, GPTConfig, unfilled
 
 Weights = Literal["best", "last"]
 FILES: dict[Weights, str] = {"best": "best.pth", "last": "model.pth"}
@@ -82,25 +82,25 @@ def load_model(folder: Path, which: Weights = "last") -> GPT:
     """
     config = load_config(folder)
     path = folder / FILES[which]
-    with torch.device("meta"):
-        model = GPT(config)
     try:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `dvc repro train` writes it") from None
     except Exception as error:  # torch raises many types for a damaged file
         raise UserError(f"{path}: not a readable state dict ({type(error).__name__})") from None
-    check_state(path, model, state)
-    model.load_state_dict(state, assign=True)
-    return model.eval()
+    return model_of(config, state, path)
 
 
-def check_state(path: Path, model: GPT, state: dict[str, torch.Tensor]) -> None:
-    """Compare a state dict's names and shapes with the model's.
+def model_of(config: GPTConfig, state: dict[str, torch.Tensor], path: Path) -> GPT:
+    """The model that these very tensors are the weights of, in evaluation mode.
+
+    Args:
+        path: where they come from, for errors.
 
     Raises:
         UserError: names the first tensor that is missing, unknown or misshapen.
     """
+    model = unfilled(config)
     wanted = model.state_dict()
     for name in wanted.keys() - state.keys():
         raise UserError(f"{path}: tensor {name} is missing")
@@ -112,3 +112,5 @@ def check_state(path: Path, model: GPT, state: dict[str, torch.Tensor]) -> None:
                 f"{path}: tensor {name} has shape {tuple(state[name].shape)}, "
                 f"config.json asks for {tuple(tensor.shape)}"
             )
+    model.load_state_dict(state, assign=True)
+    return model.eval()

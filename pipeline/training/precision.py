@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.gpt import GPT
+from pipeline.model.gpt import GPT, unfilled
 from pipeline.runtime import Runtime
 
 
@@ -31,8 +31,7 @@ class WorkingCopy:
             self.model = self._build(master)
 
     def _build(self, master: GPT) -> GPT:
-        with torch.device("meta"):
-            working = GPT(master.config)
+        working = unfilled(master.config)
         matrices = {id(p) for p in _matrices(master)}
         state: dict[str, Tensor] = {}
         copies: dict[str, nn.Parameter] = {}

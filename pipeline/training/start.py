@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
-from pipeline.model.gpt import GPT, GPTConfig, initialise
+from pipeline.model.gpt import GPT, GPTConfig, initialise, unfilled
 from pipeline.model.saved import FILES, load_model
 from pipeline.params import Gpt2, Model
 from pipeline.runtime import derive_seed
@@ -122,8 +122,7 @@ def _adapted(model: GPT, config: GPTConfig, start: Start) -> GPT:
         )
     state: dict[str, Any] = model.state_dict()
     state["wpe.weight"] = state["wpe.weight"][: config.context_length]
-    with torch.device("meta"):
-        adapted = GPT(config)
+    adapted = unfilled(config)
     # copies: weights that were memory-mapped must not be written to
     adapted.load_state_dict({name: t.clone() for name, t in state.items()}, assign=True)
     return adapted
