@@ -8,9 +8,9 @@ names the run.
 from __future__ import annotations
 
 import json
-import subprocess
 
 from pipeline.tracking import home
+from pipeline.tracking.facts import git
 
 RECORD = "reports/train_run.json"
 
@@ -22,10 +22,11 @@ def runs_of_experiments(baseline: str) -> dict[str, str]:
     """
     if len(baseline) < 3:
         return {}
-    refs = _git("for-each-ref", "--format=%(refname)", f"refs/exps/{baseline[:2]}/{baseline[2:]}")
+    root, begun_there = home.root(), f"refs/exps/{baseline[:2]}/{baseline[2:]}"
+    refs = git("for-each-ref", "--format=%(refname)", begun_there, cwd=root)
     found = {}
     for ref in refs.splitlines():
-        key = _key_in(_git("show", f"{ref}:{RECORD}"))
+        key = _key_in(git("show", f"{ref}:{RECORD}", cwd=root))
         if key is not None:
             found[ref.rpartition("/")[2]] = key
     return found
@@ -38,13 +39,3 @@ def _key_in(record: str) -> str | None:
         return None
     key = content.get("run") if isinstance(content, dict) else None
     return key if isinstance(key, str) else None
-
-
-def _git(*arguments: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=home.root(), capture_output=True, text=True, check=False
-        )
-    except OSError:
-        return ""
-    return done.stdout if done.returncode == 0 else ""

@@ -57,11 +57,11 @@ def process_of(tags: dict[str, str]) -> Process | None:
 
 def git_tags() -> dict[str, str]:
     """The commit, and whether tracked files differ from it, the pipeline's own products aside."""
-    commit = _git("rev-parse", "HEAD")
+    commit = git("rev-parse", "HEAD")
     if not commit:
         return {}
     aside = [f":(exclude){path}" for path in PRODUCTS]
-    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *aside)
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", *aside)
     return {
         "mlflow.source.git.commit": commit,
         "lossbook.git.dirty": "true" if changes else "false",
@@ -78,10 +78,12 @@ def version_tags() -> dict[str, str]:
     return tags
 
 
-def _git(*arguments: str) -> str:
-    """Git's answer; empty where there is no Git or no repository."""
+def git(*arguments: str, cwd: Path | None = None) -> str:
+    """Git's answer, in the working folder by default; empty where there is no Git or it refuses."""
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", *arguments], cwd=cwd, capture_output=True, text=True, check=False
+        )
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
