@@ -229,7 +229,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     Raises:
         UserError: the file is missing, is not YAML, or has problems; all of them, a line each.
     """
-    values = _read_yaml(path)
+    values = read_yaml(path)
     try:
         # Through JSON: strict types, and a YAML list becomes a tuple.
         return Params.model_validate_json(json.dumps(values, default=str))
@@ -247,7 +247,12 @@ def flatten(section: BaseModel | dict[str, Any], prefix: str = "") -> dict[str, 
     return flat
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The file's values as they stand, unchecked.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or holds no sections.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import UserError
 from pipeline.tracking import run as runs
 
 SECTIONS = ("seed", "model", "train")  # a training run's
@@ -38,13 +39,9 @@ def record_failure(error: Exception, params_file: Path = Path("params.yaml")) ->
 
 def _raw_params(path: Path) -> dict[str, Any]:
     """The file's values as they stand, which may be wrong: nothing where it is no YAML."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    from pipeline.params import flatten
+    from pipeline.params import flatten, read_yaml
 
     try:
-        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, YAMLError):
+        return flatten(read_yaml(path))
+    except UserError:
         return {}
-    return flatten(values) if isinstance(values, dict) else {}
