@@ -59,11 +59,12 @@ def sweep(
         every_commit=all_commits,
         since=round(since.timestamp() * 1000) if since else 0,
     )
-    reader = Reader(experiment or configured_experiment())
+    experiment = experiment or configured_experiment()
+    reader = Reader(experiment)
     found = read(reader, scope, metric)
     files = write(found, reports)
     if log:
-        record(found, files, reader, experiment or configured_experiment())
+        record(found, files, reader, experiment)
     if as_json:
         click.echo(json.dumps(found.as_json(), indent=2))
     else:
@@ -131,7 +132,7 @@ def record(found: Sweep, files: list[Path], reader: Reader, experiment: str) -> 
         "sweep",
         experiment=experiment,
         name=f"sweep of {listed(found.swept)}",
-        description=(next(f for f in files if f.suffix == ".md")).read_text(encoding="utf-8"),
+        description=next(f for f in files if f.suffix == ".md").read_text(encoding="utf-8"),
         params={"sweep.params": list(found.swept), "sweep.metric": found.metric},
         tags={DIGEST_TAG: digest, "verdict": verdict(found), "corpus": found.selection.corpus},
     ) as run:

@@ -69,8 +69,8 @@ def revive(state: Path, handed_over: bool) -> None:
     stage = state.name.partition("-")[0]
     if (state / JOURNAL).exists():
         return
+    under_dvc = handed_over and "DVC_STAGE" in os.environ
     for path in home.journals().glob(f"{stage}-*/{JOURNAL}"):
-        under_dvc = handed_over and "DVC_STAGE" in os.environ
         if _has_finished(path.parent, state.name) and _was_cut_short(path.parent, under_dvc):
             for name in (ARTIFACTS, CURSOR, JOURNAL):  # the journal last: it makes the run
                 with suppress(FileNotFoundError):
