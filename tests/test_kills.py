@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 from mlflow import MlflowClient
-from test_pipeline import Repository
+from repository import Repository
 
 from pipeline.tracking.journal import JOURNAL, read_events
 

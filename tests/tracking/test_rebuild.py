@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_pipeline import Repository
+from repository import Repository
 
 from pipeline.tracking.store import Store
 

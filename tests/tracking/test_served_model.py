@@ -6,21 +6,18 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pandas as pd
 import pytest
-import requests
 import torch
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
+from model_server import ask, completions, serving
 from safetensors.torch import load_file
 from servers import Proxy, free_port
 
@@ -301,41 +298,12 @@ def test_mlflow_serves_it_offline(repo: Path, store: Store, tmp_path: Path) -> N
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/book@champion"]
     command += ["--env-manager", "local", "-h", "127.0.0.1", "-p", str(port)]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    with open(tmp_path / "serve.log", "wb") as log:
-        process = subprocess.Popen(
-            command,
-            env={**environment, "MLFLOW_TRACKING_URI": store.uri},
-            cwd=tmp_path,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        while not up(url):
-            assert process.poll() is None, (tmp_path / "serve.log").read_text()
-            time.sleep(0.2)
-        body = {"inputs": [{"prompt": p} for p in PROMPTS], "params": {"seed": 11}}
-        answer = requests.post(f"{url}/invocations", json=body, timeout=60)
-        said = [row["completion"] for row in answer.json()["predictions"]]
-        assert said == expected(repo, seed=11)
-        body["params"] = {"top_p": 0.5}
-        refused = requests.post(f"{url}/invocations", json=body, timeout=60)
-        assert refused.status_code == 400
-        assert refused.json() == {
-            "error_code": "INVALID_PARAMETER_VALUE",
-            "message": "unknown params top_p; there are temperature, top_k, max_new_tokens, seed",
-        }
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, 9)
-        process.wait()
-
-
-def up(url: str) -> bool:
-    try:
-        return requests.get(f"{url}/ping", timeout=1).ok
-    except requests.RequestException:
-        return False
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    with serving(command, elsewhere, port, MLFLOW_TRACKING_URI=store.uri) as url:
+        assert completions(ask(url, PROMPTS, seed=11)) == expected(repo, seed=11)
+        refused = ask(url, PROMPTS, top_p=0.5)
+    assert refused.status_code == 400
+    assert refused.json() == {
+        "error_code": "INVALID_PARAMETER_VALUE",
+        "message": "unknown params top_p; there are temperature, top_k, max_new_tokens, seed",
+    }
