@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.baseline import Baseline
     from pipeline.gpt2.cache import Place
     from pipeline.params import Params
-    from pipeline.tracking.run import Run
+    from pipeline.tracking.open_run import Run
 
 
 @click.command(cls=Command)

@@ -12,7 +12,7 @@ from pipeline.console import FILE, FOLDER, Command
 if TYPE_CHECKING:
     from pipeline.evaluation.comparison import Comparison
     from pipeline.reporting.html import Page
-    from pipeline.tracking.run import Run
+    from pipeline.tracking.open_run import Run
 
 
 @click.command(cls=Command)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.perplexity import Losses
     from pipeline.model.gpt import GPT
     from pipeline.params import Compare
-    from pipeline.tracking.run import Run
+    from pipeline.tracking.open_run import Run
 
 
 @click.command(cls=Command)

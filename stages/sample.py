@@ -13,7 +13,7 @@ from pipeline.console import FILE, FOLDER, Command
 if TYPE_CHECKING:
     from pipeline.generation.survey import Scorer, Survey
     from pipeline.params import Gpt2
-    from pipeline.tracking.run import Run
+    from pipeline.tracking.open_run import Run
 
 HEADLINES = ("distinct_2", "repetition", "copied", "longest_copy")  # that runs are compared by
 GRID, NEXT_TOKEN = "samples_grid.png", "samples_next_token.png"

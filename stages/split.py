@@ -20,7 +20,7 @@ from pipeline.console import FILE, FOLDER, Command
 if TYPE_CHECKING:
     from pipeline.data.parquet import Corpus
     from pipeline.params import Params
-    from pipeline.tracking.run import Run
+    from pipeline.tracking.open_run import Run
 
 LISTED = 10_000  # documents left out that MLflow's table shows; the corpus's folder holds all
 

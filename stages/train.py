@@ -15,7 +15,7 @@ from pipeline.console import FILE, FOLDER, Command
 if TYPE_CHECKING:
     from pipeline.model.gpt import GPT
     from pipeline.progress import Progress
-    from pipeline.tracking.run import Run
+    from pipeline.tracking.open_run import Run
     from pipeline.training.events import Evaluation, Step
     from pipeline.training.job import TrainingJob
     from pipeline.training.loop import Trainer

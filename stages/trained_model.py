@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pipeline.data.loader import Windows
     from pipeline.params import Sample
-    from pipeline.tracking.run import Run
+    from pipeline.tracking.open_run import Run
     from pipeline.training.events import Evaluation
     from pipeline.training.job import TrainingJob
 

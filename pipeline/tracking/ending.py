@@ -14,7 +14,7 @@ from pipeline.tracking.courier import LIMIT, Courier
 from pipeline.tracking.system import SystemMonitor
 
 if TYPE_CHECKING:
-    from pipeline.tracking.run import Run
+    from pipeline.tracking.open_run import Run
 
 KILLED_LIMIT = 5.0  # seconds that a run which was told to stop may still spend on its record
 

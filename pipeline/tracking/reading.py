@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
 from pipeline.tracking.facts import process_of
-from pipeline.tracking.store import RUN_KEY, Store, connect
+from pipeline.tracking.store import PARENT, RUN_KEY, Store, connect
 from pipeline.tracking.sync import failures_explained
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
 PAGE = 500  # runs in one answer of the store
-PARENT = "mlflow.parentRunId"
 
 
 @dataclass(frozen=True)

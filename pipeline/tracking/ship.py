@@ -7,8 +7,6 @@ a run by its key, a file by its path.
 from __future__ import annotations
 
 import json
-import math
-import sys
 import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,15 +15,13 @@ from typing import TYPE_CHECKING, Any
 from pipeline.tracking.artifacts import locate
 from pipeline.tracking.batch import Batch, batches
 from pipeline.tracking.cursor import Cursor, read_cursors, write_cursor
-from pipeline.tracking.journal import JOURNAL, Event, Story, read_events
+from pipeline.tracking.journal import JOURNAL, Event, read_events
 from pipeline.tracking.locks import SHIP, acquire
 from pipeline.tracking.publish import Publisher
-from pipeline.tracking.store import RUN_KEY, Store, error_code, one_line
+from pipeline.tracking.store import PARENT, RUN_KEY, Store, error_code, one_line
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-
-PARENT = "mlflow.parentRunId"
 
 
 class RunDeletedError(Exception):
@@ -103,7 +99,7 @@ class Shipper:
         if "create" in event:
             self.cursor.run_id = self._find_or_create(event)
         elif "resume" in event:
-            client.update_run(self._run_id, status="RUNNING")
+            client.update_run(self.run_id, status="RUNNING")
         elif "input" in event:
             self._send_input(event["input"])
         elif "artifact" in event:
@@ -112,11 +108,12 @@ class Shipper:
         elif "model" in event:  # may be gigabytes: when all the rest is there
             self.cursor.missing.append({**event, "why": "not sent yet"})
         elif "end" in event:
-            client.set_terminated(self._run_id, status=event["end"], end_time=event["t"])
+            client.set_terminated(self.run_id, status=event["end"], end_time=event["t"])
         self.answers += 1
 
     @property
-    def _run_id(self) -> str:
+    def run_id(self) -> str:
+        """The store's, which it has from the journal's first line on."""
         assert self.cursor.run_id is not None, "a journal's first line creates the run"
         return self.cursor.run_id
 
@@ -140,7 +137,7 @@ class Shipper:
         run = self.store.find_run(parent)
         if run is None:
             return False
-        self.store.client.set_tag(self._run_id, PARENT, run.info.run_id)
+        self.store.client.set_tag(self.run_id, PARENT, run.info.run_id)
         self.cursor.linked = True
         self._save()
         return True
@@ -165,14 +162,14 @@ class Shipper:
 
         client = self.store.client
         client.log_batch(
-            self._run_id,
+            self.run_id,
             metrics=[Metric(*point) for point in batch.metrics],
             params=[Param(name, text) for name, text in batch.params.items()],
             tags=[RunTag(name, text) for name, text in batch.tags.items() if text is not None],
         )
         for name in (name for name, text in batch.tags.items() if text is None):
             try:
-                client.delete_tag(self._run_id, name)
+                client.delete_tag(self.run_id, name)
             except Exception as error:
                 if error_code(error) != "RESOURCE_DOES_NOT_EXIST":
                     raise
@@ -194,7 +191,7 @@ class Shipper:
             profile=json.dumps(given["profile"]),
         )
         tag = InputTag("mlflow.data.context", given["context"])
-        self.store.client.log_inputs(self._run_id, [DatasetInput(dataset, [tag])])
+        self.store.client.log_inputs(self.run_id, [DatasetInput(dataset, [tag])])
 
     def send_missing(self) -> None:
         """Try again with the files that could not be sent."""
@@ -214,7 +211,7 @@ class Shipper:
         try:
             if "model" in event:
                 self.publishing = True
-                self._publisher(event["model"]).publish(self._file, event["t"])
+                self.publisher(event["model"]).publish(self._file, event["t"])
             else:
                 self._send_artifact(event["artifact"])
         except Exception as error:
@@ -224,8 +221,9 @@ class Shipper:
             self.publishing = False
         return None
 
-    def _publisher(self, model: dict[str, Any]) -> Publisher:
-        return Publisher(self.store, self._run_id, model)
+    def publisher(self, model: dict[str, Any]) -> Publisher:
+        """What puts a model of the journal's into the store."""
+        return Publisher(self.store, self.run_id, model)
 
     def _file(self, artifact: dict[str, Any]) -> Path:
         path = locate(self.folder, artifact)
@@ -242,43 +240,7 @@ class Shipper:
         with TemporaryDirectory() as aside:
             named = Path(aside, name)  # MLflow takes the name from the file
             named.symlink_to(path.resolve())
-            self.store.client.log_artifact(self._run_id, str(named), folder or None)
-
-    def holds(self, story: Story) -> bool:
-        """Whether the store's run is what the story tells."""
-        run = self.find_run()
-        if run is None or run.info.status != story.status:
-            return False
-        unsent = [event["model"] for event in self.cursor.missing if "model" in event]
-        theirs = {f"model/{name}" for model in unsent for name in model["metrics"]}
-        refused = self.cursor.refused.keys()
-        points = {k: p for k, p in story.metrics.items() if k not in refused | theirs}
-        models = [self._publisher(model) for model in story.models if model not in unsent]
-        return (
-            {key: _as_stored(value) for key, value in run.data.metrics.items()}
-            == {key: _as_stored(point.value) for key, point in points.items()}
-            and run.data.params == {k: v for k, v in story.params.items() if k not in refused}
-            and story.tags.keys() - refused <= run.data.tags.keys()  # texts are editable
-            and self._is_linked(run)
-            and self._holds_artifacts(story)
-            and not any(model.lacks_files() for model in models)
-        )
-
-    def _is_linked(self, run: Run) -> bool:
-        if self.header.get("parent") is None:
-            return True
-        parent = self.store.find_run(self.header["parent"])
-        return parent is None or run.data.tags.get(PARENT) == parent.info.run_id
-
-    def _holds_artifacts(self, story: Story) -> bool:
-        missing = {e["artifact"]["path"] for e in self.cursor.missing if "artifact" in e}
-        stay = {path for path, artifact in story.artifacts.items() if artifact.get("stays")}
-        wanted = story.artifacts.keys() - missing - stay
-        there: set[str] = set()
-        for folder in {path.rpartition("/")[0] for path in wanted}:
-            listed = self.store.client.list_artifacts(self._run_id, folder or None)
-            there.update(item.path for item in listed)
-        return wanted <= there
+            self.store.client.log_artifact(self.run_id, str(named), folder or None)
 
     def _save(self) -> None:
         with self._saving:
@@ -301,8 +263,3 @@ def send(folder: Path, store: Store) -> None:
         pass
     finally:
         lock.release()
-
-
-def _as_stored(value: float) -> float | str:
-    """A metric as MLflow's databases hold it, and equal to itself."""
-    return "NaN" if math.isnan(value) else max(-sys.float_info.max, min(value, sys.float_info.max))

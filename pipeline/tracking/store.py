@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 RUN_KEY = "lossbook.run"  # the tag by which a run is found again, whatever id a store gave it
+PARENT = "mlflow.parentRunId"  # MLflow's tag
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",

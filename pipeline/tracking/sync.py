@@ -16,6 +16,7 @@ from typing import Literal
 from pipeline.errors import UserError
 from pipeline.tracking import book, home
 from pipeline.tracking.book import Entry
+from pipeline.tracking.holding import holds
 from pipeline.tracking.locks import SHIP, WORK, acquire
 from pipeline.tracking.reap import reap, reap_store
 from pipeline.tracking.ship import RunDeletedError, Shipper, send
@@ -115,7 +116,7 @@ def _sync_one(entry: Entry, shipper: Shipper) -> Synced:
     try:
         shipper.drain()
         shipper.send_missing()
-        if not shipper.holds(entry.story):
+        if not holds(shipper, entry.story):
             shipper.start_over()
             shipper.drain()
             shipper.send_missing()

@@ -13,7 +13,8 @@ import pytest
 from servers import MlflowServer, Mode, Postgres, Proxy
 
 from pipeline.tracking import home, store
-from pipeline.tracking.run import Run, start_run
+from pipeline.tracking.open_run import Run
+from pipeline.tracking.run import start_run
 from pipeline.tracking.store import Store, connect
 from pipeline.tracking.sync import gather, synced
 

@@ -16,7 +16,8 @@ from pipeline.errors import UserError
 from pipeline.process import Terminated
 from pipeline.tracking import home
 from pipeline.tracking.journal import JOURNAL, points_of, read_story
-from pipeline.tracking.run import Run, start_run
+from pipeline.tracking.open_run import Run
+from pipeline.tracking.run import start_run
 from pipeline.tracking.store import Store
 
 Snapshot = Callable[[Store], dict[str, dict[str, Any]]]

@@ -1,0 +1,258 @@
+"""An open run, as a stage sees it: what it takes down, and what it has already."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.tracking import artifacts
+from pipeline.tracking.journal import JOURNAL, Journal, points_of, read_story
+from pipeline.tracking.limits import (
+    MAX_DIGEST,
+    checked_name,
+    finite_or_none,
+    param_text,
+    tag_text,
+)
+from pipeline.tracking.publish import registered_name, requirements
+
+TABLES = "mlflow.loggedArtifacts"  # the tag by which MLflow's UI finds tables to compare
+
+
+class Run:
+    """An open run; its methods may be called from any thread.
+
+    Attributes:
+        resumed: whether the run began in an earlier process.
+        folder: where the journal is written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        header: dict[str, Any],
+        tags: Mapping[str, str | None],
+        params: Mapping[str, Any],
+    ) -> None:
+        self.folder = folder
+        self.journal = Journal(folder)
+        story = read_story(folder)
+        self.resumed = story is not None
+        if story is None:
+            self.journal.append({"create": header})
+            story = read_story(folder)
+            assert story is not None, "the journal has just been begun"
+        self._story = story
+        self._journalled = points_of(folder / JOURNAL)
+        self._names: set[str] = set()
+        if self.resumed:
+            self._append({"resume": {}})
+        if "error" in story.tags:
+            tags = {**tags, "error": None}
+        self.set_tags(tags)
+        self.log_params({k: v for k, v in params.items() if k not in story.params})
+
+    @property
+    def key(self) -> str:
+        """The run's name for itself, the same in every store."""
+        return self._story.run
+
+    @property
+    def stage(self) -> str:
+        return self._story.stage
+
+    @property
+    def experiment(self) -> str:
+        return self._story.experiment
+
+    @property
+    def name(self) -> str:
+        return self._story.name
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a later process may go on with the run."""
+        return self._story.state is not None
+
+    @property
+    def next_system_step(self) -> int:
+        """System metrics count their own steps, on from where an earlier process stopped."""
+        steps = self._journalled.get("system/cpu_utilization_percentage", ())
+        return max(steps, default=-1) + 1
+
+    def resume_at(self, step: int) -> None:
+        """Say that the next metrics are those of `step`; 0 for all over again.
+
+        A run that goes on from a checkpoint repeats what lay between the checkpoint and the
+        kill; what is in the journal already is not written again, in any case. Saying where the
+        repetition begins only makes that cheaper: steps before it are no longer looked for.
+        """
+        for key, steps in list(self._journalled.items()):
+            rest = {s for s in steps if s >= step}
+            if rest:
+                self._journalled[key] = rest
+            else:
+                del self._journalled[key]
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Journal one point of each metric: microseconds, whatever the store does.
+
+        Raises:
+            ValueError: MLflow does not take such a name.
+            UserError: the journal cannot be written (a full disk).
+        """
+        if not metrics.keys() <= self._names:
+            self._names.update(checked_name(key) for key in metrics)
+        if self._journalled:
+            metrics = {k: v for k, v in metrics.items() if not self._repeats(k, step)}
+        if metrics:
+            self.journal.append_metrics({k: float(v) for k, v in metrics.items()}, step)
+
+    def _repeats(self, key: str, step: int) -> bool:
+        steps = self._journalled.get(key)
+        if steps is None or step not in steps:
+            return False
+        steps.remove(step)
+        if not steps:
+            del self._journalled[key]
+        return True
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Journal params, values other than text as JSON.
+
+        Raises:
+            ValueError: a param has another value already; MLflow's never change.
+        """
+        texts = {checked_name(k): param_text(v) for k, v in params.items()}
+        for name, text in texts.items():
+            known = self._story.params.get(name, text)
+            if known != text:
+                raise ValueError(f"param {name} is {known} already and cannot become {text}")
+        self._tell("params", {k: v for k, v in texts.items() if k not in self._story.params})
+
+    def set_tags(self, tags: Mapping[str, str | None]) -> None:
+        """Journal tags; None takes a tag away."""
+        texts = {checked_name(k): v if v is None else tag_text(v) for k, v in tags.items()}
+        known = self._story.tags
+        self._tell("tags", {k: v for k, v in texts.items() if known.get(k) != v})
+
+    def log_input(
+        self,
+        name: str,
+        source: str,
+        digest: str,
+        context: str = "training",
+        profile: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Journal a data set that the run read.
+
+        Args:
+            source: a path or URL.
+            digest: a hash of its content; MLflow keeps the first 36 characters.
+            context: training, validation, ...
+            profile: its size, in whatever terms fit.
+        """
+        given = {
+            "name": name,
+            "source": source,
+            "digest": digest[:MAX_DIGEST],
+            "context": context,
+            "profile": dict(profile or {}),
+        }
+        if given not in self._story.inputs:
+            self._append({"input": given})
+
+    def log_artifact(
+        self, path: Path, folder: str = "", *, copy: bool = True, upload: bool = True
+    ) -> None:
+        """Journal a file as `folder/NAME`.
+
+        Args:
+            copy: False for a large file that DVC keeps: it is known by its path in the
+                repository and its hashes, and must not change before the run ends.
+            upload: False for a file that the journal knows and the store need not hold.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        target = artifacts.artifact_path(path.name, folder)
+        if copy:
+            artifact = artifacts.keep_copy(self.folder, path, target)
+        else:
+            artifact = artifacts.reference(path, target)
+        self._add(artifact if upload else {**artifact, "stays": True})
+
+    def log_model(
+        self,
+        code: Path,
+        weights: Path,
+        files: Sequence[Path],
+        *,
+        defaults: Mapping[str, float],
+        metrics: Mapping[str, float],
+        measured_on: str,
+    ) -> None:
+        """Journal a model to be served and registered under the experiment's name.
+
+        Args:
+            code: the file that MLflow is to execute (`served_model`).
+            weights: a state dict that `torch.save` wrote and DVC keeps; it is not copied.
+            files: small ones that the code needs beside the weights.
+            defaults: of `served_model.PARAMS`; `top_k` 0 keeps every token.
+            metrics: the model's own, `val_loss` among them: the lowest is champion.
+            measured_on: text and windows; losses are compared where it is equal.
+
+        Raises:
+            UserError: a file cannot be read.
+        """
+        self.log_artifact(weights, "model", copy=False, upload=False)
+        for path in (code, *files):
+            self.log_artifact(path, "model")
+        known = self._story.artifacts
+        model = {
+            "name": registered_name(self.experiment),
+            "code": known[f"model/{code.name}"],
+            "weights": known[f"model/{weights.name}"],
+            "files": [known[f"model/{path.name}"] for path in files],
+            "defaults": dict(defaults),
+            "metrics": {name: float(value) for name, value in metrics.items()},
+            "measured_on": measured_on,
+            "requirements": requirements(),
+        }
+        if model not in self._story.models:
+            self._append({"model": model})
+
+    def log_text(self, text: str, path: str) -> None:
+        """Journal a text as the artifact `path`, e.g. `samples/epoch_01.md`."""
+        data = text.encode("utf-8")
+        self._add(artifacts.keep_bytes(self.folder, data, artifacts.artifact_path(path)))
+
+    def log_table(self, rows: Sequence[Mapping[str, Any]], path: str) -> None:
+        """Journal rows as a table that MLflow's UI compares side by side between runs.
+
+        Every run that is to be compared uses the same `path` (.json) and the same columns.
+        """
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        cells = [[finite_or_none(row.get(column)) for column in columns] for row in rows]
+        self.log_text(json.dumps({"columns": columns, "data": cells}, ensure_ascii=False), path)
+        tables = json.loads(self._story.tags.get(TABLES, "[]"))
+        if (table := {"path": path, "type": "table"}) not in tables:
+            self.set_tags({TABLES: json.dumps([*tables, table])})
+
+    def sync(self) -> None:
+        """Wait until the journal is on the disk; call it before a checkpoint is put in place."""
+        self.journal.sync()
+
+    def _add(self, artifact: dict[str, Any]) -> None:
+        if self._story.artifacts.get(artifact["path"]) != artifact:
+            self._append({"artifact": artifact})
+
+    def _tell(self, what: str, texts: Mapping[str, str | None]) -> None:
+        if texts:
+            self._append({what: dict(texts)})
+
+    def _append(self, event: dict[str, Any]) -> None:
+        self.journal.append(event)
+        self._story.tell(event)
