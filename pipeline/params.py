@@ -14,20 +14,27 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     StringConstraints,
+    Tag,
     ValidationError,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from pipeline.errors import UserError
+from pipeline.params_errors import explain
 
 Size = Literal["124M", "355M", "774M", "1558M"]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Auto = Annotated[
+    Annotated[Positive, Tag("number")] | Annotated[Literal["auto"], Tag("word")],
+    Discriminator(lambda value: "word" if isinstance(value, str) else "number"),
+]
 Temperature = Annotated[float, Field(ge=0.0, le=1000.0)]
 
 
@@ -124,7 +131,9 @@ class Train(Section):
     early_stopping: Positive | None = Field(
         None, description="evaluations without a lower validation loss before training ends"
     )
-    batch_size: Positive = Field(2, description="windows a forward pass")
+    batch_size: Auto = Field(
+        2, description="windows a forward pass; auto: the most that fit into a CUDA GPU"
+    )
     gradient_accumulation: Positive = Field(1, description="batches an optimizer step")
     learning_rate: float = Field(4.0e-4, gt=0.0, le=10.0)
     weight_decay: float = Field(0.1, ge=0.0, le=10.0, description="on matrices only")
@@ -142,6 +151,9 @@ class Train(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto"] | bool = "auto"
+    activation_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass, to save memory"
+    )
     processes: Positive = 1
 
     @model_validator(mode="after")
@@ -234,7 +246,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         # Through JSON: strict types, and a YAML list becomes a tuple.
         return Params.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
-        raise UserError(_explain(path, error)) from None
+        raise UserError(explain(path, error, Params)) from None
 
 
 def flatten(section: BaseModel | dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -267,52 +279,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path}: must hold sections such as `train:`, not {values!r}")
     return values
-
-
-def _explain(path: Path, error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors():
-        key = _key(problem["loc"])
-        message = problem["msg"][:1].lower() + problem["msg"][1:]
-        if problem["type"] == "extra_forbidden":
-            message = "unknown key" + _suggestion(problem["loc"])
-        elif not isinstance(problem["input"], dict):
-            message += f", not {problem['input']!r}"
-        line = f"{key}: {message}"
-        if line not in lines:
-            lines.append(line)
-    count = f"{len(lines)} problem{'s' if len(lines) > 1 else ''}"
-    return f"{path} has {count}\n" + "\n".join(lines)
-
-
-def _key(location: tuple[int | str, ...]) -> str:
-    """`("sample", "top_k", 2, "constrained-int")` -> `sample.top_k[2]`: union branches left out."""
-    key = ""
-    schema: Any = Params
-    for part in location:
-        if isinstance(part, int):
-            key += f"[{part}]"
-        elif schema is None:
-            break  # the name of a union's branch, which is pydantic's word and not the file's
-        else:
-            key += f".{part}" if key else part
-            field = getattr(schema, "model_fields", {}).get(part)
-            schema = field.annotation if field and _is_section(field.annotation) else None
-    return key
-
-
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Section)
-
-
-def _suggestion(location: tuple[int | str, ...]) -> str:
-    from difflib import get_close_matches
-
-    schema: Any = Params
-    for part in location[:-1]:
-        schema = schema.model_fields[part].annotation
-    close = get_close_matches(str(location[-1]), schema.model_fields, n=1)
-    return f"; did you mean `{close[0]}`?" if close else ""
 
 
 def _one_line(error: Exception) -> str:

@@ -90,6 +90,10 @@ class Recorder:
         }
         if step.grad_norm is not None:
             metrics["train/grad_norm"] = step.grad_norm
+        if step.mfu is not None:
+            metrics["train/mfu"] = step.mfu
+        if step.memory is not None:
+            metrics["train/gpu_memory_megabytes"] = step.memory / 1e6
         if step.is_spike:
             metrics["train/loss_spike"] = step.loss
             self.tell_spike(step)

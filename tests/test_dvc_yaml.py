@@ -24,6 +24,7 @@ WATCHERS = (
     "pipeline.files",
     "pipeline.fingerprint",
     "pipeline.params",
+    "pipeline.params_errors",
     "pipeline.process",
     "pipeline.progress",
     "pipeline.tracking",

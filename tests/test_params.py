@@ -70,6 +70,8 @@ def test_sections_are_frozen() -> None:
         ),
         ("train: {decay_steps: 1.5}", "train: decay_steps 1.5 is neither whole steps nor a share"),
         ("train: {early_stopping: 0}", "train.early_stopping: input should be greater than or"),
+        ("train: {batch_size: 0}", "train.batch_size: input should be greater than or equal"),
+        ("train: {batch_size: most}", "train.batch_size: input should be 'auto', not 'most'"),
         ("train: {device: gpu}", "train.device: string should match pattern"),
         ("train: {min_learning_rate: 0.5}", "train: min_learning_rate 0.5 is above"),
         ("model: {n_head: 5}", "model: n_embd 768 is not a multiple of n_head 5"),

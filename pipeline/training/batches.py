@@ -20,7 +20,9 @@ class Batches:
     """The steps of a training over `windows` windows, as process `rank` of `processes` sees them.
 
     Attributes:
-        windows_per_step: `batch_size` x `gradient_accumulation`, all processes together.
+        seed: the run's.
+        batch_size: windows in a forward pass, all processes together.
+        windows_per_step: `batch_size` x `gradient_accumulation`.
         steps_per_epoch: whole steps in an epoch.
     """
 
@@ -31,9 +33,10 @@ class Batches:
         Raises:
             UserError: an epoch would hold no step, or the processes cannot share a batch equally.
         """
-        self._windows, self._seed = windows, seed
+        assert settings.batch_size != "auto", "TrainingJob.open finds a number"
+        self._windows, self.seed = windows, seed
         self._rank, self._processes = rank, processes
-        self._batch_size = settings.batch_size
+        self.batch_size = settings.batch_size
         self.windows_per_step = settings.batch_size * settings.gradient_accumulation
         self.steps_per_epoch = windows // self.windows_per_step
         if settings.batch_size % processes:
@@ -50,10 +53,10 @@ class Batches:
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[list[Indices]]:
         """An epoch's steps from its `first` on, each a list of index batches to accumulate."""
-        order = epoch_order(self._windows, derive_seed(self._seed, f"batches/{epoch}"))
+        order = epoch_order(self._windows, derive_seed(self.seed, f"batches/{epoch}"))
         for step in range(first, self.steps_per_epoch):
             start = step * self.windows_per_step
             yield [
-                order.take(at + self._rank, at + self._batch_size, self._processes)
-                for at in range(start, start + self.windows_per_step, self._batch_size)
+                order.take(at + self._rank, at + self.batch_size, self._processes)
+                for at in range(start, start + self.windows_per_step, self.batch_size)
             ]

@@ -15,6 +15,8 @@ class Step:
 
     Attributes:
         grad_norm: before clipping; None where it was not measured.
+        mfu: the share of the hardware's peak that the model's FLOPs are; None where unknown.
+        memory: the most bytes that tensors have taken on the GPU; None elsewhere.
         is_spike: whether the loss is far above those before it (`spikes`).
     """
 
@@ -27,6 +29,8 @@ class Step:
     grad_norm: float | None
     seconds: float
     is_spike: bool = False
+    mfu: float | None = None
+    memory: int | None = None
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipeline.data.loader import Windows
+from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.fingerprint import fingerprint
 from pipeline.model.gpt import GPT
 from pipeline.model.saved import FILES, save_config, save_state, save_weights, save_whole
 from pipeline.params import Params
 from pipeline.runtime import Runtime, choose_runtime
+from pipeline.training.batch_size import with_largest_batch
 from pipeline.training.batches import Batches
 from pipeline.training.checkpointer import Checkpointer
 from pipeline.training.events import Diverged, Evaluation, Observer
 from pipeline.training.loop import Trainer
+from pipeline.training.objective import compiles
 from pipeline.training.optim import build_optimizer
 from pipeline.training.schedule import total_steps
 from pipeline.training.start import (
@@ -41,6 +46,7 @@ class TrainingJob:
     params: Params
     train_windows: Windows
     val_windows: Windows
+    batches: Batches
     runtime: Runtime
 
     @classmethod
@@ -48,14 +54,18 @@ class TrainingJob:
         """Map the tokens and choose the device.
 
         Raises:
-            UserError: a split is missing or too short, or the device is not there.
+            UserError: a split is missing or too short, the device is not there, or it cannot do
+                what is asked of it.
         """
         train, val = (
             Windows.open(tokens / split, params.model.context_length) for split in ("train", "val")
         )
-        Batches(len(train), params.train, params.seed)
         runtime = choose_runtime(params.train.device, params.train.precision)
-        return cls(params, train, val, runtime)
+        compiles(params.train, runtime.device)
+        if params.train.batch_size == "auto":
+            params = with_largest_batch(params, len(train), runtime)
+        batches = Batches(len(train), params.train, params.seed)
+        return cls(params, train, val, batches, runtime)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -81,9 +91,7 @@ class TrainingJob:
 
     @property
     def total_steps(self) -> int:
-        params = self.params
-        batches = Batches(len(self.train_windows), params.train, params.seed)
-        return total_steps(batches.steps_per_epoch, params.train)
+        return total_steps(self.batches.steps_per_epoch, self.params.train)
 
     def trainer(self, observer: Observer, checkpoints: Checkpointer | None = None) -> Trainer:
         """A trainer where the latest checkpoint left off, or at step 0: weights, optimizer."""
@@ -97,8 +105,8 @@ class TrainingJob:
             optimizer,
             self.train_windows,
             self.val_windows,
+            self.batches,
             params.train,
-            params.seed,
             self.runtime,
             observer,
             checkpoints,
@@ -108,9 +116,16 @@ class TrainingJob:
         return trainer
 
     def run(self, trainer: Trainer, rescue: Path) -> None:
-        """Train; where the loss diverges, leave the last good weights in the folder `rescue`."""
+        """Train; where the loss diverges, leave the last good weights in the folder `rescue`.
+
+        Raises:
+            Diverged: a loss is not finite.
+            UserError: the GPU's memory does not do.
+        """
         try:
             trainer.run()
+        except torch.OutOfMemoryError as error:
+            raise UserError(_memory_is_short(self.params, error)) from None
         except Diverged as error:
             if not trainer.last_good:
                 raise
@@ -118,6 +133,15 @@ class TrainingJob:
             save_state(rescue / FILES["last"], trainer.last_good.tensors)
             step = trainer.last_good.step
             raise Diverged(f"{error}; the weights of step {step} are kept in {rescue}") from None
+
+
+def _memory_is_short(params: Params, error: torch.OutOfMemoryError) -> str:
+    first_sentence = str(error).partition(". ")[0]
+    return (
+        f"train.batch_size: {params.train.batch_size} windows do not fit into this GPU's memory "
+        f"({first_sentence}); lower it with a larger train.gradient_accumulation, set it to auto, "
+        "or set train.activation_checkpointing: true"
+    )
 
 
 def save_training(folder: Path, trainer: Trainer, start: Start) -> None:

@@ -6,7 +6,7 @@
     4  calculate the loss             calculate_loss
     5  backpropagate                  backpropagate
     6  update the weights             update_weights
-    7  tell the losses                tell_step, evaluate
+    7  tell the losses                tell_steps, evaluate
     8  show a sample                  Observer.on_epoch
 
 The loop knows no tracker, no files and no terminal: it tells an `Observer` what happened. It is a
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 
 import torch
@@ -29,17 +30,19 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from pipeline.data.loader import Indices, Windows
 from pipeline.evaluation.perplexity import measure
 from pipeline.model.gpt import GPT
-from pipeline.model.loss import mean_loss
 from pipeline.params import Train
 from pipeline.runtime import Runtime, derive_seed
 from pipeline.training.batches import Batches
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.checkpointer import Checkpointer
 from pipeline.training.events import Diverged, Evaluation, Observer, Step
+from pipeline.training.objective import Objective
 from pipeline.training.precision import WorkingCopy
+from pipeline.training.readings import Reading, Readings
 from pipeline.training.schedule import learning_rate, patience_is_over, total_steps
 from pipeline.training.snapshot import Weights, snapshot
 from pipeline.training.spikes import SpikeDetector
+from pipeline.training.throughput import Meter
 
 
 class Trainer:
@@ -59,8 +62,8 @@ class Trainer:
         optimizer: torch.optim.Optimizer,
         train_windows: Windows,
         val_windows: Windows,
+        batches: Batches,
         settings: Train,
-        seed: int,
         runtime: Runtime,
         observer: Observer,
         checkpoints: Checkpointer | None = None,
@@ -70,15 +73,17 @@ class Trainer:
         self.train_windows = train_windows
         self.val_windows = val_windows
         self.settings = settings
-        self.seed = seed
         self.runtime = runtime
         self.observer = observer
         self.checkpoints = checkpoints
         self.working = WorkingCopy(model, runtime)
-        self.batches = Batches(len(train_windows), settings, seed)
-        self.total_steps = total_steps(self.batches.steps_per_epoch, settings)
+        self.objective = Objective(self.working.model, settings, runtime.device)
+        self.batches = batches
+        self.total_steps = total_steps(batches.steps_per_epoch, settings)
         self.step = 0
         self.spikes = SpikeDetector()
+        self.readings = Readings(runtime.device)
+        self.meter = Meter(model, runtime)
         self.history: list[Evaluation] = []
         self.best: Evaluation | None = None
         self.best_weights: Weights | None = None
@@ -101,9 +106,10 @@ class Trainer:
                 for micro, batch in enumerate(batches):
                     loss = self.calculate_loss(batch, micro)
                     self.backpropagate(loss)
-                    losses.append(float(loss.detach()))
+                    losses.append(loss.detach())
                 grad_norm = self.update_weights()
-                self.tell_step(sum(losses), grad_norm, time.perf_counter() - started)
+                self.readings.send(self.step, losses, grad_norm, started)
+                self.tell_steps(self.readings.landed())
                 if self.evaluates_at(self.step):
                     self.evaluate()
                 if self.is_done() or self.step % self.batches.steps_per_epoch == 0:
@@ -117,23 +123,20 @@ class Trainer:
 
     def calculate_loss(self, indices: Indices, micro: int = 0) -> Tensor:
         """One forward pass, the step's `micro`-th; its share of the loss, in nats."""
-        torch.manual_seed(derive_seed(self.seed, f"dropout/{self.step}/{micro}"))
+        torch.manual_seed(derive_seed(self.batches.seed, f"dropout/{self.step}/{micro}"))
         inputs, targets = (
-            tensor.to(self.runtime.device, non_blocking=True)
-            for tensor in self.train_windows.batch(indices)
+            self.runtime.send(tensor) for tensor in self.train_windows.batch(indices)
         )
-        model = self.working.model.train()
+        self.objective.train()
         with self.runtime.autocast():
-            loss = mean_loss(model.hidden(inputs), model.head_weight, targets)
-        loss = loss / self.settings.gradient_accumulation
-        self.check_finite(float(loss.detach()), "training")
-        return loss
+            loss: Tensor = self.objective(inputs, targets)
+        return loss / self.settings.gradient_accumulation
 
     def backpropagate(self, loss: Tensor) -> None:
         loss.backward()
         self.working.collect_gradients()
 
-    def update_weights(self) -> float | None:
+    def update_weights(self) -> Tensor | None:
         """Clip, set this step's learning rate, step; the gradient's norm where it is measured."""
         norm = self.clip_gradients()
         for group in self.optimizer.param_groups:
@@ -143,7 +146,7 @@ class Trainer:
         self.step += 1
         return norm
 
-    def clip_gradients(self) -> float | None:
+    def clip_gradients(self) -> Tensor | None:
         """The gradient's norm, before it is clipped to `grad_clip`.
 
         On a CPU, where reading every gradient once more takes some hundredths of a step, it is
@@ -160,21 +163,22 @@ class Trainer:
         norm = get_total_norm(gradients)
         if limit is not None:
             clip_grads_with_norm_(self.model.parameters(), limit, norm)
-        return float(norm)
+        return norm
 
     def evaluate(self) -> None:
         """Measure the whole validation split and `eval_batches` fixed training batches."""
-        settings = self.settings
-        looked_at = min(len(self.train_windows), settings.eval_batches * settings.batch_size)
+        self.tell_steps(self.readings.all())
+        batch_size = self.batches.batch_size
+        looked_at = min(len(self.train_windows), self.settings.eval_batches * batch_size)
         with self.runtime.autocast():
             train = measure(
                 self.working.model,
                 self.train_windows,
-                settings.batch_size,
+                batch_size,
                 indices=range(looked_at),
             )
-            val = measure(self.working.model, self.val_windows, settings.batch_size)
-        self.check_finite(val.loss, "validation")
+            val = measure(self.working.model, self.val_windows, batch_size)
+        self.check_finite(val.loss, "validation", self.step)
         evaluation = Evaluation(
             step=self.step,
             epoch=self.step / self.batches.steps_per_epoch,
@@ -190,26 +194,32 @@ class Trainer:
             self.best, self.best_weights = evaluation, self.last_good
         self.observer.on_evaluation(evaluation)
 
-    def tell_step(self, loss: float, grad_norm: float | None, seconds: float) -> None:
-        self.observer.on_step(
-            Step(
-                step=self.step,
-                epoch=self.step / self.batches.steps_per_epoch,
-                tokens_seen=self.tokens_seen(),
+    def tell_steps(self, readings: Iterable[Reading]) -> None:
+        """Tell the steps whose numbers have been read; on CUDA they come a step late."""
+        for reading in readings:
+            before = reading.step - 1
+            self.check_finite(reading.loss, "training", before)
+            step = Step(
+                step=reading.step,
+                epoch=reading.step / self.batches.steps_per_epoch,
+                tokens_seen=reading.step * self.tokens_per_step,
                 tokens=self.tokens_per_step,
-                loss=loss,
-                learning_rate=self.learning_rate(self.step - 1),
-                grad_norm=grad_norm,
-                seconds=seconds,
-                is_spike=self.spikes.is_spike(loss),
+                loss=reading.loss,
+                learning_rate=self.learning_rate(before),
+                grad_norm=reading.grad_norm,
+                seconds=reading.seconds,
+                is_spike=self.spikes.is_spike(reading.loss),
+                mfu=self.meter.mfu(self.tokens_per_step / reading.seconds),
+                memory=self.meter.memory(),
             )
-        )
+            self.observer.on_step(step)
 
     def save_checkpoint(self) -> None:
         """Have this moment written, where one is due; at the end the outputs take its place."""
         due = self.checkpoints is not None and self.checkpoints.is_due(self.step)
         if not due or self.is_done():
             return
+        self.tell_steps(self.readings.all())
         assert self.checkpoints is not None
         assert self.best_weights is not None
         assert self.last_good is not None
@@ -261,11 +271,11 @@ class Trainer:
     def tokens_per_epoch(self) -> int:
         return self.batches.steps_per_epoch * self.tokens_per_step
 
-    def check_finite(self, loss: float, which: str) -> None:
+    def check_finite(self, loss: float, which: str, step: int) -> None:
         if not math.isfinite(loss):
-            rate = self.learning_rate(max(self.step - 1, 0))
+            rate = self.learning_rate(max(step - 1, 0))
             raise Diverged(
-                f"train: the {which} loss became {loss} after step {self.step} "
-                f"(epoch {self.step / self.batches.steps_per_epoch:.2f}, learning rate {rate:g}); "
+                f"train: the {which} loss became {loss} after step {step} "
+                f"(epoch {step / self.batches.steps_per_epoch:.2f}, learning rate {rate:g}); "
                 "lower train.learning_rate, or set train.grad_clip or train.warmup_steps"
             )

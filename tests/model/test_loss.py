@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.model.loss import CHUNK, mean_loss, token_losses
+from pipeline.model.loss import (
+    CHUNK,
+    _add_product,
+    _fusible_softmax_,
+    _softmax_,
+    mean_loss,
+    token_losses,
+)
 
 
 def random_case(rows: int, width: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -42,6 +49,26 @@ def test_token_losses_keep_the_targets_shape() -> None:
     assert losses.shape == (2, CHUNK + 3)
     expected = F.cross_entropy(hidden @ weight.T, targets, reduction="none")
     torch.testing.assert_close(losses.flatten(), expected)
+
+
+def test_padded_classes_get_no_loss_and_no_gradient() -> None:
+    hidden, weight, targets = random_case(6, 4, 11)
+    logits = (hidden @ weight.T).detach()
+    padded = F.pad(logits, (0, 5), value=9.0)
+    expected = [_softmax_(logits, targets, 11), logits]
+    for softmax_ in (_softmax_, _fusible_softmax_):
+        got = padded.clone()
+        torch.testing.assert_close(softmax_(got, targets, 11), expected[0])
+        torch.testing.assert_close(got[:, :11], expected[1])
+        assert not got[:, 11:].any()
+
+
+def test_chunks_of_bf16_products_are_summed_in_fp32() -> None:
+    ones = torch.ones(2, 1, dtype=torch.bfloat16)
+    total = _add_product(None, ones * 128, ones)
+    total = _add_product(total, ones / 2, ones)  # bf16 has no 257
+    assert total.dtype == torch.float32
+    assert total.item() == 257
 
 
 def test_products_follow_autocast() -> None:

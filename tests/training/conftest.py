@@ -14,6 +14,7 @@ from pipeline.data.loader import Windows
 from pipeline.model.gpt import GPT, GPTConfig, initialise
 from pipeline.params import Train
 from pipeline.runtime import Runtime
+from pipeline.training.batches import Batches
 from pipeline.training.checkpointer import Checkpointer
 from pipeline.training.events import Evaluation, Step
 from pipeline.training.loop import Trainer
@@ -95,7 +96,10 @@ def make_trainer(tokens: Path):
         memory = Memory()
         windows = [Windows.open(tokens / split, 8) for split in ("train", "val")]
         optimizer = build_optimizer(model, settings)
-        trainer = Trainer(model, optimizer, *windows, settings, seed, runtime, memory, checkpoints)
+        batches = Batches(len(windows[0]), settings, seed)
+        trainer = Trainer(
+            model, optimizer, *windows, batches, settings, runtime, memory, checkpoints
+        )
         return trainer, memory
 
     return make

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from pipeline.errors import UserError
 from pipeline.model.saved import load_model
 from pipeline.params import Params
 from pipeline.training.events import Diverged, Evaluation
@@ -47,6 +49,22 @@ def test_a_loss_that_diverges_keeps_the_last_good_weights(
     assert torch.equal(load_model(rescue).wte.weight, trainer.last_good.tensors["wte.weight"])
 
 
+def test_a_gpu_without_memory_for_the_batch_is_an_error_with_a_way_out(
+    job: TrainingJob, make_trainer, tmp_path: Path
+) -> None:
+    trainer, _ = make_trainer()
+
+    def refuse(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. More words")
+
+    trainer.model.h[0].register_forward_pre_hook(refuse)
+    with pytest.raises(
+        UserError, match=r"^train\.batch_size: 2 windows do not fit .*auto"
+    ) as caught:
+        job.run(trainer, tmp_path / "last_good")
+    assert "(CUDA out of memory)" in str(caught.value)
+
+
 def test_a_loss_that_was_never_good_keeps_nothing(
     job: TrainingJob, make_trainer, tmp_path: Path
 ) -> None:
@@ -61,7 +79,7 @@ def test_the_fingerprint_is_of_what_decides_the_weights(job: TrainingJob) -> Non
     def with_(section: str, **values: object) -> str:
         changed = getattr(job.params, section).model_copy(update=values)
         params = job.params.model_copy(update={section: changed})
-        return TrainingJob(params, job.train_windows, job.val_windows, job.runtime).fingerprint
+        return replace(job, params=params).fingerprint
 
     assert with_("sample", temperature=0.1) == job.fingerprint
     assert with_("tracking", experiment="other") == job.fingerprint
@@ -80,7 +98,7 @@ def test_the_fingerprint_is_of_the_weights_that_training_starts_from(
         (folder / "model.pth").write_bytes(content)
         train = job.params.train.model_copy(update={"init_from": str(folder)})
         params = job.params.model_copy(update={"train": train})
-        return TrainingJob(params, job.train_windows, job.val_windows, job.runtime).fingerprint
+        return replace(job, params=params).fingerprint
 
     assert started_from(b"one") == started_from(b"one")
     assert started_from(b"one") != started_from(b"two")

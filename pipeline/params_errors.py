@@ -1,0 +1,53 @@
+"""What is wrong with `params.yaml`, in the file's words: pydantic's problems, a line each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+
+def explain(path: Path, error: ValidationError, schema: type[BaseModel]) -> str:
+    """How many problems `path` has, and each in a line `section.key: what is wrong`."""
+    lines = []
+    for problem in error.errors():
+        key = _key(problem["loc"], schema)
+        message = problem["msg"][:1].lower() + problem["msg"][1:]
+        if problem["type"] == "extra_forbidden":
+            message = "unknown key" + _suggestion(problem["loc"], schema)
+        elif not isinstance(problem["input"], dict):
+            message += f", not {problem['input']!r}"
+        line = f"{key}: {message}"
+        if line not in lines:
+            lines.append(line)
+    count = f"{len(lines)} problem{'s' if len(lines) > 1 else ''}"
+    return f"{path} has {count}\n" + "\n".join(lines)
+
+
+def _key(location: tuple[int | str, ...], schema: Any) -> str:
+    """`("sample", "top_k", 2, "constrained-int")` -> `sample.top_k[2]`: union branches left out."""
+    key = ""
+    for part in location:
+        if isinstance(part, int):
+            key += f"[{part}]"
+        elif schema is None:
+            break  # the name of a union's branch, which is pydantic's word and not the file's
+        else:
+            key += f".{part}" if key else part
+            field = getattr(schema, "model_fields", {}).get(part)
+            schema = field.annotation if field and _is_section(field.annotation) else None
+    return key
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _suggestion(location: tuple[int | str, ...], schema: Any) -> str:
+    from difflib import get_close_matches
+
+    for part in location[:-1]:
+        schema = schema.model_fields[part].annotation
+    close = get_close_matches(str(location[-1]), schema.model_fields, n=1)
+    return f"; did you mean `{close[0]}`?" if close else ""

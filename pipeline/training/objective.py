@@ -1,0 +1,76 @@
+"""The model and its loss as one module: what is compiled, recomputed, and can be wrapped.
+
+A block is compiled, not the model: twelve equal blocks are one compilation, a seventh of the
+wait, and what lies between them is little. Only rounding differs with compilation, and nothing
+with recomputation, which draws the same dropout again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from functools import partial
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from pipeline.errors import UserError
+from pipeline.model.gpt import GPT
+from pipeline.model.loss import mean_loss
+from pipeline.params import Train
+
+COMPILERS = ("c++", "g++", "clang++")
+
+
+class Objective(nn.Module):
+    """The mean loss of a batch.
+
+    Attributes:
+        model: computes; its blocks' `forward` are replaced, its parameters and their names stay.
+    """
+
+    def __init__(self, model: GPT, settings: Train, device: torch.device) -> None:
+        super().__init__()
+        self.model = model
+        self.compiled = compiles(settings, device)
+        if settings.activation_checkpointing:
+            recompute_activations(model)
+        if self.compiled:
+            for block in model.h:
+                block.forward = torch.compile(block.forward)
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Token ids (B, T) and the ids that follow them (B, T) to nats a token, a scalar."""
+        hidden = self.model.hidden(inputs)
+        return mean_loss(hidden, self.model.head_weight, targets, compiled=self.compiled)
+
+
+def recompute_activations(model: GPT) -> None:
+    """Have each block keep its input alone, and compute the rest again in the backward pass."""
+    for block in model.h:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def compiles(settings: Train, device: torch.device) -> bool:
+    """Whether to compile: `auto` does on CUDA, where launches count and trainings are long.
+
+    Raises:
+        UserError: it is asked for where the compiler that torch needs is missing.
+    """
+    if settings.compile is False or (settings.compile == "auto" and device.type != "cuda"):
+        return False
+    missing = _missing_compiler(device)
+    if missing and settings.compile is True:
+        raise UserError(f"train.compile: true needs {missing}, which is not there")
+    return missing is None
+
+
+def _missing_compiler(device: torch.device) -> str | None:
+    if device.type == "cuda":
+        return None if find_spec("triton") else "Triton"
+    given = os.environ.get("CXX")
+    if any(map(shutil.which, [given] if given else COMPILERS)):
+        return None
+    return "a C++ compiler (g++, clang++, or CXX)"
