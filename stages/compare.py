@@ -51,7 +51,7 @@ def main(
     from stages.comparison_page import Context, make_page, markdown, read_history
 
     settings = load_params(params)
-    context = Context.read(settings, corpus, split, samples)
+    context = Context.read(settings, corpus, split, samples, parent)
     start = settings.train.init_from
     comparison = compare(evaluate, train, baselines, settings.gpt2.sizes, start=start)
     view = token_view(comparison, token_losses, token_bytes)

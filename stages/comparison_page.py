@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from pipeline.errors import UserError
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.records import Record, read_record
 from pipeline.params import Params, flatten
+from pipeline.tracking.facts import git_tags
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
     from pipeline.evaluation.token_comparison import TokenView
-    from pipeline.reporting.html import HeatMap, Page
+    from pipeline.reporting.html import Page
 
 COLUMNS = ["step", "epoch", "tokens_seen", "train_loss", "val_loss", "learning_rate"]
-AXES = {"temperature", "top_k"}
 SHOWN = {"seed": True, "prepare": True, "split": True, "model": True, "train": True}
-SETTINGS = AXES | {"top_p", "min_p", "seed"}
 PROTOCOL = (
     "GPT-2's byte-pair encoding; windows without overlap from the start of each split, the last "
     "short one dropped; targets are the inputs shifted by one; the loss is the sum of nats over "
@@ -44,6 +44,8 @@ class CorpusReport(Record):
     documents: int
     characters: int
     source: str
+    skipped: dict[str, int] = Field(default_factory=dict)
+    statistics: dict[str, Any] | None = None
 
 
 class SplitSide(Record):
@@ -55,6 +57,8 @@ class SplitReport(Record):
 
     train: SplitSide
     val: SplitSide
+    test: SplitSide | None = None
+    statistics: dict[str, Any] | None = None
 
 
 class Sample(Record):
@@ -62,7 +66,6 @@ class Sample(Record):
     completion: str
     temperature: float
     top_k: int | None = None
-    seed: int | None = None
 
 
 class SampleReport(Record):
@@ -70,6 +73,13 @@ class SampleReport(Record):
 
     samples: tuple[Sample, ...] = ()
     grid: tuple[dict[str, Any], ...] = ()
+
+
+class TrainRun(Record):
+    """`reports/train_run.json`."""
+
+    run: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,19 +90,25 @@ class Context:
     corpus: CorpusReport
     split: SplitReport
     samples: SampleReport
+    run: TrainRun
+    commit: str
 
     @classmethod
-    def read(cls, params: Params, corpus: Path, split: Path, samples: Path | None) -> Context:
-        """Read the JSON files.
+    def read(
+        cls, params: Params, corpus: Path, split: Path, samples: Path | None, run: Path
+    ) -> Context:
+        """Read the JSON files, and ask Git for the commit.
 
         Raises:
-            UserError: one is missing or lacks a key.
+            UserError: a file is missing or lacks a key.
         """
         return cls(
             params,
             read_record(corpus, CorpusReport),
             read_record(split, SplitReport),
             read_record(samples, SampleReport) if samples else SampleReport(),
+            read_record(run, TrainRun),
+            _commit(),
         )
 
 
@@ -137,24 +153,28 @@ def make_page(
 ) -> Page:
     from pipeline.evaluation.verdict import verdict
     from pipeline.reporting.comparison_figures import size_figure, training_figure
+    from pipeline.reporting.corpus_section import corpus_section
     from pipeline.reporting.html import Page
+    from pipeline.reporting.sampling_section import sampling_section
 
-    rows, train = rows_of(comparison), context.params.train
+    rows, trained = rows_of(comparison), history.iloc[-1]
+    figures = {
+        "Loss while training": training_figure(history, rows),
+        "Loss against size": size_figure(rows),
+    }
+    corpus, split, samples = context.corpus, context.split, context.samples
     return Page(
-        subject=context.corpus.corpus,
-        verdict=verdict(comparison, train.epochs, train.init_from),
+        subject=corpus.corpus,
+        verdict=verdict(comparison, float(trained["epoch"]), context.params.train.init_from),
         rows=list(rows.values()),
         notes=notes(comparison),
-        figures={
-            "Loss while training": training_figure(history, rows),
-            "Loss against size": size_figure(rows),
-        },
+        figures={heading: figure for heading, figure in figures.items() if figure},
         models=view.models if view else (),
         windows=view.windows if view else (),
         completions=completions_by_prompt(comparison),
-        samples=samples_by_prompt(context.samples),
-        heat_maps=heat_maps(context.samples.grid),
-        facts=facts(comparison, context),
+        sampling=sampling_section(samples.grid, [s.model_dump() for s in samples.samples]),
+        corpus=corpus_section(corpus.model_dump(), split.model_dump(exclude_none=True)),
+        facts=facts(comparison, context, steps=int(trained["step"]), epochs=trained["epoch"]),
         params=_settings(context.params),
     )
 
@@ -184,7 +204,20 @@ def notes(comparison: Comparison) -> list[str]:
     ]
     if any(row.published_val_loss is not None for row in comparison.rows.values()):
         sentences.append(PUBLISHED)
-    return sentences
+    return sentences + unavailable(comparison)
+
+
+def unavailable(comparison: Comparison) -> list[str]:
+    """A sentence for each reason why models could not be measured."""
+    models: dict[str, list[str]] = {}
+    for row in comparison.rows.values():
+        if row.val_loss is None:
+            models.setdefault(row.status.partition(": ")[2], []).append(row.model)
+    return [
+        f"Not measured: {', '.join(names)}. {reason[:1].upper()}{reason[1:]}. The next "
+        f"`dvc repro` tries again."
+        for reason, names in models.items()
+    ]
 
 
 def completions_by_prompt(comparison: Comparison) -> dict[str, dict[str, str]]:
@@ -200,53 +233,12 @@ def completions_by_prompt(comparison: Comparison) -> dict[str, dict[str, str]]:
     }
 
 
-def samples_by_prompt(report: SampleReport) -> dict[str, list[tuple[str, str]]]:
-    """Prompt to its samples, each with its settings in words."""
-    samples: dict[str, list[tuple[str, str]]] = {}
-    for sample in report.samples:
-        words = f"temperature {sample.temperature:g}"
-        if sample.top_k is not None:
-            words += f", top-k\u00a0{sample.top_k}"
-        samples.setdefault(sample.prompt, []).append((words, sample.completion))
-    return samples
-
-
-def heat_maps(grid: Sequence[Mapping[str, Any]]) -> list[HeatMap]:
-    """One map over temperature and top-k for each number that the cells of the grid hold."""
-    from pipeline.reporting.html import HeatMap
-
-    cells = {(cell["temperature"], cell["top_k"]): cell for cell in grid if cell.keys() >= AXES}
-    temperatures = list(dict.fromkeys(temperature for temperature, _ in cells))
-    top_ks = list(dict.fromkeys(top_k for _, top_k in cells))
-    return [
-        HeatMap(
-            title=name.replace("_", " "),
-            across="top-k",
-            down="temperature",
-            columns=["all" if top_k is None else str(top_k) for top_k in top_ks],
-            lines=[f"{temperature:g}" for temperature in temperatures],
-            cells=[[cells.get((t, k), {}).get(name) for k in top_ks] for t in temperatures],
-        )
-        for name in measures(cells.values())
-    ]
-
-
-def measures(cells: Collection[Mapping[str, Any]]) -> list[str]:
-    """The keys under which the cells hold numbers, settings aside."""
-    return [
-        name
-        for name in dict.fromkeys(key for cell in cells for key in cell)
-        if name not in SETTINGS
-        and all(isinstance(cell.get(name), int | float | None) for cell in cells)
-    ]
-
-
-def facts(comparison: Comparison, context: Context) -> dict[str, str]:
+def facts(comparison: Comparison, context: Context, *, steps: int, epochs: float) -> dict[str, str]:
     """How the numbers came to be, in words."""
     corpus, split, measured = context.corpus, context.split, comparison.evaluation
     model, train = context.params.model, context.params.train
     documents = f"{corpus.documents:,} document{'s' if corpus.documents != 1 else ''}"
-    return {
+    made = {
         "Corpus": f"{corpus.corpus}: {documents}, {corpus.characters:,} characters",
         "Source": corpus.source,
         "SHA-256 of the text": corpus.sha256,
@@ -260,12 +252,22 @@ def facts(comparison: Comparison, context: Context) -> dict[str, str]:
             f"{model.n_head} heads, {model.n_embd} wide; {model.init} initialisation"
         ),
         "Training": (
-            f"{train.epochs} epochs from {train.init_from}, {train.batch_size} windows a batch, "
-            f"AdamW, learning rate {train.learning_rate:g}, {train.schedule}; "
-            f"seed {context.params.seed}"
+            f"{steps:,} steps ({epochs:.3g} epochs) from {train.init_from}, "
+            f"{train.batch_size * train.gradient_accumulation} windows a step, AdamW, "
+            f"learning rate {train.learning_rate:g}, {train.schedule}; seed {context.params.seed}"
         ),
+        "MLflow run": f"{context.run.name}, {context.run.run}" if context.run.run else "",
+        "Commit": context.commit,
         "Versions": _versions(),
     }
+    return {name: fact for name, fact in made.items() if fact}
+
+
+def _commit() -> str:
+    """The commit that is checked out, and whether the work differs from it; empty without Git."""
+    tags = git_tags()
+    changed = ", with changes that are not in it" * (tags.get("lossbook.git.dirty") == "true")
+    return tags.get("mlflow.source.git.commit", "") + changed
 
 
 def _settings(params: Params) -> dict[str, Any]:

@@ -32,6 +32,7 @@ GPT2_NAMES = {
     "774M": "GPT-2 large",
     "1558M": "GPT-2 XL",
 }
+UNTRAINED = "untrained"  # the name of random weights; those of a fine-tuning are not
 THE_VERDICT_SHA256 = "b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f"
 PUBLISHED_VAL_LOSS = {"124M": 3.5596, "1558M": 3.1195}
 PUBLISHED_CONTEXT_LENGTH = 256
@@ -137,7 +138,7 @@ def _scratch_rows(scratch: Evaluation, parameters: int, start: str) -> dict[str,
     fresh = start == "scratch"
     name = "scratch" if fresh else f"from {start}"
     measured: dict[str, tuple[str, Losses]] = {
-        "untrained": ("untrained" if fresh else "before training", scratch.untrained),
+        "untrained": (UNTRAINED if fresh else "before training", scratch.untrained),
         "scratch_best": (f"{name} (best)", scratch.best),
         "scratch_last": (f"{name} (last)", scratch),
     }

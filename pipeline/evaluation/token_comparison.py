@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.evaluation.comparison import Comparison
+from pipeline.evaluation.comparison import UNTRAINED, Comparison
 from pipeline.evaluation.records import TokenLosses, read_record
 
 
@@ -44,6 +44,8 @@ def token_view(
 ) -> TokenView | None:
     """Join the token losses of every measured model; None when no model left any.
 
+    Random weights are left out: they guess blindly everywhere.
+
     Args:
         comparison: whose rows are shown, by their names and in their order.
         folder: `reports/token_losses`, with `scratch.json` and a `SIZE.json` for each GPT-2.
@@ -63,6 +65,8 @@ def token_view(
         if other is not None and other.models:
             _require_same_tokens(path, scratch, other_path, other)
             losses[key] = other.models.get(size)
+    if comparison.rows["untrained"].model == UNTRAINED:
+        del losses["untrained"]
     known = {key: values for key, values in losses.items() if values}
     if not known:
         return None

@@ -14,19 +14,20 @@ SAME_SIZE = 0.02
 _WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
-def verdict(comparison: Comparison, epochs: int, start: str = "scratch") -> str:
+def verdict(comparison: Comparison, epochs: float, start: str = "scratch") -> str:
     """What training reached and what GPT-2 makes of the same text.
 
     Args:
         comparison: the rows.
-        epochs: how many were trained.
+        epochs: how many were trained, which `max_steps` and early stopping may end within one.
         start: what training started from.
     """
     return f"{_trained(comparison, epochs, start)}; {_gpt2(comparison)}."
 
 
-def _trained(comparison: Comparison, epochs: int, start: str) -> str:
+def _trained(comparison: Comparison, epochs: float, start: str) -> str:
     scratch, epoch = comparison.evaluation, comparison.training.best.epoch
+    epochs = round(epochs, 1)
     plural = "" if epochs == 1 else "s"
     verb = "s" if epochs == 1 else ""
     many = f"{_number(epochs).capitalize()} epoch{plural} from {start}"
@@ -83,8 +84,10 @@ def _perplexity(perplexity: float | None) -> str:
     return f"{perplexity:,.0f}" if perplexity >= 20 else f"{perplexity:.1f}"
 
 
-def _number(count: int) -> str:
-    return _WORDS[count] if count < len(_WORDS) else str(count)
+def _number(count: float) -> str:
+    """`10` -> `ten`, `12` -> `12`, `4.5` -> `4.5`."""
+    is_word = count == int(count) and count < len(_WORDS)
+    return _WORDS[int(count)] if is_word else f"{count:g}"
 
 
 def _list(names: list[str]) -> str:

@@ -59,12 +59,16 @@ def training_figure(history: DataFrame, rows: Mapping[str, Row]) -> Figure:
     return drawn(draw, alt, caption)
 
 
-def size_figure(rows: Mapping[str, Row]) -> Figure:
-    """Validation loss against parameters."""
+def size_figure(rows: Mapping[str, Row]) -> Figure | None:
+    """Validation loss against parameters; None where only the scratch model has a loss."""
     points = _points(rows)
+    if all(point.kind == "scratch" for point in points):
+        return None
 
     def draw(path: Path, size: tuple[float, float]) -> None:
-        loss_by_size(points, path, untrained=rows["untrained"]["val_loss"], title="", size=size)
+        untrained = rows["untrained"]["val_loss"]
+        missing = _missing(rows)
+        loss_by_size(points, path, untrained=untrained, missing=missing, title="", size=size)
 
     named = [
         f"{row['model']}, {compact(row['parameters'])} parameters, {row['val_loss']:.2f}"
@@ -79,7 +83,8 @@ def size_figure(rows: Mapping[str, Row]) -> Figure:
 
 def draw_sizes(rows: Mapping[str, Row], path: Path) -> None:
     """Write the figure of losses against sizes as a PNG."""
-    loss_by_size(_points(rows), path, untrained=rows["untrained"]["val_loss"])
+    untrained = rows["untrained"]["val_loss"]
+    loss_by_size(_points(rows), path, untrained=untrained, missing=_missing(rows))
 
 
 def _points(rows: Mapping[str, Row]) -> list[SizePoint]:
@@ -91,13 +96,31 @@ def _points(rows: Mapping[str, Row]) -> list[SizePoint]:
     for key, row in rows.items():
         if not key.startswith("gpt2_"):
             continue
-        name = row["model"].split(" (")[0].removeprefix("GPT-2 ")
+        name = _short(row)
         if row["val_loss"] is not None:
             points.append(SizePoint(name, row["parameters"], row["val_loss"], "gpt2"))
         if row["published_val_loss"] is not None:
-            size = float(key.removeprefix("gpt2_").removesuffix("M")) * 1e6
-            points.append(SizePoint(name, size, row["published_val_loss"], "published"))
+            points.append(SizePoint(name, _size(key), row["published_val_loss"], "published"))
     return points
+
+
+def _missing(rows: Mapping[str, Row]) -> dict[str, float]:
+    """Name and size of each GPT-2 without any loss."""
+    return {
+        _short(row): _size(key)
+        for key, row in rows.items()
+        if row["val_loss"] is None and row["published_val_loss"] is None
+    }
+
+
+def _short(row: Row) -> str:
+    """`GPT-2 small (124M)` -> `small`."""
+    return str(row["model"]).split(" (")[0].removeprefix("GPT-2 ")
+
+
+def _size(key: str) -> float:
+    """`gpt2_124M` -> 124e6."""
+    return float(key.removeprefix("gpt2_").removesuffix("M")) * 1e6
 
 
 def _measured_gpt2(rows: Mapping[str, Row]) -> list[Row]:

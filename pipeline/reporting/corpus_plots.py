@@ -12,9 +12,10 @@ def length_histograms(
     lengths: Mapping[str, Sequence[Mapping[str, int]]],
     path: Path,
     *,
+    title: str = "Length of the documents",
     size: tuple[float, float] = WIDE,
 ) -> None:
-    """Draw a histogram for each unit of length, side by side.
+    """Draw a histogram for each unit of length, side by side, or one above the other on a phone.
 
     Args:
         lengths: by unit, e.g. "tokens": the classes in order, each with `from`, `below` and the
@@ -22,9 +23,11 @@ def length_histograms(
         path: `.png` or `.svg`.
         size: width and height in inches.
     """
+    narrow = size[0] < WIDE[0]
+    lines, columns = (len(lengths), 1) if narrow else (1, len(lengths))
     with drawing(path, size) as figure:
-        for column, (unit, classes) in enumerate(lengths.items(), start=1):
-            axes = figure.add_subplot(1, len(lengths), column)
+        for place, (unit, classes) in enumerate(lengths.items(), start=1):
+            axes = figure.add_subplot(lines, columns, place)
             axes.bar(
                 range(len(classes)),
                 [line["documents"] for line in classes],
@@ -37,8 +40,11 @@ def length_histograms(
             edges = [line["from"] for line in classes] + [line["below"] for line in classes[-1:]]
             step = max(len(edges) // 5, 1)
             axes.set_xticks(range(0, len(edges), step), [_short(edge) for edge in edges[::step]])
-            axes.set(xlabel=f"{unit} in a document", ylabel="documents" if column == 1 else "")
-        figure.suptitle("Length of the documents", x=0.01, ha="left", fontweight="bold")
+            axes.set(
+                xlabel=f"{unit} in a document", ylabel="documents" if narrow or place == 1 else ""
+            )
+        if title:
+            figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
 
 
 def _short(number: int) -> str:

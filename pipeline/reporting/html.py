@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup, escape
 
 from pipeline.reporting import shading
-from pipeline.reporting.tables import HEADINGS, Row, rounded
+from pipeline.reporting.tables import HEADINGS, Row, in_a_word, rounded
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
+    from pipeline.reporting.corpus_section import CorpusSection
+    from pipeline.reporting.sampling_section import SamplingSection
+
 LINE = 96  # characters of the shaded text
-FIRST_LINES = 4  # shown before the reader asks for the rest
+FIRST_LINES = 6  # shown before the reader asks for the rest
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class Page:
         models: names, in the order of each piece's losses.
         windows: the validation text as pieces.
         completions: prompt to model to continuation.
-        samples: prompt to (settings in words, continuation).
-        heat_maps: see `HeatMap`.
+        sampling: see `sampling_section`.
+        corpus: see `corpus_section`.
         facts: how it was made, in words.
         params: every setting, by its dotted key.
     """
@@ -62,46 +65,22 @@ class Page:
     models: Sequence[str] = ()
     windows: Sequence[Sequence[shading.Piece]] = ()
     completions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    samples: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
-    heat_maps: Sequence[HeatMap] = ()
+    sampling: SamplingSection | None = None
+    corpus: CorpusSection | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class HeatMap:
-    """One measure of the samples over two settings.
-
-    Attributes:
-        title: what is measured.
-        across, down: the settings' names.
-        columns, lines: their values, in words.
-        cells: a line of numbers for each of `lines`; None where there is none.
-    """
-
-    title: str
-    across: str
-    down: str
-    columns: Sequence[str]
-    lines: Sequence[str]
-    cells: Sequence[Sequence[float | None]]
-
-    def step(self, value: float | None) -> int:
-        """The cell's step on the colour scale between the map's least and greatest."""
-        known = [cell for line in self.cells for cell in line if cell is not None]
-        if value is None or max(known) == min(known):
-            return 0
-        return round((value - min(known)) / (max(known) - min(known)) * (shading.STEPS - 1))
 
 
 def render(page: Page) -> str:
     """The whole page as HTML; equal pages give equal text."""
     lines = shading.shaded_lines(page.windows, LINE)
+    lengths = {"Lengths": page.corpus.lengths} if page.corpus and page.corpus.lengths else {}
     published = any(row["published_val_loss"] is not None for row in page.rows)
     measured = {name: words for name, words in HEADINGS.items() if name != "published_val_loss"}
     return template("comparison.html.j2").render(
         page=page,
         figures=numbered(page.figures),
+        lengths=numbered(lengths, first=len(page.figures) + 1),
         measured=measured,
         published=published,
         rounded=rounded,
@@ -126,7 +105,12 @@ def template(name: str) -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"running": shading.running, "unbroken": unbroken}
+    environment.filters |= {
+        "running": shading.running,
+        "visible": shading.visible,
+        "unbroken": unbroken,
+        "in_a_word": in_a_word,
+    }
     return environment.get_template(name)
 
 
@@ -138,11 +122,11 @@ def unbroken(text: str) -> Markup:
     )
 
 
-def numbered(figures: Mapping[str, Figure]) -> list[tuple[str, Figure, Markup]]:
+def numbered(figures: Mapping[str, Figure], first: int = 1) -> list[tuple[str, Figure, Markup]]:
     """Heading, figure and its drawings, whose ids are told apart by the figure's number."""
     return [
         (heading, figure, _svgs(number, figure))
-        for number, (heading, figure) in enumerate(figures.items(), start=1)
+        for number, (heading, figure) in enumerate(figures.items(), start=first)
     ]
 
 

@@ -54,14 +54,18 @@ def shaded_lines(windows: Iterable[Sequence[Piece]], width: int) -> list[Line]:
 
 
 def break_lines(pieces: Iterable[Piece], width: int) -> Iterator[list[Piece]]:
-    """Break before a piece that starts a word and would pass `width`, and after newlines."""
+    """Break before a piece that starts a word and would pass `width`, and after newlines.
+
+    Newlines that a window begins with have no line of their own.
+    """
     line: list[Piece] = []
     length = 0
     for piece in pieces:
         newline = piece.text.startswith("\n")
         may_break = (piece.text[:1].isspace() and not newline) or length >= 2 * width
         full = may_break and length + len(piece.text.rstrip()) > width
-        ended = bool(line) and line[-1].text.endswith("\n") and not newline
+        said = any(before.text.strip("\n") for before in line)
+        ended = said and line[-1].text.endswith("\n") and not newline
         if line and (full or ended):
             yield line
             line, length = [], 0
@@ -95,6 +99,11 @@ def running(text: str) -> str:
     """Text in one paragraph, control characters shown by their signs, newlines by ↵ and a blank."""
     signed = re.sub(r"\n+", lambda breaks: "↵" * len(breaks[0]) + " ", text)
     return signed.translate(_SIGNS).strip()
+
+
+def visible(token: str) -> str:
+    """A token with its blanks and control characters to be seen."""
+    return token.replace(" ", "␣").translate(_SIGNS)
 
 
 def scale(stops: Sequence[str]) -> list[str]:

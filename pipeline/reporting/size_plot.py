@@ -37,12 +37,17 @@ def loss_by_size(
     path: Path,
     *,
     untrained: float | None = None,
+    missing: Mapping[str, float] | None = None,
     title: str = "Validation loss against size",
     size: tuple[float, float] = WIDE,
 ) -> None:
     """Draw validation loss against parameters on a log axis; the untrained loss is a level line.
 
     Works with any of the three kinds missing.
+
+    Args:
+        missing: names and parameters of the models that could not be measured: they are marked
+            where they would stand.
     """
     with drawing(path, size) as figure:
         axes = figure.add_subplot()
@@ -52,8 +57,10 @@ def loss_by_size(
         _plot_points(axes, of_kind["gpt2"], "gpt2", line=True)
         _plot_points(axes, of_kind["scratch"], "validation", line=False)
         _plot_published(axes, of_kind["published"])
-        _fit_sizes(axes, [p.parameters for p in points], [p.loss for p in points], untrained)
+        sizes = [*(p.parameters for p in points), *(missing or {}).values()]
+        _fit_sizes(axes, sizes, [p.loss for p in points], untrained)
         _name_points(axes, of_kind, untrained)
+        _mark_missing(axes, missing or {})
         axes.set(xlabel="parameters", ylabel="validation loss, nats a token", title=title)
 
 
@@ -85,6 +92,13 @@ def _plot_published(axes: Axes, points: Sequence[SizePoint]) -> None:
         zorder=3,
     )
     axes.legend(loc="best", frameon=False, labelcolor=COLOURS["gpt2"], borderaxespad=0.2)
+
+
+def _mark_missing(axes: Axes, missing: Mapping[str, float]) -> None:
+    for name, parameters in missing.items():
+        axes.axvline(parameters, color=COLOURS["gpt2"], linewidth=1.0, linestyle=(0, (1, 3)))
+        foot = SizePoint(name, parameters, 0.0, "gpt2")
+        _name(axes, foot, f"{name},\nnot measured", (-6, 8), colour="gpt2", ha="right")
 
 
 def _fit_sizes(

@@ -44,8 +44,13 @@ def to_markdown(rows: Iterable[Row]) -> str:
     lines.append(markdown_line(["---", *(["---:"] * len(HEADINGS)), "---"]))
     for row in rows:
         numbers = [rounded(column, row[column]) for column in HEADINGS]
-        lines.append(markdown_line([row["model"], *numbers, row["status"]]))
+        lines.append(markdown_line([row["model"], *numbers, in_a_word(row["status"])]))
     return "".join(lines)
+
+
+def in_a_word(status: str) -> str:
+    """`unavailable: no network` -> `unavailable`; a note tells the reason once for all rows."""
+    return status.partition(":")[0]
 
 
 def rounded(column: str, value: float | None) -> str:

@@ -227,6 +227,13 @@ ALL = ("124M", "1558M")
         ),
         (
             (),
+            4.4999,
+            {"evaluate.json": {"val__loss": 6.01}, "train.json": {"best__epoch": 4.2}},
+            "4.5 epochs from scratch reach a validation perplexity of 403, best at epoch 4.2; no "
+            "GPT-2 was asked for (gpt2.sizes is empty).",
+        ),
+        (
+            (),
             2,
             {"evaluate.json": {"best__val__loss": 10.8, "untrained__val__perplexity": 49021.3}},
             "Two epochs from scratch never predict the validation text better than the weights "
@@ -247,7 +254,7 @@ def test_the_verdict_says_what_was_measured(
     reports: Path,
     edit: Edit,
     sizes: tuple[str, ...],
-    epochs: int,
+    epochs: float,
     changes: dict[str, dict[str, Any]],
     sentence: str,
 ) -> None:

@@ -34,23 +34,23 @@ def view_of(reports: Path) -> TokenView | None:
 def test_each_measured_model_has_a_loss_for_each_piece(reports: Path) -> None:
     view = view_of(reports)
     assert view is not None
-    assert view.models == ("untrained", "scratch (best)", "scratch (last)", "GPT-2 small (124M)")
+    assert view.models == ("scratch (best)", "scratch (last)", "GPT-2 small (124M)")
     first, second, third = view.windows
     assert "".join(piece.text for piece in first) == "He said <b>no</b"
     assert [piece.text for piece in second] == [">", " &", " left", " 🙂", "\n", "\n", "“"]
     assert "".join(piece.text for piece in third) == "Well, café”, she sang"
-    assert first[1].losses == (12.0, 6.0, 6.6, 3.0)
+    assert first[1].losses == (6.0, 6.6, 3.0)
     assert second[-1].tokens == 2
     # The losses of a character's two tokens are added.
     losses = json.loads((reports / "token_losses" / "scratch.json").read_text())["models"]
-    assert second[-1].losses[1] == losses["best"][14] + losses["best"][15]
+    assert second[-1].losses[0] == losses["best"][14] + losses["best"][15]
 
 
 def test_a_model_without_losses_is_left_out(reports: Path) -> None:
     (reports / "token_losses" / "124M.json").unlink()
     view = view_of(reports)
     assert view is not None
-    assert view.models == ("untrained", "scratch (best)", "scratch (last)")
+    assert view.models == ("scratch (best)", "scratch (last)")
     (reports / "token_losses" / "scratch.json").unlink()
     assert view_of(reports) is None
 

@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 
 from pipeline.reporting.comparison_figures import size_figure, training_figure
-from pipeline.reporting.html import HeatMap, Page
+from pipeline.reporting.corpus_section import corpus_section
+from pipeline.reporting.html import Page
+from pipeline.reporting.sampling_section import HeatMap, SamplingSection
 
 NASTY = (
     "<script>document.title = 'mine'</script>",
@@ -54,6 +56,26 @@ def rows() -> dict[str, dict]:
     }
 
 
+def texts() -> tuple[dict, dict]:
+    """What prepare and split report of a corpus of three documents."""
+    lengths = [
+        {"from": 64, "below": 128, "documents": 2},
+        {"from": 128, "below": 256, "documents": 1},
+    ]
+    excerpts = [{"source": NASTY[1], "title": NASTY[0], "text": text} for text in NASTY]
+    corpus = {"documents": 3, "characters": 1234, "skipped": {"dead link & <more>": 7}}
+    corpus["statistics"] = {"characters_a_document": lengths, "excerpts": excerpts}
+    tokens = {
+        "tokens_per_document": 111.4,
+        "characters_per_token": 3.8,
+        "distinct_tokens": 99,
+        "most_common": [{"token": 7, "text": text, "count": 8} for text in (" the", "\n", "<b>")],
+        "tokens_a_document": lengths,
+    }
+    sides = {"train": {"tokens": 300}, "val": {"tokens": 34}}
+    return corpus, {**sides, "statistics": tokens}
+
+
 @pytest.fixture(scope="session")
 def page(rows: dict[str, dict]) -> Page:
     history = pd.DataFrame(
@@ -80,8 +102,15 @@ def page(rows: dict[str, dict]) -> Page:
         models=models,
         windows=[window, window[:3]],
         completions={text: {"scratch (best)": text, "GPT-2 small (124M)": text} for text in NASTY},
-        samples={NASTY[0]: [("temperature 1.4", text) for text in NASTY]},
-        heat_maps=[HeatMap("distinct & <2>", "top-k", "temperature", "123", "ab", cells)],
+        sampling=SamplingSection(
+            maps=[HeatMap("distinct & <2>", "123", "ab", cells)],
+            more_maps=[HeatMap("copied & <more>", "123", "ab", cells)],
+            level="length & <all>: 50",
+            first={NASTY[0]: [("temperature 1.4", text) for text in NASTY]},
+            all={NASTY[2]: [("greedy", text) for text in NASTY]},
+            count=12,
+        ),
+        corpus=corpus_section(*texts()),
         facts={"Corpus": NASTY[2], "SHA-256": "b" * 64},
         params={"prepare.corpus": NASTY[1], "sample.prompts": list(NASTY)},
     )

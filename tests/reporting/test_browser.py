@@ -132,9 +132,9 @@ def drawings(browser: webdriver.Chrome) -> list[str]:
 
 def test_a_phone_gets_the_narrow_drawings(browser: webdriver.Chrome, address: str) -> None:
     show(browser, address, PHONE, "light")
-    assert drawings(browser) == ["narrow", "narrow"]
+    assert drawings(browser) == ["narrow"] * 3
     show(browser, address, DESK, "light")
-    assert drawings(browser) == ["wide", "wide"]
+    assert drawings(browser) == ["wide"] * 3
 
 
 def rows_shown(browser: webdriver.Chrome) -> set[str]:

@@ -88,6 +88,10 @@ def test_what_models_write_is_text(html: str) -> None:
         "Ten epochs reach 465 & GPT-2 XL, 1558M, <i>more</i>.",
         "a corpus & <more>",
         "distinct & <2>",
+        "copied & <more>",
+        "length & <all>: 50",
+        "7 dead link & <more>.",
+        "␣the",
     ):
         assert said in text
     assert "\x00" not in html
@@ -112,10 +116,10 @@ def test_the_page_is_made_for_every_reader(html: str) -> None:
     assert headings[0] == "h1"
     assert headings.count("h1") == 1
     drawings = reader.all("svg")
-    assert [svg["class"] for svg in drawings] == ["wide", "narrow"] * 2
+    assert [svg["class"] for svg in drawings] == ["wide", "narrow"] * 3
     for svg in drawings:
         assert svg["role"] == "img"
-        assert re.search(r"\d\.\d\d", svg["aria-label"] or "")
+        assert re.search(r"\d\.\d\d|2 of 64 to 127", svg["aria-label"] or "")
     assert "prefers-color-scheme: dark" in html
     assert "@media print" in html
 
@@ -129,12 +133,12 @@ def test_numbers_are_rounded_and_the_lowest_stands_out(html: str) -> None:
 def test_an_unavailable_row_has_words_for_numbers(html: str) -> None:
     (cells,) = re.findall(r"GPT-2 XL \(1558M\)</span></th>\n(.*?)</tr>", html, re.S)
     assert cells.count("<td") == 2
-    assert 'class="why" role="cell" colspan="5">unavailable: ' in cells
+    assert 'class="why" role="cell" colspan="5">unavailable</td>' in cells
 
 
 def test_a_column_of_nothing_is_left_out(page: Page) -> None:
     rows = [row for row in page.rows if row["published_val_loss"] is None]
-    bare = replace(page, rows=rows, heat_maps=())
+    bare = replace(page, rows=rows, sampling=None, corpus=None)
     (head,) = re.findall(r"<thead.*?</thead>", render(bare), re.S)
     assert head.count("<th ") == 6
     assert "published" not in head
@@ -145,7 +149,7 @@ def test_a_page_of_little_leaves_the_rest_out(page: Page) -> None:
     reader = read(render(bare))
     assert reader.all("svg") == []
     assert reader.all("fieldset") == []
-    for heading in ("Completions", "Samples", "Where each model is surprised", "Every setting"):
+    for heading in ("Completions", "Samples", "The text", "Where each model", "Every setting"):
         assert heading not in reader.text
 
 

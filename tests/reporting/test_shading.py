@@ -39,13 +39,17 @@ def test_lines_break_before_words_and_after_newlines() -> None:
     assert lines_of(texts, 9) == ["He sat", " stillness.\n\n", "She did", " not\n", "x"]
 
 
+def test_newlines_at_the_beginning_have_no_line_of_their_own() -> None:
+    assert lines_of(["\n", "\n", "She", " did", "\n"], 20) == ["\n\nShe did\n"]
+
+
 @given(st.lists(st.sampled_from(["a", " word", "\n", "\n\n", ".", " ", "é"])), st.integers(1, 12))
 @settings(max_examples=60, deadline=None)
 def test_lines_lose_nothing(texts: list[str], width: int) -> None:
     lines = lines_of(texts, width)
     assert "".join(lines) == "".join(texts)
     assert all(lines)
-    assert all("\n" not in line.rstrip("\n") for line in lines)
+    assert all("\n" not in line.strip("\n") for line in lines)
 
 
 def test_a_text_without_blanks_is_broken_too() -> None:

@@ -42,9 +42,10 @@ def test_csv_keeps_every_digit_and_any_words() -> None:
 
 
 def test_markdown_rounds_and_escapes() -> None:
-    assert to_markdown(ROWS).splitlines()[2:] == [
+    rows = [ROWS[0], ROWS[1] | {"model": "GPT-2 XL | \\"}]
+    assert to_markdown(rows).splitlines()[2:] == [
         "| scratch (best) | 162,419,712 | 1.840 | 6.141 | 464.6 | 2.161 |  | measured |",
-        '| GPT-2 XL (1558M) |  |  |  |  |  | 3.1195 | unavailable: "a, b" \\| c\\\\ |',
+        "| GPT-2 XL \\| \\\\ |  |  |  |  |  | 3.1195 | unavailable |",
     ]
 
 

@@ -72,11 +72,15 @@ def test_the_page_tells_all_of_it(repo: Path) -> None:
     assert compare("[124M, 1558M]", "--samples", "reports/samples.json").exit_code == 0
     html = written()["comparison.html"].decode()
     for said in (
-        "no answer from openaipublic.blob.core.windows.net",
+        "No answer from openaipublic.blob.core.windows.net",
         "the &lt;script&gt;alert(1)&lt;/script&gt;",
         '<span class="l8" title="8.00"> &lt;</span>',
         "… moves &lt;i&gt;you&lt;/i&gt;",
-        "<caption>distinct</caption>",
+        "<caption>Variety: different pairs of tokens, of all pairs</caption>",
+        "The same for all settings: repetition: 0.",
+        "<b>␣the</b> 9",
+        "<dt>Training</dt><dd>",
+        "<dt>MLflow run</dt><dd>",
         "5" * 64,
         "1,234,567 parameters",
         "<dt>train.grad_clip</dt><dd>null</dd>",

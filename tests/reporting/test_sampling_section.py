@@ -1,0 +1,58 @@
+"""What the page chooses of the sampling grid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.reporting.sampling_section import sampling_section
+
+TOP_KS = [1, 25, None]
+GRID = [
+    {
+        "temperature": temperature,
+        "top_k": top_k,
+        "distinct_1": temperature,
+        "distinct_2": temperature / 2,
+        "copied": 0.5 if top_k == 1 else 0.25,
+        "mean_log_prob": None,
+        "length": 50.0,
+    }
+    for temperature in (0.0, 1.0)
+    for top_k in TOP_KS
+]
+
+
+def sample(prompt: str, temperature: float, top_k: int | None) -> dict[str, Any]:
+    greedy = temperature == 0 or top_k == 1
+    text = f"{prompt} again" if greedy else f"{prompt} {temperature:g} {top_k}"
+    return {"prompt": prompt, "completion": text, "temperature": temperature, "top_k": top_k}
+
+
+SAMPLES = [sample(p, t, k) for t in (0.0, 1.0) for k in TOP_KS for p in ("one", "two")]
+
+
+def test_the_maps_that_tell_most_come_first_and_level_ones_are_words() -> None:
+    section = sampling_section(GRID, SAMPLES)
+    assert section is not None
+    assert [m.title.split(":")[0] for m in section.maps] == ["Variety", "Copying"]
+    assert [m.title for m in section.more_maps] == ["distinct-1"]
+    assert section.level == "length, tokens: 50"
+    variety = section.maps[0]
+    assert (variety.lines, variety.columns) == (["0", "1"], ["1", "25", "all"])
+    assert [variety.step(cell) for cell in (0.0, 0.5, None)] == [0, 10, 0]
+
+
+def test_equal_texts_stand_once_under_all_their_settings() -> None:
+    section = sampling_section(GRID, SAMPLES)
+    assert section is not None
+    assert section.count == 12
+    assert section.all["two"] == [
+        ("greedy", "two again"),
+        ("temperature 1, top-k\u00a025", "two 1 25"),
+        ("temperature 1", "two 1 None"),
+    ]
+    assert section.first == {"one": [("greedy", "one again"), ("temperature 1", "one 1 None")]}
+
+
+def test_nothing_sampled_is_no_section() -> None:
+    assert sampling_section([], []) is None
