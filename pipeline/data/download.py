@@ -12,6 +12,8 @@ import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -126,6 +128,19 @@ def _faults_named(url: str) -> Iterator[None]:
         raise _failed(url, "is not a valid URL") from None
     except requests.RequestException as error:
         raise _failed(url, f"cannot be fetched ({reason_of(error)})") from None
+
+
+def retry_after(value: str) -> float | None:
+    """The seconds that a `Retry-After` header asks for, as a number or as a date."""
+    try:
+        if value.strip().isdigit():
+            return float(value)
+        moment = parsedate_to_datetime(value)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return max((moment - datetime.now(UTC)).total_seconds(), 0.0)
+    except (ValueError, OverflowError):
+        return None
 
 
 def reason_of(error: BaseException) -> str:

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pipeline.data.download import HTML, public, reason_of
+from pipeline.data.download import HTML, public, reason_of, retry_after
 from pipeline.errors import Unavailable, UserError
-from pipeline.gpt2.network import Patience, retry_after
+from pipeline.gpt2.network import Patience
 from pipeline.gpt2.part import Note, Part
 
 if TYPE_CHECKING:

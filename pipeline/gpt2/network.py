@@ -9,8 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from pipeline.data.download import reason_of
@@ -42,19 +40,6 @@ class Patience:
     def wait_after(self, failures: int) -> float:
         """1, 2, 4 … at most 30 seconds, times 0.5 to 1.5, so that many clients spread out."""
         return float(min(2 ** (failures - 1), 30) * (0.5 + self.jitter()))
-
-
-def retry_after(value: str) -> float | None:
-    """The seconds that a `Retry-After` header asks for, as a number or as a date."""
-    try:
-        if value.strip().isdigit():
-            return float(value)
-        moment = parsedate_to_datetime(value)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return max((moment - datetime.now(UTC)).total_seconds(), 0.0)
-    except (ValueError, OverflowError):
-        return None
 
 
 def reachable(urls: Sequence[str], seconds: float = REACH) -> list[str]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import socket
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.data import download
-from pipeline.data.download import cache_folder, fetch, file_name, public
+from pipeline.data.download import cache_folder, fetch, file_name, public, retry_after
 from pipeline.errors import UserError
 
 STORY = b"Once upon a time.\n"
@@ -124,3 +126,11 @@ def test_the_cache_is_the_users_unless_told(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("LOSSBOOK_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert cache_folder().name == "lossbook"
+
+
+def test_retry_after_is_a_number_or_a_date() -> None:
+    moment = datetime.now(UTC) + timedelta(seconds=90)
+    assert retry_after("120") == 120
+    assert retry_after(format_datetime(moment, usegmt=True)) == pytest.approx(90, abs=5)
+    assert retry_after(format_datetime(moment - timedelta(days=1), usegmt=True)) == 0
+    assert [retry_after(value) for value in ("", "soon", "-1", "1e9")] == [None] * 4

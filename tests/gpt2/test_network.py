@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from hostile import Hostile
 
 from pipeline.errors import Unavailable
 from pipeline.gpt2.download import Download
-from pipeline.gpt2.network import Patience, reachable, retry_after
+from pipeline.gpt2.network import Patience, reachable
 
 
 @pytest.fixture(autouse=True)
@@ -84,11 +82,3 @@ def test_a_download_goes_through_the_proxy(
     with requests.Session() as session:
         Download(session, url, tmp_path / "checkpoint", Patience()).run()
     assert (tmp_path / "checkpoint").read_bytes() == b"through the proxy"
-
-
-def test_retry_after_is_a_number_or_a_date() -> None:
-    moment = datetime.now(UTC) + timedelta(seconds=90)
-    assert retry_after("120") == 120
-    assert retry_after(format_datetime(moment, usegmt=True)) == pytest.approx(90, abs=5)
-    assert retry_after(format_datetime(moment - timedelta(days=1), usegmt=True)) == 0
-    assert [retry_after(value) for value in ("", "soon", "-1", "1e9")] == [None] * 4

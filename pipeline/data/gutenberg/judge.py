@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from py3langid.langid import LanguageIdentifier
     from rensa import RMinHash
 
 EXCERPT = 2000  # characters; three of them are judged
@@ -24,18 +26,23 @@ WORD = re.compile(r"\w+")
 
 def language_of(text: str) -> str:
     """The ISO 639-1 code that most excerpts of the text are judged to be in."""
-    import py3langid
-
     places = (len(text) // 5, len(text) // 2, 4 * len(text) // 5)
     excerpts = [text[max(place - EXCERPT // 2, 0) :][:EXCERPT] for place in places]
-    return str(Counter(py3langid.classify(e)[0] for e in excerpts).most_common(1)[0][0])
+    found = Counter(_identifier().classify(excerpt)[0] for excerpt in excerpts)
+    return str(found.most_common(1)[0][0])
 
 
 def can_judge(language: str) -> bool:
     """Whether the model knows the language at all."""
+    return language in _identifier().labels
+
+
+@lru_cache(maxsize=1)
+def _identifier() -> LanguageIdentifier:
+    """py3langid's model, loaded once a process (a second)."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    return language in LanguageIdentifier.from_model_file(MODEL_FILE).labels
+    return LanguageIdentifier.from_model_file(MODEL_FILE)
 
 
 def signature(text: str) -> RMinHash | None:

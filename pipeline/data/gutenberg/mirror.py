@@ -6,8 +6,9 @@ which lets one request through every `pause` seconds, and none at all while the 
 is busy. The User-Agent says what is asking.
 
 A book lies in the cache under the name that it has on the mirror. What is there is not asked for
-again; a number under which the mirror has nothing is noted, and asked for again after `FORGET`.
-A process that is killed leaves whole files only, and the next goes on from there.
+again; a number under which the mirror has nothing, or will not give it while it gives others, is
+noted, and asked for again after `FORGET`. A process that is killed leaves whole files only, and
+the next goes on from there.
 """
 
 from __future__ import annotations
@@ -15,12 +16,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.data.download import HTML, TIMEOUT, check_sha256, fetch, public, reason_of
+from pipeline.data.download import (
+    HTML,
+    TIMEOUT,
+    check_sha256,
+    fetch,
+    public,
+    reason_of,
+    retry_after,
+)
 from pipeline.errors import UserError
 from pipeline.files import written_aside
 from pipeline.params import Gutenberg
@@ -76,7 +85,7 @@ class Mirror:
         self._connections = settings.connections
         self._gate = Gate(settings.pause)
         self._sessions = threading.local()
-        self._came = 0  # books since the start
+        self._in_vain = 0  # books refused since the mirror last gave anything
 
     def fetch(self, numbers: Iterable[int]) -> None:
         """Fetch the books that are not there.
@@ -87,18 +96,24 @@ class Mirror:
         wanted = [number for number in numbers if not self._is_settled(number)]
         if not wanted:
             return
+        refused: dict[int, Refused] = {}
         with (
             Progress(len(wanted), "fetch", unit="book", speed=True) as bar,
             ThreadPoolExecutor(self._connections, thread_name_prefix="gutenberg") as pool,
         ):
-            running: list[Future[None]] = [pool.submit(self._fetch, n) for n in wanted]
+            running = {pool.submit(self._fetch, number): number for number in wanted}
             try:
                 for done in as_completed(running):
-                    done.result()
+                    if error := done.result():
+                        refused[running[done]] = error
                     bar.advance(1)
             finally:
                 for future in running:
                     future.cancel()
+        if len(refused) == len(wanted):
+            raise refused[wanted[0]]
+        for number in refused:  # others came: it is these books, not the mirror
+            self._note_missing(number)
 
     def find(self, number: int) -> Path | None:
         """The book's file in the cache; None where the mirror has none."""
@@ -111,14 +126,17 @@ class Mirror:
         note = self._folder / str(number) / MISSING
         return note.is_file() and time.time() - note.stat().st_mtime < FORGET
 
-    def _fetch(self, number: int) -> None:
-        before = self._came
+    def _fetch(self, number: int) -> Refused | None:
+        """Fetch a book, or say why not; raises where the mirror gives no others either."""
         try:
             self._find_and_keep(number)
-        except Refused:
-            if self._came == before:
+        except Refused as error:
+            self._in_vain += 1
+            if self._in_vain >= max(self._connections, 2):
                 raise
-            return  # others came meanwhile: it is this book, not the mirror
+            return error
+        self._in_vain = 0
+        return None
 
     def _find_and_keep(self, number: int) -> None:
         folder = self._folder / str(number)
@@ -127,9 +145,11 @@ class Mirror:
             if response is not None:
                 with written_aside(folder / Path(name).name) as aside:
                     aside.write_bytes(response.content)
-                self._came += 1
                 return
-        with written_aside(folder / MISSING) as aside:
+        self._note_missing(number)
+
+    def _note_missing(self, number: int) -> None:
+        with written_aside(self._folder / str(number) / MISSING) as aside:
             aside.write_text("\n".join(names(number)) + "\n")
 
     def _get(self, url: str) -> Response | None:
@@ -154,7 +174,7 @@ class Mirror:
                     reason = "is a web page, not a book"
                 if response.status_code not in BUSY:
                     break
-                rest = _asked_for(response) or rest
+                rest = retry_after(response.headers.get("Retry-After", "")) or rest
             self._gate.rest(min(rest, PATIENCE))
         raise Refused(
             f"{public(url)} {reason}; what has come is kept, run it again to go on, "
@@ -208,11 +228,3 @@ def fetch_catalogue(settings: Gutenberg, sha256: str | None) -> Path:
             check_sha256(path.name, path, sha256)
         return path
     return fetch(settings.catalogue, Path(settings.catalogue).name, sha256, keep=True)
-
-
-def _asked_for(response: Response) -> float:
-    """Seconds that `Retry-After` names; 0 where it does not, or names a date."""
-    try:
-        return max(float(response.headers.get("Retry-After", 0)), 0.0)
-    except ValueError:
-        return 0.0

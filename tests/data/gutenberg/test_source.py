@@ -21,12 +21,13 @@ from pipeline.data.parquet import Corpus
 from pipeline.errors import UserError
 from pipeline.params import Gutenberg, Prepare
 
-STORM = Fault(status=503, headers={"Retry-After": "0.001"})
+STORM = Fault(status=503, headers={"Retry-After": "1"})
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirror, "BACKOFF", 0.001)
+    monkeypatch.setattr(mirror, "PATIENCE", 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -154,15 +155,23 @@ def test_a_mirror_that_refuses_ends_the_work_and_keeps_what_came(
     assert len(list((cache / "gutenberg").rglob("*.txt"))) > 3
 
 
+@pytest.mark.parametrize("connections", [1, 4])
 def test_a_file_that_the_mirror_cannot_give_is_one_dead_link(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cache: Path, connections: int
 ) -> None:
     shop = furnish(12)
     with Hostile.running() as server:
         stock(server, shop)
         server.always_at = {"/cache/epub/3/pg3.txt": Fault(status=500)}
-        report = prepare(settings_for(server, ids=tuple(range(1, 13))), tmp_path / "corpus")
-    assert (report["documents"], report["skipped"]) == (11, {"dead link": 1})
+        only = settings_for(server, ids=(3,), connections=connections)
+        with pytest.raises(UserError, match="answered 500"):
+            prepare(only, tmp_path / "corpus")
+        settings = settings_for(server, ids=tuple(range(1, 13)), connections=connections)
+        report = prepare(settings, tmp_path / "corpus")
+        assert (report["documents"], report["skipped"]) == (11, {"dead link": 1})
+        before = len(server.requests)
+        assert prepare(settings, tmp_path / "corpus") == report
+        assert len(server.requests) == before
 
 
 def test_one_refusal_holds_all_connections_back(
