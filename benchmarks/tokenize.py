@@ -5,14 +5,18 @@ time to read and write is not counted, nor that to load the encoding. `split` is
 compressed Parquet in, shards, statistics and `meta.json` out. Each runs in a process of its own,
 so that the peak of its memory is its own; they take turns, and times are medians over the rounds.
 
-The text is made of the packaged story's sentences in random order, with numbers among them,
-documents of some 20 kB. Sizes are in millions of bytes. (With a z, the file's name would hide a
-module of Python's own from every script beside it.)
+The text is made of the packaged story's sentences, or `--text FILE`'s, in random order, with
+numbers among them: documents of some 20 kB. Sizes are in millions of bytes.
 
-    python benchmarks/tokenise.py [--sizes 100] [--rounds 3] [--scheduler threads] [--corpora DIR]
+    python benchmarks/tokenize.py [--sizes 100 2000] [--rounds 3] [--text FILE] [--corpora DIR]
 """
 
 from __future__ import annotations
+
+import sys
+
+if sys.path[0].endswith("benchmarks"):  # whose tokenize.py is not Python's
+    sys.path.pop(0)
 
 import argparse
 import json
@@ -20,7 +24,6 @@ import random
 import re
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -42,6 +45,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[100], help="millions of bytes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scheduler", default="threads")
+    parser.add_argument("--text", type=Path, default=STORY, help="whose sentences are taken")
     parser.add_argument("--corpora", type=Path, help="where corpora are kept between calls")
     parser.add_argument("--contender", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -54,7 +58,7 @@ def main() -> None:
         for size in arguments.sizes:
             corpus = (arguments.corpora or Path(folder)) / str(size)
             if not corpus.exists():
-                write_corpus(corpus, size * 1_000_000)
+                write_corpus(corpus, size * 1_000_000, arguments.text)
             compare(corpus, arguments)
 
 
@@ -132,19 +136,19 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
 
-def write_corpus(folder: Path, size: int) -> None:
+def write_corpus(folder: Path, size: int, text: Path) -> None:
     """A corpus of at least `size` bytes, the same each time."""
     dice = random.Random(0)
-    sentences = re.split(r"(?<=[.?!])\s+", STORY.read_text(encoding="utf-8"))
+    sentences = re.split(r"(?<=[.?!])\s+", text.read_text(encoding="utf-8"))
     with folder_aside(folder) as aside:
         writer = CorpusWriter(aside)
         while writer.bytes < size:
             drawn = dice.choices(sentences, k=SENTENCES)
-            text = " ".join(
+            document = " ".join(
                 f"{dice.randrange(10**6)} {s}" if dice.random() < 0.1 else s for s in drawn
             )
             name = f"document {writer.documents}"
-            writer.write(Document(name, name, name, [text]))
+            writer.write(Document(name, name, name, [document]))
         writer.close(f"{size / 1e6:.0f} MB of sentences")
 
 
