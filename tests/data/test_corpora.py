@@ -192,8 +192,8 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
         ended = subprocess.run(command, capture_output=True, text=True, check=True)
         return int(ended.stdout) * 1024
 
-    small, large = peak("small.txt", 40_000_000), peak("large.txt", 160_000_000)
-    assert large - small < 40_000_000
+    small, large = peak("small.txt", 20_000_000), peak("large.txt", 80_000_000)
+    assert large - small < 20_000_000
 
 
 @pytest.fixture

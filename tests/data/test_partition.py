@@ -82,7 +82,7 @@ def everything(files: list[File]) -> tuple[list[Any], int]:
     return found, sum(told)
 
 
-@pytest.mark.parametrize("size", [1, 60, 1000, 10_000, 1 << 23])
+@pytest.mark.parametrize("size", [7, 60, 1000, 10_000, 1 << 23])
 def test_any_parts_give_the_same_documents(
     folder: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
@@ -127,7 +127,9 @@ def test_a_row_group_too_large_to_hand_back_is_streamed(
     assert len(everything(files)[0]) == 95
 
 
-@pytest.mark.parametrize("scheduler", ["threads", "processes"])
+@pytest.mark.parametrize(
+    "scheduler", ["threads", pytest.param("processes", marks=pytest.mark.slow)]
+)
 def test_the_same_corpus_from_any_workers(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, scheduler: str
 ) -> None:

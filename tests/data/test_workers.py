@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -12,13 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data import parquet, workers
+from pipeline.data import parquet, partition, workers
+from pipeline.data.corpora import prepare
 from pipeline.data.documents import Document
 from pipeline.data.parquet import CorpusWriter
 from pipeline.data.split import split
 from pipeline.data.workers import start_workers
 from pipeline.errors import UserError
 from pipeline.files import folder_aside
+from pipeline.params import Prepare
 
 
 def double(number: int) -> int:
@@ -102,12 +105,18 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_a_cluster_whose_worker_is_killed_gives_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two worker processes, one of them killed after the first part."""
+    """Two worker processes prepare; one of them is killed after the first part of the split."""
     from distributed import Client, LocalCluster
 
+    lines = [json.dumps({"text": "née of words. " * (n * 7 % 40 + 1)}) for n in range(90)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines))
+    settings = Prepare(corpus=str(tmp_path / "mine.jsonl"), scheduler="threads")
     monkeypatch.setattr(parquet, "GROUP", 1000)
-    corpus = write_corpus(tmp_path / "corpus")
+    corpus = tmp_path / "corpus"
+    prepared = prepare(settings, corpus)
     expected = split(corpus, tmp_path / "threads", 0.5, 0.25)
+    monkeypatch.setattr(partition, "WHOLE", 0)
+    monkeypatch.setattr(partition, "PART", 2000)
     killed: list[int] = []
 
     with (
@@ -129,11 +138,14 @@ def test_a_cluster_whose_worker_is_killed_gives_the_same_bytes(
                 os.kill(pids[0], signal.SIGKILL)
 
         address = cluster.scheduler_address
+        there = settings.model_copy(update={"scheduler": address})
+        assert prepare(there, tmp_path / "prepared") == prepared
         report = split(corpus, tmp_path / "cluster", 0.5, 0.25, scheduler=address, progress=kill)
         assert pids[0] not in client.run(os.getpid).values()
     assert killed
     assert report == expected
     assert content(tmp_path / "cluster") == content(tmp_path / "threads")
+    assert content(tmp_path / "prepared") == content(corpus)
 
 
 @pytest.mark.slow
