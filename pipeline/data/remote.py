@@ -12,6 +12,8 @@ from pipeline.errors import UserError
 def remote_files(url: str, suffixes: tuple[str, ...]) -> list[File]:
     """The files with these suffixes under a URL: a folder's, one file, or what a pattern matches.
 
+    Hidden ones are passed over, and the card that describes a data set on the Hub.
+
     Raises:
         UserError: the protocol is unknown or its package missing, or the place cannot be listed.
     """
@@ -30,9 +32,12 @@ def remote_files(url: str, suffixes: tuple[str, ...]) -> list[File]:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"prepare.corpus: {public(url)} cannot be read ({reason})") from None
     files = []
+    card = "README.md" if url.startswith("hf://") else None
     for path, about in found.items():
         name = path.removeprefix(root).strip("/") or PurePosixPath(path).name
         hidden = any(part.startswith(".") for part in name.split("/"))
-        if about["type"] == "file" and suffix_of(name) in suffixes and not hidden:
+        if name == card or hidden:
+            continue
+        if about["type"] == "file" and suffix_of(name) in suffixes:
             files.append(File(system.unstrip_protocol(path), name, about["size"] or 0))
     return sorted(files, key=lambda file: file.name)

@@ -101,7 +101,8 @@ def opened(file: File, told: Told | None = None) -> Iterator[IO[bytes]]:
     except OSError as error:
         if file.path.lower().endswith(".zst") and not error.errno:
             raise _unreadable(f"{file.name}: not a whole zstd file ({error})") from None
-        raise _unreadable(f"{file.name}: {error.strerror or error}") from None
+        reason = " ".join((error.strerror or str(error)).split())
+        raise _unreadable(f"{file.name}: {reason}") from None
 
 
 @contextmanager
