@@ -148,9 +148,10 @@ class Counting(io.RawIOBase):
 def _raw(file: File) -> IO[bytes]:
     if "://" not in file.path:
         return open(file.path, "rb")
-    import fsspec
+    from fsspec.core import url_to_fs
 
-    return cast(IO[bytes], fsspec.open(file.path, "rb", block_size=BLOCK).open())
+    system, path = url_to_fs(file.path)
+    return cast(IO[bytes], system.open(path, "rb", block_size=BLOCK))
 
 
 def _unpacked(file: File, stream: IO[bytes]) -> IO[bytes]:

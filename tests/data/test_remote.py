@@ -8,6 +8,8 @@ from typing import Any
 
 import fsspec
 import pytest
+from fsspec import AbstractFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.data.corpora import prepare
 from pipeline.data.parquet import Corpus
@@ -59,3 +61,17 @@ def test_a_file_that_the_hub_has_lost_is_told_in_a_line(tmp_path: Path, hub: Any
     (lost,) = Corpus.open(tmp_path / "corpus").left_out()
     assert lost["detail"].startswith("data/b.txt: ")
     assert "\n" not in lost["detail"]
+
+
+def test_a_client_is_given_no_options_but_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3's ends in a TypeError where it is told the size of a read."""
+
+    def strict(self: MemoryFileSystem) -> None:
+        AbstractFileSystem.__init__(self)
+
+    monkeypatch.setattr(MemoryFileSystem, "__init__", strict)
+    url = f"memory://{tmp_path.name}/story.txt"
+    fsspec.filesystem("memory").pipe(url, b"one")
+    assert prepare(Prepare(corpus=url), tmp_path / "corpus")["characters"] == 3
