@@ -16,7 +16,7 @@ repro: $(STAMP) ## set up, then run the whole pipeline
 	dvc repro
 
 test: $(STAMP) ## set up, then run the tests
-	python -m pytest -n 2
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP) ## the tests that take minutes, or a server of their own
 	python -m pytest -m slow

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -25,20 +22,18 @@ TINY = {
     "train.batch_size": "4",
     "sample.max_new_tokens": "8",
     "gpt2.sizes": "[124M]",
+    "gpt2.source": "../gpt2",
 }
 
 
 class Repository:
     """A clone of what Lossbook ships, with a tiny model and a story of 2,500 characters.
 
-    Attributes:
-        mirror: the port where GPT-2's weights are looked for; nobody listens there, so that the
-            size is unavailable at once, with or without a network.
+    GPT-2's weights are looked for in the folder `gpt2` beside it, where there are none.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.mirror = closed_port()
         for name in ("pipeline", "stages"):
             shutil.copytree(
                 ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
@@ -52,7 +47,6 @@ class Repository:
         (folder / "story.txt").write_text(story[:2500])
         for key, value in TINY.items():
             self.set(key, value)
-        self.set("gpt2.mirror", f"http://127.0.0.1:{self.mirror}")
         self.run("git", "init", "--quiet")
         self.run("git", "config", "user.email", "tests@example.org")
         self.run("git", "config", "user.name", "tests")
@@ -109,12 +103,3 @@ class Repository:
 
     def read(self, name: str) -> dict:
         return json.loads((self.folder / "reports" / name).read_text())
-
-
-def closed_port() -> int:
-    """A port that is free now, below those that systems give to whoever asks for any."""
-    while True:
-        port = random.randrange(20_000, 30_000)
-        with socket.socket() as place, suppress(OSError):
-            place.bind(("127.0.0.1", port))
-            return port

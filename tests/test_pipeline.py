@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from checkpoints import TINY as TINY_GPT2
-from checkpoints import write_checkpoint
-from hostile import Hostile
 from repository import Repository
 
-from pipeline.gpt2.release import FILES
+from pipeline.data.tokenizer import VOCABULARY
+from pipeline.gpt2.export import export
+from pipeline.model.gpt import GPT, GPTConfig, initialise
 
 
 @pytest.fixture(scope="module")
@@ -151,17 +150,16 @@ def test_a_queue_of_two_workers_records_both(repository: Repository) -> None:
     assert "T=0.7 k=25" in shown
 
 
-def test_a_gpt2_that_comes_late_runs_its_baseline_and_compare(
-    repository: Repository, tmp_path: Path
-) -> None:
-    weights = write_checkpoint(tmp_path, TINY_GPT2)
+def test_a_gpt2_that_comes_late_runs_its_baseline_and_compare(repository: Repository) -> None:
     assert repository.read("baselines/124M.json")["status"] == "unavailable"
-    with Hostile.running(repository.mirror) as server:
-        server.files = {f"/124M/{name}": (weights / name).read_bytes() for name in FILES}
-        assert repository.repro() == ["baseline@124M", "compare"]
+    model = GPT(GPTConfig(1, 2, 8, 64, VOCABULARY, qkv_bias=True, tie_weights=True))
+    initialise(model, "gpt2", 0)
+    export(model, repository.folder.parent / "gpt2" / "124M")
+    assert repository.repro() == ["baseline@124M", "compare"]
     found = repository.read("baselines/124M.json")
-    assert (found["status"], found["parameters"]) == ("measured", TINY_GPT2.parameters)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert (found["status"], found["parameters"]) == ("measured", parameters)
     row = (repository.folder / "reports/comparison.csv").read_text().splitlines()[-1]
-    assert f",{TINY_GPT2.parameters}," in row
+    assert f",{parameters}," in row
     assert "unavailable" not in row
-    assert repository.repro() == []  # the server is gone, the weights are not
+    assert repository.repro() == []
