@@ -23,6 +23,7 @@ from pipeline.data.storage import Told
 from pipeline.data.workers import Workers
 from pipeline.files import sha256_of
 from pipeline.params import Prepare
+from pipeline.progress import Progress
 
 if TYPE_CHECKING:
     from rensa import RMinHash
@@ -73,11 +74,13 @@ class Library:
         paths = [self.mirror.find(book.number) for book in self.books]
         work = partial(clean, language=self.language if can_judge(self.language) else None)
         seen = Seen()
-        for book, path, cleaned in zip(
-            self.books, paths, workers.in_order(work, map(_as_text, paths)), strict=True
-        ):
-            told(path.stat().st_size if path else 0)
-            yield _judged(book, path, cleaned, seen)
+        with Progress(len(paths), "clean", unit="book", speed=True) as bar:
+            for book, path, cleaned in zip(
+                self.books, paths, workers.in_order(work, map(_as_text, paths)), strict=True
+            ):
+                told(path.stat().st_size if path else 0)
+                bar.advance(1)
+                yield _judged(book, path, cleaned, seen)
 
 
 def clean(path: str | None, language: str | None) -> Cleaned:
