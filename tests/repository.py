@@ -26,6 +26,9 @@ TINY = {
 }
 
 
+NOT_OURS = ("DVC_", "MLFLOW_", "PYTHONDONTWRITEBYTECODE")  # of the tests' own environment
+
+
 class Repository:
     """A clone of what Lossbook ships, with a tiny model and a story of 2,500 characters.
 
@@ -71,7 +74,7 @@ class Repository:
             text=True,
             check=False,
             env={
-                **{k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_"))},
+                **{k: v for k, v in os.environ.items() if not k.startswith(NOT_OURS)},
                 "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
                 "DVC_NO_ANALYTICS": "1",
                 "LOSSBOOK_CACHE": str(self.folder.parent / "cache"),
@@ -86,10 +89,8 @@ class Repository:
         self.run("git", "commit", "--quiet", "--message", "state")
 
     def repro(self) -> list[str]:
-        """Run what has changed; the stages that ran, those that look outside left out."""
-        output = self.run("dvc", "repro").stdout
-        ran = re.findall(r"Running stage '([\w@]+)'", output)
-        return [s for s in ran if s != "identify" and not s.startswith("fetch_gpt2")]
+        """Run what has changed; the stages that ran."""
+        return stages_run(self.run("dvc", "repro").stdout)
 
     def sweep(self, jobs: int) -> str:
         """Run the queue with so many workers; its status when it is empty."""
@@ -103,3 +104,9 @@ class Repository:
 
     def read(self, name: str) -> dict:
         return json.loads((self.folder / "reports" / name).read_text())
+
+
+def stages_run(output: str) -> list[str]:
+    """The stages that DVC says it ran, those that look outside left out."""
+    ran = re.findall(r"Running stage '([\w@]+)'", output)
+    return [s for s in ran if s != "identify" and not s.startswith("fetch_gpt2")]

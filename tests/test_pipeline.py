@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
-from repository import Repository
+from repository import Repository, stages_run
 
 from pipeline.data.tokenizer import VOCABULARY
 from pipeline.gpt2.export import export
@@ -65,13 +66,6 @@ def test_one_run_with_its_children(repository: Repository) -> None:
     for stage in ("train", "evaluate", "sample", "compare"):
         assert f'"{stage}"' in text
     assert repository.read("train_run.json")["run_id"] in text
-
-
-def test_a_temperature_runs_sample_alone(repository: Repository) -> None:
-    repository.set("sample.temperature", "0.5")
-    assert repository.repro() == ["sample"]
-    repository.set("sample.temperature", "1.4")
-    assert repository.repro() == []  # restored from the cache
 
 
 def test_a_learning_rate_trains_is_compared_and_going_back_restores(
@@ -140,14 +134,25 @@ def test_a_wrong_value_ends_in_a_line_that_names_it(repository: Repository) -> N
     repository.run("git", "checkout", "params.yaml")
 
 
-def test_a_queue_of_two_workers_records_both(repository: Repository) -> None:
-    """Two that only sample, the cheapest: `test_workbench` has two workers train."""
+def test_a_temperature_runs_sample_alone_by_a_queue_of_two_workers(
+    repository: Repository,
+) -> None:
+    """`test_workbench` has two workers train."""
     repository.run("dvc", "exp", "run", "--queue", "-S", "sample.temperature=0.6,0.7")
     status = repository.sweep(jobs=2)
     assert status.count("Success") == 2, status
     shown = repository.run("lossbook", "runs", "--json").stdout
-    assert "T=0.6 k=25" in shown
-    assert "T=0.7 k=25" in shown
+    names = re.findall(r"(?m)^\w{7} +([\w-]+) .* Success", status)
+    assert len(names) == 2, status
+    for name in names:
+        logs = repository.run("dvc", "queue", "logs", name).stdout
+        assert stages_run(logs) == ["sample"]
+    for temperature in ("0.6", "0.7"):
+        assert f"T={temperature} k=25" in shown
+    repository.set("sample.temperature", "0.6")
+    assert repository.repro() == []  # restored from the cache
+    repository.set("sample.temperature", "1.4")
+    assert repository.repro() == []
 
 
 def test_a_gpt2_that_comes_late_runs_its_baseline_and_compare(repository: Repository) -> None:

@@ -208,6 +208,7 @@ def test_the_checkpoint_file_leads_nowhere(write: Write, tmp_path: Path) -> None
     tf_checkpoint.load(folder)
 
 
+@pytest.mark.slow  # that it says nothing, test_fetch_gpt2 sees too
 def test_reading_says_nothing_and_leaves_the_environment(tiny: Path) -> None:
     script = (
         "import os, sys; from pathlib import Path; from pipeline.gpt2 import tf_checkpoint;"

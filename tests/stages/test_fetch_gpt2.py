@@ -42,10 +42,13 @@ def report(size: str = "124M") -> dict:
     return json.loads(Path(f"reports/gpt2/{size}.json").read_text())
 
 
-def test_brings_a_size_and_says_so(run: Run, mirror: Hostile) -> None:
-    """With the reading in a process of its own, as always."""
+def test_brings_a_size_and_says_so(
+    run: Run, mirror: Hostile, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With the reading in a process of its own, as always, where TensorFlow says nothing."""
     done = run()
     assert done.exit_code == 0, done.output
+    assert capfd.readouterr() == ("", "")
     assert done.stdout == "GPT-2 124M: 0.00 GB, from mirror\n"
     assert (report()["status"], list(report()["files"])) == ("available", list(FILES))
     first, requests = Path("reports/gpt2/124M.json").read_bytes(), len(mirror.requests)
