@@ -154,7 +154,10 @@ class Train(Section):
     activation_checkpointing: bool = Field(
         False, description="compute activations again in the backward pass, to save memory"
     )
-    processes: Positive = 1
+    processes: Positive = Field(1, description="on this machine; torchrun's count goes before it")
+    sharding: Literal["none", "full"] = Field(
+        "none", description="full: each process holds a part of the model (FSDP2)"
+    )
 
     @model_validator(mode="after")
     def decay_in_whole_steps(self) -> Train:

@@ -2,7 +2,8 @@
 
 DVC that is killed leaves its stage running as an orphan, which a second `dvc repro` would then
 race. `die_with_parent` closes that hole on Linux, where the kernel can tell a child that its
-parent is gone; elsewhere it does nothing.
+parent is gone; elsewhere it does nothing. `end_with_parent` does the same for the processes that a
+stage starts itself.
 """
 
 from __future__ import annotations
@@ -80,11 +81,23 @@ def die_with_parent() -> None:
 
     Only a stage that DVC started asks: one started by hand may outlive its shell.
     """
-    if sys.platform != "linux" or "DVC_STAGE" not in os.environ:
+    if "DVC_STAGE" in os.environ:
+        _ask_for(signal.SIGTERM)
+
+
+def end_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when `parent`, which started it, is gone (Linux)."""
+    _ask_for(signal.SIGKILL)
+    if os.getppid() != parent:  # it was gone before the kernel could be asked
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _ask_for(number: signal.Signals) -> None:
+    if sys.platform != "linux":
         return
     import ctypes
 
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.training.events import Evaluation, Step
     from pipeline.training.job import TrainingJob
     from pipeline.training.loop import Trainer
+    from pipeline.training.world import Meeting, World
 
 SAMPLE_TOKENS = 50
 
@@ -32,17 +34,49 @@ SAMPLE_TOKENS = 50
 )
 @click.option("--journal", type=FOLDER, required=True, help="Folder of the run's journal to write.")
 def main(params_file: Path, tokens: Path, folder: Path, reports: Path, journal: Path) -> None:
-    """Pretrain the GPT of params.yaml's `model` section as its `train` section says."""
+    """Pretrain the GPT of params.yaml's `model` section as its `train` section says.
+
+    With `train.processes` above 1, and under torchrun, several processes train together. Rank 0
+    alone leads: it writes, tracks and tells.
+    """
     from pipeline.params import load_params
+    from pipeline.training.job import TrainingJob
+    from pipeline.training.world import World
+
+    params = load_params(params_file)
+    world = World.of_torchrun() or World.of_one_machine(params.train.processes)
+    if not world.is_first:
+        follow(world, None, params_file, tokens)
+        return
+    job = TrainingJob.open(params, tokens, world)
+    lead(job, partial(follow, params_file=params_file, tokens=tokens), folder, reports, journal)
+
+
+def follow(world: World, meeting: Meeting | None, params_file: Path, tokens: Path) -> None:
+    """Train as any rank but the first."""
+    from pipeline.params import load_params
+    from pipeline.runtime import keep_freed_memory
+    from pipeline.training.job import TrainingJob
+    from pipeline.training.world import joined
+
+    keep_freed_memory()
+    job = TrainingJob.open(load_params(params_file), tokens, world)
+    with joined(world, job.runtime.device, meeting):
+        job.follow()
+
+
+def lead(
+    job: TrainingJob, follow: Callable[..., None], folder: Path, reports: Path, journal: Path
+) -> None:
+    """Train as rank 0, and write what comes of it; further ranks run `follow` meanwhile."""
     from pipeline.progress import Progress
     from pipeline.runtime import keep_freed_memory
     from pipeline.tracking.home import state_folder
     from pipeline.tracking.run import start_run
     from pipeline.training.checkpointer import Checkpointer
-    from pipeline.training.job import TrainingJob
+    from pipeline.training.ranks import together
 
     keep_freed_memory()
-    job = TrainingJob.open(load_params(params_file), tokens)
     state = state_folder("train", job.fingerprint)
     with (
         start_run(
@@ -56,12 +90,15 @@ def main(params_file: Path, tokens: Path, folder: Path, reports: Path, journal: 
         Progress(job.total_steps, "train", unit="step") as bar,
     ):
         log_inputs(run, job)
-        with Checkpointer(
-            state / "checkpoints",
-            every=job.params.train.checkpoint_every,
-            warn=lambda problem: bar.say(f"warning: {problem}"),
-            before_commit=run.sync,
-        ) as checkpoints:
+        with (
+            Checkpointer(
+                state / "checkpoints",
+                every=job.params.train.checkpoint_every,
+                warn=lambda problem: bar.say(f"warning: {problem}"),
+                before_commit=run.sync,
+            ) as checkpoints,
+            together(job.world, job.runtime.device, follow),
+        ):
             trainer = job.trainer(Recorder(run, bar, greedy_sampler(job)), checkpoints)
             if trainer.step:
                 bar.say(f"going on from the checkpoint of step {trainer.step}")
@@ -163,7 +200,11 @@ def introduction(job: TrainingJob) -> dict[str, Any]:
             f"{len(job.val_windows.tokens):,} validation tokens, {job.total_steps:,} steps, "
             f"{job.runtime.precision} on {job.runtime.device.type}."
         ),
-        "params": {**params, "runtime.precision": job.runtime.precision},
+        "params": {
+            **params,
+            "runtime.precision": job.runtime.precision,
+            "runtime.processes": job.world.size,
+        },
         "tags": {"corpus": meta["corpus"], "corpus_sha256": meta["corpus_sha256"]},
     }
 

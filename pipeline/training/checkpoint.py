@@ -68,6 +68,13 @@ class Checkpoint:
     optimizer: dict[str, Any]
     record: dict[str, Any]
 
+    def without_tensors(self) -> Checkpoint:
+        """What a rank needs to know that gets its tensors from another one."""
+        weights, best, last_good = (
+            Weights(weights.step, {}) for weights in (self.weights, self.best, self.last_good)
+        )
+        return Checkpoint(self.step, weights, best, last_good, {}, self.record)
+
 
 class CheckpointFolder:
     """The checkpoints of one training; one process at a time writes here."""

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
 from pipeline.data.loader import Windows
 from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.fingerprint import fingerprint
 from pipeline.model.gpt import GPT
-from pipeline.model.saved import FILES, save_config, save_state, save_weights, save_whole
+from pipeline.model.saved import FILES, save_config, save_state, save_whole
 from pipeline.params import Params
 from pipeline.runtime import Runtime, choose_runtime
 from pipeline.training.batch_size import with_largest_batch
 from pipeline.training.batches import Batches
 from pipeline.training.checkpointer import Checkpointer
-from pipeline.training.events import Diverged, Evaluation, Observer
+from pipeline.training.events import Diverged, Evaluation, Observer, Silent
 from pipeline.training.loop import Trainer
 from pipeline.training.objective import compiles
 from pipeline.training.optim import build_optimizer
+from pipeline.training.parallel import load_optimizer, place
 from pipeline.training.schedule import total_steps
 from pipeline.training.start import (
     OPTIMIZER,
@@ -33,10 +36,12 @@ from pipeline.training.start import (
     starting_model,
     starting_optimizer,
 )
+from pipeline.training.world import ALONE, World
 
 CODE = ("data/*.py", "model/*.py", "training/*.py", "evaluation/perplexity.py", "runtime.py")
 HISTORY = tuple(Evaluation.__dataclass_fields__)
-WITHOUT_EFFECT = {"checkpoint_every", "processes"}  # on what is computed
+# On what is computed, but for rounding, and for dropout where processes are several.
+WITHOUT_EFFECT = {"checkpoint_every", "processes", "sharding"}
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,10 @@ class TrainingJob:
     val_windows: Windows
     batches: Batches
     runtime: Runtime
+    world: World = ALONE
 
     @classmethod
-    def open(cls, params: Params, tokens: Path) -> TrainingJob:
+    def open(cls, params: Params, tokens: Path, world: World = ALONE) -> TrainingJob:
         """Map the tokens and choose the device.
 
         Raises:
@@ -60,12 +66,13 @@ class TrainingJob:
         train, val = (
             Windows.open(tokens / split, params.model.context_length) for split in ("train", "val")
         )
-        runtime = choose_runtime(params.train.device, params.train.precision)
+        runtime = choose_runtime(world.device(params.train.device), params.train.precision)
         compiles(params.train, runtime.device)
         if params.train.batch_size == "auto":
+            world.check_alone("train.batch_size: auto")
             params = with_largest_batch(params, len(train), runtime)
-        batches = Batches(len(train), params.train, params.seed)
-        return cls(params, train, val, batches, runtime)
+        batches = Batches(len(train), params.train, params.seed, world.rank, world.size)
+        return cls(params, train, val, batches, runtime, world)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -94,26 +101,60 @@ class TrainingJob:
         return total_steps(self.batches.steps_per_epoch, self.params.train)
 
     def trainer(self, observer: Observer, checkpoints: Checkpointer | None = None) -> Trainer:
-        """A trainer where the latest checkpoint left off, or at step 0: weights, optimizer."""
-        params = self.params
-        model = starting_model(config_of(params.model), self.start, params.gpt2)
-        model = model.to(self.runtime.device)
-        optimizer = build_optimizer(model, params.train)
-        starting_optimizer(optimizer, self.start.init_from, params.train.init_optimizer)
+        """A trainer where the latest checkpoint left off, or at step 0: weights, optimizer.
+
+        Rank 0 has the checkpoints; the others get from it what they need.
+
+        Raises:
+            UserError: the training cannot start from what the params name, or ranks differ.
+        """
+        settings, world = self.params.train, self.world
+        runtime = self._agreed_runtime()
+        model, optimizer = self._start(runtime)
         trainer = Trainer(
             model,
             optimizer,
             self.train_windows,
             self.val_windows,
             self.batches,
-            params.train,
-            self.runtime,
+            settings,
+            runtime,
             observer,
             checkpoints,
+            world,
         )
-        if checkpoints is not None and (found := checkpoints.latest()) is not None:
-            trainer.restore(found)
+        found = checkpoints.latest() if checkpoints is not None else None
+        outline = world.agreed(found.without_tensors() if found is not None else None)
+        if outline is not None:
+            trainer.restore(found or outline)
         return trainer
+
+    def _agreed_runtime(self) -> Runtime:
+        """With rank 0's precision; `auto` may find another one on another machine."""
+        runtime = replace(self.runtime, bf16=self.world.agreed(self.runtime.bf16))
+        fingerprint = replace(self, runtime=runtime).fingerprint
+        self.world.check_same(fingerprint, "params, tokens or code")
+        return runtime
+
+    def _start(self, runtime: Runtime) -> tuple[GPT, Optimizer]:
+        """Model and optimizer at step 0, on this rank's device."""
+        params, world = self.params, self.world
+        settings, config = params.train, config_of(params.model)
+        whole = starting_model(config, self.start, params.gpt2) if world.is_first else None
+        model = place(world, whole, config, runtime, sharded=world.shards(settings))
+        optimizer = build_optimizer(model, settings)
+        first, restored = optimizer, False
+        if whole is not None:
+            first = optimizer if whole is model else build_optimizer(whole, settings)
+            restored = starting_optimizer(first, settings.init_from, settings.init_optimizer)
+        if world.agreed(restored) and not world.is_alone:
+            load_optimizer(world, model, optimizer, first.state_dict())
+        return model, optimizer
+
+    def follow(self) -> None:
+        """Train as a rank that nobody hears of."""
+        with suppress(Diverged):  # rank 0 says so
+            self.trainer(Silent()).run()
 
     def run(self, trainer: Trainer, rescue: Path) -> None:
         """Train; where the loss diverges, leave the last good weights in the folder `rescue`.
@@ -148,10 +189,12 @@ def save_training(folder: Path, trainer: Trainer, start: Start) -> None:
     """Write the folder of a trained model: config, start, last and best weights, optimizer."""
     save_config(folder, trainer.model.config)
     start.save(folder)
-    save_weights(folder, trainer.model, "last")
     assert trainer.best_weights is not None, "a training evaluates at step 0"
+    assert trainer.last_good is not None, "and at the end"
+    assert trainer.last_good.step == trainer.step
+    save_state(folder / FILES["last"], trainer.last_good.tensors)
     save_state(folder / FILES["best"], trainer.best_weights.tensors)
-    save_whole(folder / OPTIMIZER, trainer.optimizer.state_dict())
+    save_whole(folder / OPTIMIZER, trainer.last_optimizer)
 
 
 def write_history(path: Path, history: list[Evaluation]) -> None:

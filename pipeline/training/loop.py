@@ -7,7 +7,7 @@
     5  backpropagate                  backpropagate
     6  update the weights             update_weights
     7  tell the losses                tell_steps, evaluate
-    8  show a sample                  Observer.on_epoch
+    8  show a sample                  show_sample
 
 The loop knows no tracker, no files and no terminal: it tells an `Observer` what happened. It is a
 pure function of the weights it starts from, the windows, the settings and the seed. The order of
@@ -22,27 +22,30 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 
 from pipeline.data.loader import Indices, Windows
-from pipeline.evaluation.perplexity import measure
 from pipeline.model.gpt import GPT
 from pipeline.params import Train
 from pipeline.runtime import Runtime, derive_seed
 from pipeline.training.batches import Batches
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.checkpointer import Checkpointer
+from pipeline.training.evaluation import shared_loss
 from pipeline.training.events import Diverged, Evaluation, Observer, Step
 from pipeline.training.objective import Objective
+from pipeline.training.parallel import parallel
 from pipeline.training.precision import WorkingCopy
 from pipeline.training.readings import Reading, Readings
 from pipeline.training.schedule import learning_rate, patience_is_over, total_steps
-from pipeline.training.snapshot import Weights, snapshot
+from pipeline.training.snapshot import Weights
 from pipeline.training.spikes import SpikeDetector
 from pipeline.training.throughput import Meter
+from pipeline.training.world import ALONE, World
 
 
 class Trainer:
@@ -53,7 +56,8 @@ class Trainer:
         step: optimizer steps taken.
         history: every evaluation so far.
         best: the evaluation of the lowest validation loss; `best_weights` are its weights.
-        last_good: weights of the last evaluation, whose losses were finite.
+        last_good: weights of the last evaluation, whose losses were finite; at the end the last.
+        last_optimizer: the optimizer's state at the end.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class Trainer:
         runtime: Runtime,
         observer: Observer,
         checkpoints: Checkpointer | None = None,
+        world: World = ALONE,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -76,18 +81,22 @@ class Trainer:
         self.runtime = runtime
         self.observer = observer
         self.checkpoints = checkpoints
-        self.working = WorkingCopy(model, runtime)
+        self.world = world
+        sharded = world.shards(settings)
+        self.working = WorkingCopy(model, runtime, copies=not sharded)
         self.objective = Objective(self.working.model, settings, runtime.device)
+        self.parallel = parallel(world, model, self.objective, sharded=sharded)
         self.batches = batches
         self.total_steps = total_steps(batches.steps_per_epoch, settings)
         self.step = 0
         self.spikes = SpikeDetector()
         self.readings = Readings(runtime.device)
-        self.meter = Meter(model, runtime)
+        self.meter = Meter(model, runtime, world.size)
         self.history: list[Evaluation] = []
         self.best: Evaluation | None = None
         self.best_weights: Weights | None = None
         self.last_good: Weights | None = None
+        self.last_optimizer: dict[str, Any] = {}
 
     def run(self) -> None:
         """Train to the end, from the beginning or from where `restore` has put it.
@@ -104,18 +113,21 @@ class Trainer:
                 self.reset_gradients()
                 losses = []
                 for micro, batch in enumerate(batches):
-                    loss = self.calculate_loss(batch, micro)
-                    self.backpropagate(loss)
+                    with self.parallel.micro_batch(is_last=micro == len(batches) - 1):
+                        loss = self.calculate_loss(batch, micro)
+                        self.backpropagate(loss)
                     losses.append(loss.detach())
+                self.parallel.finish_gradients()
                 grad_norm = self.update_weights()
                 self.readings.send(self.step, losses, grad_norm, started)
                 self.tell_steps(self.readings.landed())
                 if self.evaluates_at(self.step):
                     self.evaluate()
                 if self.is_done() or self.step % self.batches.steps_per_epoch == 0:
-                    self.observer.on_epoch(epoch + 1, self.model)
+                    self.show_sample(epoch + 1)
                 self.save_checkpoint()
                 if self.is_done():
+                    self.last_optimizer = self.parallel.optimizer_state(self.optimizer)
                     return
 
     def reset_gradients(self) -> None:
@@ -123,13 +135,13 @@ class Trainer:
 
     def calculate_loss(self, indices: Indices, micro: int = 0) -> Tensor:
         """One forward pass, the step's `micro`-th; its share of the loss, in nats."""
-        torch.manual_seed(derive_seed(self.batches.seed, f"dropout/{self.step}/{micro}"))
+        torch.manual_seed(derive_seed(self.batches.seed, self.dropout_owner(micro)))
         inputs, targets = (
             self.runtime.send(tensor) for tensor in self.train_windows.batch(indices)
         )
         self.objective.train()
         with self.runtime.autocast():
-            loss: Tensor = self.objective(inputs, targets)
+            loss: Tensor = self.parallel.objective(inputs, targets)
         return loss / self.settings.gradient_accumulation
 
     def backpropagate(self, loss: Tensor) -> None:
@@ -159,8 +171,7 @@ class Trainer:
             and not self.evaluates_at(self.step + 1)
         ):
             return None
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = get_total_norm(gradients)
+        norm = self.parallel.gradient_norm()
         if limit is not None:
             clip_grads_with_norm_(self.model.parameters(), limit, norm)
         return norm
@@ -171,25 +182,25 @@ class Trainer:
         batch_size = self.batches.batch_size
         looked_at = min(len(self.train_windows), self.settings.eval_batches * batch_size)
         with self.runtime.autocast():
-            train = measure(
-                self.working.model,
-                self.train_windows,
-                batch_size,
-                indices=range(looked_at),
+            train_loss, val_loss = (
+                shared_loss(self.world, self.working.model, windows, batch_size, indices)
+                for windows, indices in (
+                    (self.train_windows, range(looked_at)),
+                    (self.val_windows, range(len(self.val_windows))),
+                )
             )
-            val = measure(self.working.model, self.val_windows, batch_size)
-        self.check_finite(val.loss, "validation", self.step)
+        self.check_finite(val_loss, "validation", self.step)
         evaluation = Evaluation(
             step=self.step,
             epoch=self.step / self.batches.steps_per_epoch,
             tokens_seen=self.tokens_seen(),
-            train_loss=train.loss,
-            val_loss=val.loss,
+            train_loss=train_loss,
+            val_loss=val_loss,
             learning_rate=self.learning_rate(),
         )
         self.history.append(evaluation)
         self.last_good = None  # its memory serves the next snapshot
-        self.last_good = snapshot(self.model, self.step)
+        self.last_good = self.snapshot()
         if self.best is None or evaluation.val_loss < self.best.val_loss:
             self.best, self.best_weights = evaluation, self.last_good
         self.observer.on_evaluation(evaluation)
@@ -198,37 +209,46 @@ class Trainer:
         """Tell the steps whose numbers have been read; on CUDA they come a step late."""
         for reading in readings:
             before = reading.step - 1
-            self.check_finite(reading.loss, "training", before)
+            loss = self.world.mean(reading.loss)
+            self.check_finite(loss, "training", before)
             step = Step(
                 step=reading.step,
                 epoch=reading.step / self.batches.steps_per_epoch,
                 tokens_seen=reading.step * self.tokens_per_step,
                 tokens=self.tokens_per_step,
-                loss=reading.loss,
+                loss=loss,
                 learning_rate=self.learning_rate(before),
                 grad_norm=reading.grad_norm,
                 seconds=reading.seconds,
-                is_spike=self.spikes.is_spike(reading.loss),
+                is_spike=self.spikes.is_spike(loss),
                 mfu=self.meter.mfu(self.tokens_per_step / reading.seconds),
                 memory=self.meter.memory(),
             )
             self.observer.on_step(step)
 
+    def show_sample(self, epoch: int) -> None:
+        model = self.parallel.whole_model()
+        if model is not None:
+            self.observer.on_epoch(epoch, model)
+
     def save_checkpoint(self) -> None:
         """Have this moment written, where one is due; at the end the outputs take its place."""
         due = self.checkpoints is not None and self.checkpoints.is_due(self.step)
-        if not due or self.is_done():
+        if self.is_done() or not self.world.any(due):
             return
         self.tell_steps(self.readings.all())
-        assert self.checkpoints is not None
         assert self.best_weights is not None
         assert self.last_good is not None
         same = self.last_good.step == self.step
+        weights = self.last_good if same else self.snapshot()
+        optimizer = self.parallel.optimizer_state(self.optimizer)
+        if self.checkpoints is None:
+            return  # a rank that has only taken part in gathering
         self.checkpoints.save(
-            weights=self.last_good if same else snapshot(self.model, self.step),
+            weights=weights,
             best=self.best_weights,
             last_good=self.last_good,
-            optimizer=self.optimizer.state_dict(),
+            optimizer=optimizer,
             record={
                 "history": [asdict(evaluation) for evaluation in self.history],
                 "losses": self.spikes.state(),
@@ -238,8 +258,8 @@ class Trainer:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take the place in the training that the checkpoint holds."""
-        self.model.load_state_dict(checkpoint.weights.tensors)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.parallel.load_weights(checkpoint.weights.tensors)
+        self.parallel.load_optimizer(self.optimizer, checkpoint.optimizer)
         self.working.refresh()
         self.step = checkpoint.step
         self.history = [Evaluation(**row) for row in checkpoint.record["history"]]
@@ -247,6 +267,15 @@ class Trainer:
         self.best = next(row for row in self.history if row.step == self.best_weights.step)
         self.spikes = SpikeDetector(checkpoint.record["losses"])
         self.observer.restore(checkpoint.record["observer"])
+
+    def snapshot(self) -> Weights:
+        """The weights as they are now, on rank 0."""
+        return Weights(self.step, self.parallel.weights())
+
+    def dropout_owner(self, micro: int) -> str:
+        """Each rank drops out in its own way, the first as one process does."""
+        rank = f"/{self.world.rank}" if self.world.rank else ""
+        return f"dropout/{self.step}/{micro}{rank}"
 
     def is_done(self) -> bool:
         if self.step >= self.total_steps:

@@ -20,14 +20,14 @@ class WorkingCopy:
 
     Attributes:
         model: run forward and backward on this one. It is `master` itself where nothing is gained
-            by a copy (fp32; CUDA, whose autocast is cheap).
+            by a copy (fp32; CUDA, whose autocast is cheap; FSDP2, which casts what it gathers).
     """
 
-    def __init__(self, master: GPT, runtime: Runtime) -> None:
+    def __init__(self, master: GPT, runtime: Runtime, *, copies: bool = True) -> None:
         self.model = self._master = master
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []  # (master, working)
         self._collected = False  # whether the master's gradients are of this step already
-        if runtime.bf16 and runtime.device.type == "cpu":
+        if runtime.bf16 and runtime.device.type == "cpu" and copies:
             self.model = self._build(master)
 
     def _build(self, master: GPT) -> GPT:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Module
 
 
 @dataclass(frozen=True)
@@ -16,13 +15,6 @@ class Weights:
 
     step: int
     tensors: dict[str, Tensor]
-
-
-@torch.no_grad()
-def snapshot(model: Module, step: int) -> Weights:
-    """The model's weights as they are now."""
-    tensors = {name: t.to("cpu", copy=True) for name, t in model.state_dict().items()}
-    return Weights(step, tensors)
 
 
 @torch.no_grad()

@@ -1,0 +1,238 @@
+"""The processes that train one model together, on PyTorch's own distributed engine.
+
+Every process holds a `World`: its number among all of them (`rank`), how many there are (`size`),
+and the same two on its own machine. A training of one process has the world `ALONE`, whose
+collectives return what they are given. Scalars travel over gloo, also where gradients travel over
+NCCL, so that asking the others something never waits for a GPU.
+
+Sharp edge: a collective that one rank calls and another does not is a hang until `PATIENCE` is
+over. So whatever decides to call one must be the same on every rank.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from pipeline.errors import UserError
+from pipeline.params import Train
+
+if TYPE_CHECKING:
+    import torch
+    from torch.distributed.distributed_c10d import Store
+
+# The others wait so long where one samples, compiles or reads a checkpoint. A rank that dies is
+# noticed at once: its connections close.
+PATIENCE = timedelta(minutes=15)
+
+T = TypeVar("T")
+
+
+class RankLost(UserError):
+    """Another process of the training is gone; the steps since the checkpoint are lost."""
+
+
+@dataclass(frozen=True)
+class World:
+    """A process's place among those that train together.
+
+    Attributes:
+        rank: its number, from 0; rank 0 writes and tracks.
+        size: how many processes there are.
+        local_rank: its number among those on its machine, which is the number of its GPU.
+        local_size: how many run on its machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @classmethod
+    def of_torchrun(cls) -> World | None:
+        """What torchrun says in the environment; None where it did not start this process.
+
+        Raises:
+            UserError: it says only half of it.
+        """
+        if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+            return None
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        try:
+            return cls(*(int(os.environ[name]) for name in names))
+        except (KeyError, ValueError):
+            raise UserError(
+                f"{', '.join(names)}: either torchrun sets all four, to numbers, or RANK and "
+                "WORLD_SIZE must be unset"
+            ) from None
+
+    @classmethod
+    def of_one_machine(cls, processes: int) -> World:
+        """As rank 0 sees it."""
+        return cls(0, processes, 0, processes)
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def is_alone(self) -> bool:
+        return self.size == 1
+
+    def shards(self, settings: Train) -> bool:
+        """Whether a process holds a part of the weights only; one alone holds all."""
+        return settings.sharding == "full" and not self.is_alone
+
+    def check_alone(self, what: str) -> None:
+        """
+        Raises:
+            UserError: several processes train, which cannot do `what`.
+        """
+        if not self.is_alone:
+            raise UserError(f"{what} is for one process, and {self.size} train; give a number")
+
+    def device(self, name: str) -> str:
+        """`train.device` for this rank: a GPU of its own where GPUs are meant.
+
+        Raises:
+            UserError: there are fewer GPUs than ranks here, or `name` cannot be shared.
+        """
+        import torch
+
+        gpus = torch.cuda.device_count()
+        if self.is_alone or name == "cpu":
+            return name
+        if name == "auto" and not gpus:
+            return "cpu"
+        if name not in ("auto", "cuda"):
+            raise UserError(
+                f"train.device: {name} is one device, and several processes train; "
+                "set it to auto, cuda or cpu, or train.processes to 1"
+            )
+        if self.local_size > gpus:
+            raise UserError(
+                f"train.processes: {self.local_size} on this machine, but it has {gpus} CUDA GPUs"
+            )
+        return f"cuda:{self.local_rank}"
+
+    def total(self, *numbers: float) -> list[float]:
+        """The sums over all ranks, in float64, the same bits on each."""
+        if self.is_alone:
+            return list(numbers)
+        import torch
+        import torch.distributed as dist
+
+        sums = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(sums)
+        return [float(value) for value in sums]
+
+    def mean(self, number: float) -> float:
+        """The mean over all ranks."""
+        return number if self.is_alone else self.total(number)[0] / self.size
+
+    def any(self, value: bool) -> bool:
+        """Whether it is true on some rank."""
+        return value if self.is_alone else self.total(value)[0] > 0
+
+    def agreed(self, value: T) -> T:
+        """Rank 0's value, on every rank; it must pickle, and is small."""
+        if self.is_alone:
+            return value
+        import torch.distributed as dist
+
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def check_same(self, value: str, what: str) -> None:
+        """
+        Raises:
+            UserError: on every rank, where one of them has another value than rank 0.
+        """
+        if self.is_alone:
+            return
+        import torch.distributed as dist
+
+        found: list[tuple[str, str]] = [("", "")] * self.size
+        dist.all_gather_object(found, (value, socket.gethostname()))
+        for rank, (other, host) in enumerate(found):
+            if other != found[0][0]:
+                raise UserError(f"train: rank {rank} on {host} has other {what} than rank 0")
+
+
+ALONE = World()
+
+
+class Meeting(Protocol):
+    """Where the ranks that this project started itself find each other (`ranks`)."""
+
+    store: Store
+
+    def wait_for_all(self, world: World) -> None:
+        """Until every rank is about to join."""
+
+    def loss(self, *, is_sure: bool) -> str | None:
+        """Which rank is gone, and why, as far as this process knows; `is_sure` that one is."""
+
+
+@contextmanager
+def joined(world: World, device: torch.device, meeting: Meeting | None = None) -> Iterator[None]:
+    """Inside the block this process is one of the world's; with no `meeting`, as torchrun says.
+
+    Raises:
+        RankLost: the others are not there, or one of them is lost inside the block.
+    """
+    if world.is_alone:
+        yield
+        return
+    import torch
+    import torch.distributed as dist
+
+    options: dict[str, Any] = {}
+    if meeting is not None:
+        meeting.wait_for_all(world)
+        options = {"store": meeting.store, "rank": world.rank, "world_size": world.size}
+    nccl = device.type == "cuda"
+    if nccl:
+        torch.cuda.set_device(device)
+    with _loss_in_words(world, meeting):
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if nccl else "gloo",
+            timeout=PATIENCE,
+            device_id=device if nccl else None,
+            **options,
+        )
+        try:
+            yield
+            dist.barrier()  # nobody hangs up while another still listens
+        finally:
+            dist.destroy_process_group()
+
+
+@contextmanager
+def _loss_in_words(world: World, meeting: Meeting | None) -> Iterator[None]:
+    """Turn what PyTorch raises when a peer is gone into a sentence."""
+    import torch.distributed as dist
+
+    try:
+        yield
+    except RuntimeError as error:
+        is_sure = isinstance(error, dist.DistError) or _is_transport(error)
+        known = meeting.loss(is_sure=is_sure) if meeting is not None else None
+        if known is None and not is_sure:
+            raise
+        what = known or f"rank {world.rank} lost the others ({str(error).splitlines()[0]})"
+        raise RankLost(
+            f"train: {what}; all {world.size} processes end, and the next start goes on from the "
+            "last checkpoint"
+        ) from error
+
+
+def _is_transport(error: RuntimeError) -> bool:
+    """gloo raises a bare RuntimeError that begins with the place in its transport's source."""
+    return "gloo/transport" in str(error) or "Connection closed by peer" in str(error)
