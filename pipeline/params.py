@@ -146,6 +146,9 @@ class Train(Section):
     grad_clip: Annotated[float, Field(gt=0.0)] | None = Field(None, description="global norm")
     eval_every: Positive = Field(5, description="optimizer steps between evaluations")
     eval_batches: Positive = Field(1, description="fixed training batches an evaluation looks at")
+    eval_windows: Positive | None = Field(
+        None, description="validation windows an evaluation looks at, evenly spread; null: all"
+    )
     checkpoint_every: Positive = 20
     sample_prompt: Text = "Every effort moves you"
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"

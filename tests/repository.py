@@ -88,9 +88,9 @@ class Repository:
         self.run("git", "add", "--all")
         self.run("git", "commit", "--quiet", "--message", "state")
 
-    def repro(self) -> list[str]:
-        """Run what has changed; the stages that ran."""
-        return stages_run(self.run("dvc", "repro").stdout)
+    def repro(self, *stages: str) -> list[str]:
+        """Run what has changed, up to `stages` where they are named; the stages that ran."""
+        return stages_run(self.run("dvc", "repro", *stages).stdout)
 
     def sweep(self, jobs: int) -> str:
         """Run the queue with so many workers; its status when it is empty."""

@@ -51,7 +51,7 @@ def training_figure(history: DataFrame, rows: Mapping[str, Row]) -> Figure:
         f"{last['val_loss']:.2f}."
     )
     caption = (
-        "Loss as training went, on the whole validation text and on a fixed part of the training "
+        "Loss as training went, on the validation text and on a fixed part of the training "
         "text. The ring marks the best validation loss; the weights of that moment are kept."
     )
     if levels:

@@ -177,7 +177,7 @@ class Trainer:
         return norm
 
     def evaluate(self) -> None:
-        """Measure the whole validation split and `eval_batches` fixed training batches."""
+        """Measure the validation windows and `eval_batches` fixed training batches."""
         self.tell_steps(self.readings.all())
         batch_size = self.batches.batch_size
         looked_at = min(len(self.train_windows), self.settings.eval_batches * batch_size)
@@ -186,7 +186,7 @@ class Trainer:
                 shared_loss(self.world, self.working.model, windows, batch_size, indices)
                 for windows, indices in (
                     (self.train_windows, range(looked_at)),
-                    (self.val_windows, range(len(self.val_windows))),
+                    (self.val_windows, self.validated()),
                 )
             )
         self.check_finite(val_loss, "validation", self.step)
@@ -284,6 +284,12 @@ class Trainer:
 
     def evaluates_at(self, step: int) -> bool:
         return step % self.settings.eval_every == 0 or step == self.total_steps
+
+    def validated(self) -> range:
+        """The validation windows that evaluations measure: all, or some that are evenly spread."""
+        windows = len(self.val_windows)
+        most = self.settings.eval_windows or windows
+        return range(0, windows, -(-windows // most))
 
     def learning_rate(self, step: int | None = None) -> float:
         """The rate of step `step`, counted from 0; by default of the one to come."""

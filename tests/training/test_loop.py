@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
+from pipeline.evaluation.perplexity import measure
 from pipeline.params import Train
 from pipeline.runtime import Runtime
 from pipeline.training.batches import Batches
@@ -74,6 +75,16 @@ def test_evaluating_or_drawing_numbers_changes_no_weight(make_trainer) -> None:
     often.run()
     seldom.run()
     assert same(often, seldom)
+
+
+def test_an_evaluation_may_look_at_some_windows_evenly_spread(make_trainer) -> None:
+    some, memory = make_trainer(eval_windows=2)
+    assert (len(some.val_windows), list(some.validated())) == (5, [0, 3])
+    some.evaluate()
+    picked = measure(some.model, some.val_windows, 2, indices=range(0, 5, 3))
+    assert memory.evaluations[0].val_loss == picked.loss
+    for most in (None, 5, 99):
+        assert list(make_trainer(eval_windows=most)[0].validated()) == list(range(5))
 
 
 def test_every_window_once_an_epoch_in_another_order(make_trainer) -> None:
