@@ -1,8 +1,10 @@
 """Tokens on disk as windows for a model, without loading the corpus.
 
 A split's folder holds shards of little-endian uint16 token ids and a `meta.json` that lists them.
-Shards are memory-mapped: a read touches only the pages it needs, so memory does not grow with the
-corpus, and processes on one machine share them.
+Shards are memory-mapped: a read touches only the pages it needs, and processes on one machine
+share them. Linux maps megabytes around each of these pages, which count as the process's memory
+though they are the page cache's; so a batch, once copied, lets go of what it mapped, and memory
+grows neither with the corpus nor with the steps.
 
 Windows are the book's: non-overlapping, `context_length` tokens each from the start of the split,
 the last short one dropped; targets are inputs shifted by one, so n tokens hold (n - 1) // T.
@@ -10,6 +12,7 @@ the last short one dropped; targets are inputs shifted by one, so n tokens hold 
 
 from __future__ import annotations
 
+import mmap
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
@@ -36,12 +39,13 @@ Indices = Sequence[int] | npt.NDArray[np.int64]
 class Tokens:
     """One split's tokens, end to end, whatever shards they lie in."""
 
-    def __init__(self, folder: Path, meta: dict[str, Any], shards: list[npt.NDArray[np.uint16]]):
+    def __init__(self, folder: Path, meta: dict[str, Any], maps: list[mmap.mmap]):
         self.folder = folder
         self.meta = meta
-        self._shards = shards
+        self._maps = maps
+        self._shards: list[npt.NDArray[np.uint16]] = [np.frombuffer(m, TOKEN) for m in maps]
         # starts[k] is the position of shard k's first token; the last entry is the total.
-        self._starts = [0, *accumulate(len(shard) for shard in shards)]
+        self._starts = [0, *accumulate(map(len, self._shards))]
 
     @classmethod
     def open(cls, folder: Path) -> Tokens:
@@ -66,7 +70,7 @@ class Tokens:
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"{self.folder}: no tokens [{start}, {stop}) among {len(self)}")
         first = bisect_right(self._starts, start) - 1
-        parts = []
+        parts: list[npt.NDArray[np.uint16]] = []
         for shard, offset in zip(self._shards[first:], self._starts[first:], strict=False):
             if offset >= stop:
                 break
@@ -74,6 +78,12 @@ class Tokens:
         if not parts:
             return np.empty(0, TOKEN)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def let_go(self) -> None:
+        """Unmap the pages that were read; whoever reads them again maps them again."""
+        if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            for mapped in self._maps:
+                mapped.madvise(mmap.MADV_DONTNEED)
 
 
 class Windows:
@@ -126,6 +136,7 @@ class Windows:
                 raise IndexError(f"{self.tokens.folder}: no window {index} among {len(self)}")
             start = int(index) * length
             row[:] = self.tokens.read(start, start + length + 1)
+        self.tokens.let_go()
         if rows.size and rows.max() >= VOCABULARY:
             raise UserError(
                 f"{self.tokens.folder}: holds {rows.max()}, which is no GPT-2 token; "
@@ -159,7 +170,7 @@ def _is_shard(shard: Any) -> bool:
     return named and isinstance(tokens, int) and tokens > 0
 
 
-def _map(path: Path, tokens: int) -> npt.NDArray[np.uint16]:
+def _map(path: Path, tokens: int) -> mmap.mmap:
     try:
         size = path.stat().st_size
         if size != tokens * TOKEN.itemsize:
@@ -167,7 +178,8 @@ def _map(path: Path, tokens: int) -> npt.NDArray[np.uint16]:
                 f"{path}: {size} bytes where meta.json names {tokens} tokens of "
                 f"{TOKEN.itemsize}; `dvc repro -f split` writes it anew"
             )
-        return np.memmap(path, dtype=TOKEN, mode="r")
+        with open(path, "rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise UserError(
             f"{path}: {error.strerror or error}; `dvc repro -f split` writes it anew"

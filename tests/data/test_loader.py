@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -113,6 +114,22 @@ def test_four_gigabytes_cost_no_memory(tmp_path: Path) -> None:
     inputs, _ = windows.batch(indices)
     assert inputs.shape == (len(indices), 256)
     assert psutil.Process().memory_info().rss - before < 64 << 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere single pages are mapped")
+def test_memory_does_not_grow_with_the_steps(tmp_path: Path) -> None:
+    size = 1 << 26  # tokens: 128 MiB, in the page cache once written
+    folder = write_split(tmp_path / "train", [0])
+    (folder / "00000.bin").write_bytes(bytes(2 * size))
+    shards = {"tokens": size, "shards": [{"file": "00000.bin", "tokens": size}]}
+    meta = json.loads((folder / "meta.json").read_text()) | shards
+    (folder / "meta.json").write_text(json.dumps(meta))
+    windows = Windows.open(folder, 256)
+    windows.batch([0])
+    before = psutil.Process().memory_info().rss
+    for indices in np.random.default_rng(0).integers(0, len(windows), (500, 4)):
+        windows.batch(indices)
+    assert psutil.Process().memory_info().rss - before < 16 << 20
 
 
 def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
