@@ -1,0 +1,121 @@
+"""How soon a training takes its first step, and what it holds after: few tokens beside very many.
+
+The very same training, a tiny model, on two token files, each in a process of its own: the one that
+a story gives, and the one that gigabytes of text give (or `--folder`, the `data/tokens` that split
+wrote). `start` counts from where the process has imported everything to the end of the first
+optimizer step: opening and checking the tokens, making the model, and the evaluation before the
+first step, of 8 windows, are in it. Memory is the process's resident set, after the first step and
+after the last, and its largest in between.
+
+    python benchmarks/train_start.py [--millions 5 500] [--folder DIR] [--steps 500]
+"""
+
+from __future__ import annotations
+
+import sys
+
+if sys.path[0].endswith("benchmarks"):  # whose tokenize.py is not Python's
+    sys.path.pop(0)
+
+import argparse
+import json
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from pipeline.data.tokenizer import VOCABULARY
+from pipeline.data.tokens import SHARD, TokenWriter
+from pipeline.params import Params
+from pipeline.training.events import Evaluation, Step
+from pipeline.training.job import TrainingJob
+
+MODEL = {"n_layer": 1, "n_head": 2, "n_embd": 32, "context_length": 64}
+TRAIN = {"batch_size": 4, "eval_every": 10**6, "eval_windows": 8, "epochs": 1}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--millions", type=int, nargs="+", default=[5, 500], help="of tokens")
+    parser.add_argument("--folder", type=Path, help="tokens that split wrote, instead")
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.train:
+        print(json.dumps(train(arguments.train, arguments.steps)))
+        return
+    print(f"{'tokens':>16}{'start':>10}{'first step':>14}{'last step':>14}{'largest':>14}")
+    with tempfile.TemporaryDirectory() as place:
+        folders = [arguments.folder] if arguments.folder else []
+        if not folders:
+            folders = [write_tokens(Path(place) / str(m), m * 10**6) for m in arguments.millions]
+        for folder in folders:
+            show(run_apart(folder, arguments.steps))
+
+
+def show(found: dict[str, float]) -> None:
+    memory = "".join(f"{found[name] / 1e6:>11,.1f} MB" for name in ("first", "last", "largest"))
+    print(f"{found['tokens']:>16,}{found['start']:>8.2f} s{memory}", flush=True)
+
+
+def run_apart(folder: Path, steps: int) -> dict[str, float]:
+    command = [sys.executable, __file__, "--train", str(folder), "--steps", str(steps)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(ended.stdout)
+    return found
+
+
+class Watch:
+    """The time of the first step, and the memory after each."""
+
+    def __init__(self) -> None:
+        self.process = psutil.Process()
+        self.started = time.perf_counter()
+        self.seconds = 0.0
+        self.memory: list[int] = []
+
+    def on_step(self, step: Step) -> None:
+        self.seconds = self.seconds or time.perf_counter() - self.started
+        self.memory.append(self.process.memory_info().rss)
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        pass
+
+    def on_epoch(self, epoch: int, model: object) -> None:
+        pass
+
+
+def train(folder: Path, steps: int) -> dict[str, float]:
+    params = Params.model_validate({"model": MODEL, "train": {**TRAIN, "max_steps": steps}})
+    watch = Watch()
+    job = TrainingJob.open(params, folder)
+    job.trainer(watch, None).run()
+    return {
+        "tokens": len(job.train_windows.tokens),
+        "start": watch.seconds,
+        "first": watch.memory[0],
+        "last": watch.memory[-1],
+        "largest": max(watch.memory),
+    }
+
+
+def write_tokens(folder: Path, tokens: int) -> Path:
+    """Random ones: nobody learns from them."""
+    dice = np.random.default_rng(0)
+    folder.mkdir()
+    for side, count in (("train", tokens), ("val", 100_000)):
+        writer = TokenWriter(folder / side)
+        while writer.tokens < count:
+            size = min(count - writer.tokens, SHARD // 10)
+            writer.write(dice.integers(0, VOCABULARY, size, np.uint16), size, size, 0)
+        writer.close(side, {"corpus": "random tokens", "corpus_sha256": "0" * 64})
+    return folder
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    main()
