@@ -60,8 +60,11 @@ class Process:
         if (self.host, self.space) != (socket.gethostname(), _space()):
             return None
         try:
+            process = psutil.Process(self.pid)
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return False  # it has ended, and its parent has not asked for the status yet
             # create_time is derived from the clock, which may have been set since
-            return abs(psutil.Process(self.pid).create_time() - self.started) < 2.0
+            return abs(process.create_time() - self.started) < 2.0
         except psutil.NoSuchProcess:
             return False
         except psutil.AccessDenied:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from pipeline.training.events import Evaluation, Step
     from pipeline.training.job import TrainingJob
     from pipeline.training.loop import Trainer
-    from pipeline.training.world import Meeting, World
+    from pipeline.training.meeting import Meeting
+    from pipeline.training.world import World
 
 SAMPLE_TOKENS = 50
 
@@ -46,7 +48,7 @@ def main(params_file: Path, tokens: Path, folder: Path, reports: Path, journal: 
     params = load_params(params_file)
     world = World.of_torchrun() or World.of_one_machine(params.train.processes)
     if not world.is_first:
-        follow(world, None, params_file, tokens)
+        follow_torchrun(world, params_file, tokens)
         return
     job = TrainingJob.open(params, tokens, world)
     lead(job, partial(follow, params_file=params_file, tokens=tokens), folder, reports, journal)
@@ -57,12 +59,22 @@ def follow(world: World, meeting: Meeting | None, params_file: Path, tokens: Pat
     from pipeline.params import load_params
     from pipeline.runtime import keep_freed_memory
     from pipeline.training.job import TrainingJob
-    from pipeline.training.world import joined
+    from pipeline.training.meeting import joined
 
     keep_freed_memory()
     job = TrainingJob.open(load_params(params_file), tokens, world)
     with joined(world, job.runtime.device, meeting):
         job.follow()
+
+
+def follow_torchrun(world: World, params_file: Path, tokens: Path) -> None:
+    from pipeline.training.meeting import RankLost, after_rank_0
+
+    try:
+        with after_rank_0():
+            follow(world, None, params_file, tokens)
+    except RankLost:
+        sys.exit(1)  # rank 0 says so, or torchrun, where it is rank 0 that is gone
 
 
 def lead(

@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import replace
 
+import psutil
 import pytest
 
 from pipeline.process import Process, Terminated, sigterm_raises
@@ -52,3 +53,11 @@ def test_who_is_gone() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     assert replace(Process.current(), pid=child.pid).is_alive() is False
+
+
+def test_who_has_ended_unasked_is_gone() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    started = psutil.Process(child.pid).create_time()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+    assert replace(Process.current(), pid=child.pid, started=started).is_alive() is False
+    child.wait()

@@ -13,8 +13,9 @@ import torch
 from pipeline.params import Params
 from pipeline.training.events import Silent, Step
 from pipeline.training.job import TrainingJob
+from pipeline.training.meeting import Meeting, joined
 from pipeline.training.ranks import together
-from pipeline.training.world import ALONE, Meeting, World, joined
+from pipeline.training.world import ALONE, World
 
 CPU = torch.device("cpu")
 TINY = {"n_layer": 2, "n_head": 2, "n_embd": 8, "context_length": 8, "dropout": 0.0}

@@ -37,7 +37,8 @@ from torch.multiprocessing.spawn import (
 )
 
 from pipeline.process import end_with_parent
-from pipeline.training.world import PATIENCE, RankLost, World, joined
+from pipeline.training.meeting import PATIENCE, Meeting, RankLost, joined
+from pipeline.training.world import World
 
 HOST = "127.0.0.1"
 # It warns of each process that it ends because another one has ended.
@@ -48,21 +49,25 @@ HEARING = 10.0  # seconds between a broken connection and the news of who is gon
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
-class Meeting:
-    """The store of the ranks of this machine, as a rank that was started sees it."""
+class Started(Meeting):
+    """As a rank that was started knows the others."""
 
     def __init__(self, store: Store) -> None:
-        self.store = store
+        super().__init__()
+        self.store: Store = store
 
     def wait_for_all(self, world: World) -> None:
         self.store.set(_ready(world.rank), "")
 
+    def greet(self, world: World) -> None:
+        pass
+
     def loss(self, *, is_sure: bool) -> str | None:
-        return None  # rank 0 knows
+        return "the connection to another rank is gone" if is_sure else None  # rank 0 knows more
 
 
-class Ranks(Meeting):
-    """The same as rank 0 sees it: the processes that it has started."""
+class Ranks(Started):
+    """As rank 0 knows those that it has started."""
 
     def __init__(self, store: Store, processes: ProcessContext) -> None:
         super().__init__(store)
@@ -171,7 +176,7 @@ def _rank(
     world = World(index + 1, size, index + 1, size)
     store = TCPStore(HOST, port, is_master=False, timeout=PATIENCE)
     try:
-        follow(world, Meeting(store), *args)
+        follow(world, Started(store), *args)
     except RankLost:
         time.sleep(2 * HEARING)  # so that the lost one is seen to end first; rank 0 ends this one
 

@@ -5,36 +5,21 @@ and the same two on its own machine. A training of one process has the world `AL
 collectives return what they are given. Scalars travel over gloo, also where gradients travel over
 NCCL, so that asking the others something never waits for a GPU.
 
-Sharp edge: a collective that one rank calls and another does not is a hang until `PATIENCE` is
-over. So whatever decides to call one must be the same on every rank.
+Sharp edge: a collective that one rank calls and another does not is a hang until `PATIENCE`
+(`meeting`) is over. So whatever decides to call one must be the same on every rank.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TypeVar
 
 from pipeline.errors import UserError
 from pipeline.params import Train
 
-if TYPE_CHECKING:
-    import torch
-    from torch.distributed.distributed_c10d import Store
-
-# The others wait so long where one samples, compiles or reads a checkpoint. A rank that dies is
-# noticed at once: its connections close.
-PATIENCE = timedelta(minutes=15)
-
 T = TypeVar("T")
-
-
-class RankLost(UserError):
-    """Another process of the training is gone; the steps since the checkpoint are lost."""
 
 
 @dataclass(frozen=True)
@@ -166,73 +151,3 @@ class World:
 
 
 ALONE = World()
-
-
-class Meeting(Protocol):
-    """Where the ranks that this project started itself find each other (`ranks`)."""
-
-    store: Store
-
-    def wait_for_all(self, world: World) -> None:
-        """Until every rank is about to join."""
-
-    def loss(self, *, is_sure: bool) -> str | None:
-        """Which rank is gone, and why, as far as this process knows; `is_sure` that one is."""
-
-
-@contextmanager
-def joined(world: World, device: torch.device, meeting: Meeting | None = None) -> Iterator[None]:
-    """Inside the block this process is one of the world's; with no `meeting`, as torchrun says.
-
-    Raises:
-        RankLost: the others are not there, or one of them is lost inside the block.
-    """
-    if world.is_alone:
-        yield
-        return
-    import torch
-    import torch.distributed as dist
-
-    options: dict[str, Any] = {}
-    if meeting is not None:
-        meeting.wait_for_all(world)
-        options = {"store": meeting.store, "rank": world.rank, "world_size": world.size}
-    nccl = device.type == "cuda"
-    if nccl:
-        torch.cuda.set_device(device)
-    with _loss_in_words(world, meeting):
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if nccl else "gloo",
-            timeout=PATIENCE,
-            device_id=device if nccl else None,
-            **options,
-        )
-        try:
-            yield
-            dist.barrier()  # nobody hangs up while another still listens
-        finally:
-            dist.destroy_process_group()
-
-
-@contextmanager
-def _loss_in_words(world: World, meeting: Meeting | None) -> Iterator[None]:
-    """Turn what PyTorch raises when a peer is gone into a sentence."""
-    import torch.distributed as dist
-
-    try:
-        yield
-    except RuntimeError as error:
-        is_sure = isinstance(error, dist.DistError) or _is_transport(error)
-        known = meeting.loss(is_sure=is_sure) if meeting is not None else None
-        if known is None and not is_sure:
-            raise
-        what = known or f"rank {world.rank} lost the others ({str(error).splitlines()[0]})"
-        raise RankLost(
-            f"train: {what}; all {world.size} processes end, and the next start goes on from the "
-            "last checkpoint"
-        ) from error
-
-
-def _is_transport(error: RuntimeError) -> bool:
-    """gloo raises a bare RuntimeError that begins with the place in its transport's source."""
-    return "gloo/transport" in str(error) or "Connection closed by peer" in str(error)

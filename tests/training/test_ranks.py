@@ -11,8 +11,9 @@ import torch
 from two_processes import CPU, die
 
 from pipeline.errors import UserError
+from pipeline.training.meeting import RankLost
 from pipeline.training.ranks import together
-from pipeline.training.world import RankLost, World
+from pipeline.training.world import World
 from stages.train import follow
 
 TWO = World.of_one_machine(2)
