@@ -31,11 +31,15 @@ class Losses(Silent):
         self.steps.append(step)
 
 
+def job_of(case: Case, tokens: Path, world: World) -> TrainingJob:
+    params = Params.model_validate({**case, "model": {**TINY, **case.get("model", {})}})
+    return TrainingJob.open(params, tokens, world)
+
+
 def train(case: Case, tokens: Path, world: World = ALONE) -> dict[str, Any]:
     """Train a tiny model; what came of it."""
-    params = Params.model_validate({**case, "model": {**TINY, **case.get("model", {})}})
     observer = Losses()
-    trainer = TrainingJob.open(params, tokens, world).trainer(observer)
+    trainer = job_of(case, tokens, world).trainer(observer)
     trainer.run()
     weights = trainer.last_good.tensors
     return {
@@ -64,6 +68,12 @@ def train_by_two(cases: list[Case], tokens: Path) -> list[dict[str, Any]]:
     world = World.of_one_machine(2)
     with together(world, CPU, follow, cases, tokens):
         return train_all(cases, tokens, world)
+
+
+def follow_job(world: World, meeting: Meeting, case: Case, tokens: Path) -> None:
+    """As the stage does it."""
+    with joined(world, CPU, meeting):
+        job_of(case, tokens, world).follow()
 
 
 def die(world: World, meeting: Meeting) -> None:

@@ -42,7 +42,7 @@ class Batches:
         if settings.batch_size % processes:
             raise UserError(
                 f"train.batch_size: {settings.batch_size} windows cannot be shared equally by "
-                f"train.processes {processes}; make it a multiple of {processes}"
+                f"{processes} processes (train.processes, or torchrun's); make it a multiple"
             )
         if not self.steps_per_epoch:
             raise UserError(

@@ -143,6 +143,23 @@ def test_two_processes_go_on_with_what_one_began(folder: Path, undisturbed: list
     assert losses(folder) == pytest.approx(undisturbed, abs=1e-4)
 
 
+def test_two_processes_start_from_a_model_and_its_moments(prepared: Path, tmp_path: Path) -> None:
+    found = []
+    for processes in (1, 2):
+        folder = Path(shutil.copytree(prepared, tmp_path / str(processes)))
+        change(folder, "processes: 2", "processes: 1")
+        change(folder, "max_steps: 60", "max_steps: 20")
+        said(stage(folder, "train", *TRAIN))
+        shutil.copytree(folder / "m", folder / "begun")
+        change(folder, "processes: 1", f"processes: {processes}")
+        change(folder, "sharding: none", "sharding: full")
+        change(folder, "train:", "train:\n  init_from: begun\n  init_optimizer: restored")
+        said(stage(folder, "train", *TRAIN))
+        found.append(losses(folder))
+    one, two = found
+    assert two == pytest.approx(one, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("end", "run"),
     [

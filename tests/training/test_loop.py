@@ -210,5 +210,5 @@ def test_processes_share_each_batch_and_miss_no_window() -> None:
 
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused() -> None:
-    with pytest.raises(UserError, match=r"train\.batch_size: 4 .* train\.processes 3"):
+    with pytest.raises(UserError, match=r"train\.batch_size: 4 .* 3 processes \(train\.processes"):
         Batches(50, Train(batch_size=4), seed=1, processes=3)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
-from two_processes import train, train_by_two
+from two_processes import CPU, Losses, follow_job, job_of, train, train_by_two
+
+from pipeline.training.events import Diverged
+from pipeline.training.loop import Trainer
+from pipeline.training.ranks import together
+from pipeline.training.world import World
 
 STEPS = 50
 # two micro-batches a step; 5 validation windows, which two cannot share equally
@@ -64,3 +70,22 @@ def test_with_dropout_ranks_drop_out_differently_and_the_same_again(tokens: Path
     assert first["losses"] == again["losses"]
     assert first["losses"][:4] == fewer["losses"]
     assert first["losses"] != train(dropping[0], tokens)["losses"]
+
+
+@pytest.mark.slow
+def test_a_loss_that_diverges_on_one_rank_ends_all_in_the_same_words(tokens: Path) -> None:
+    world, settings = World.of_one_machine(2), case(gradient_accumulation=1)
+
+    def lead() -> None:
+        with together(world, CPU, follow_job, settings, tokens):
+            observer = Losses()
+            trainer = job_of(settings, tokens, world).trainer(observer)
+            observer.on_step = lambda step: poison(trainer) if step.step == 3 else None
+            trainer.run()
+
+    with pytest.raises(Diverged, match="the training loss became nan after step 3"):
+        lead()
+
+
+def poison(trainer: Trainer) -> None:
+    trainer.model.ln_f.weight.data.fill_(math.nan)
