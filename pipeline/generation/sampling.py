@@ -99,14 +99,15 @@ def exponentials(keys: Tensor, ids: Tensor) -> Tensor:
     """
 
     def shifted(x: Tensor, places: int) -> Tensor:  # as of an unsigned number
-        return (x >> places) & ((1 << 64 - places) - 1)
+        return (x >> places).bitwise_and_((1 << 64 - places) - 1)
 
+    # In place: over a whole vocabulary, memory for each result would take longer than the sums.
     x = keys + (ids + 1) * _signed(GOLDEN)
-    x = (x ^ shifted(x, 30)) * _signed(MIX_1)
-    x = (x ^ shifted(x, 27)) * _signed(MIX_2)
-    x = x ^ shifted(x, 31)
-    uniform = (shifted(x, 11).double() + 0.5) * 2.0**-53  # never 0, never 1
-    return -torch.log1p(-uniform)
+    x.bitwise_xor_(shifted(x, 30)).mul_(_signed(MIX_1))
+    x.bitwise_xor_(shifted(x, 27)).mul_(_signed(MIX_2))
+    x.bitwise_xor_(shifted(x, 31))
+    uniform = shifted(x, 11).double().add_(0.5).mul_(2.0**-53)  # never 0, never 1
+    return uniform.neg_().log1p_().neg_()
 
 
 def _signed(bits: int) -> int:
@@ -180,7 +181,7 @@ class _Group:
         """Run the race; the margin is counted in logits again."""
         scores, ids = self.candidates(logits)
         names = torch.arange(scores.shape[-1], device=logits.device) if ids is None else ids
-        index, margin = best_and_margin(scores - exponentials(keys, names).log())
+        index, margin = best_and_margin(scores - exponentials(keys, names).log_())
         tokens = index if ids is None else ids.gather(1, index[:, None])[:, 0]
         return tokens, margin * self._column("temperature", logits)[:, 0]
 
@@ -254,7 +255,7 @@ def top(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if k == logits.shape[-1]:
         return torch.sort(logits, dim=-1, descending=True, stable=True)
     values, ids = torch.topk(logits, k)
-    tied = (logits == values[:, -1:]).sum(-1) > (values == values[:, -1:]).sum(-1)
+    tied = (logits >= values[:, -1:]).sum(-1) > k  # more than k reach the k-th value
     for row in torch.nonzero(tied).flatten().tolist():
         ids[row] = torch.sort(logits[row], descending=True, stable=True).indices[:k]
         values[row] = logits[row, ids[row]]
