@@ -66,6 +66,7 @@ def main() -> None:
         times["memory"].append(min(clock(lambda: probe @ vector) for _ in range(5)))
         for name, contender in contenders.items():
             times[name].append(clock(contender))
+            print(f"  {name}: {times[name][-1]:.2f} s", file=sys.stderr, flush=True)
     report(arguments.size, arguments.tokens, times)
 
 
