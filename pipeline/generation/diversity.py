@@ -102,13 +102,12 @@ def nats_under(
 ) -> list[float]:
     """Each completion's loss under a model after its prompt, in nats, summed over its tokens.
 
-    Of what is longer than the model's context, the last tokens are looked at. The model must be
-    in evaluation mode.
+    Of what is longer than the model's context, the last tokens are looked at. Equal ones, as all
+    greedy settings give, are computed once. The model must be in evaluation mode.
     """
-    return [
-        _nats_of_one(model, prompt, completion)
-        for prompt, completion in zip(prompts, completions, strict=True)
-    ]
+    pairs = [(tuple(p), tuple(c)) for p, c in zip(prompts, completions, strict=True)]
+    nats = {pair: _nats_of_one(model, *pair) for pair in dict.fromkeys(pairs)}
+    return [nats[pair] for pair in pairs]
 
 
 def _nats_of_one(model: GPT, prompt: Sequence[int], completion: Sequence[int]) -> float:
