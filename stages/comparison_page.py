@@ -66,6 +66,8 @@ class Sample(Record):
     completion: str
     temperature: float
     top_k: int | None = None
+    longest_copy: str = ""
+    longest_copy_tokens: int = 0
 
 
 class SampleReport(Record):

@@ -65,6 +65,8 @@ class SamplingSection:
         first: the samples that are shown at once.
         all: every sample, folded away.
         count: how many samples were drawn.
+        copy: the longest passage that stands word for word in the training text: whose it is, in
+            words, and the passage.
     """
 
     maps: Sequence[HeatMap] = ()
@@ -73,6 +75,7 @@ class SamplingSection:
     first: Texts = field(default_factory=dict)
     all: Texts = field(default_factory=dict)
     count: int = 0
+    copy: tuple[str, str] | None = None
 
 
 def sampling_section(grid: Sequence[Row], samples: Sequence[Row]) -> SamplingSection | None:
@@ -80,7 +83,8 @@ def sampling_section(grid: Sequence[Row], samples: Sequence[Row]) -> SamplingSec
 
     Args:
         grid: a row a setting, its measures beside `temperature` and `top_k`.
-        samples: a row a sample: `prompt`, `completion`, `temperature`, `top_k`.
+        samples: a row a sample: `prompt`, `completion`, `temperature`, `top_k`, and what it
+            copied, `longest_copy` and `longest_copy_tokens`.
     """
     if not grid and not samples:
         return None
@@ -94,6 +98,7 @@ def sampling_section(grid: Sequence[Row], samples: Sequence[Row]) -> SamplingSec
         first=by_prompt(_first(samples)),
         all=by_prompt(samples),
         count=len(samples),
+        copy=_longest_copy(samples),
     )
 
 
@@ -144,6 +149,14 @@ def _first(samples: Sequence[Row]) -> list[Row]:
         return []
     widest = max((s["top_k"] for s in samples), key=lambda k: float("inf") if k is None else k)
     return [s for s in samples if s["prompt"] == samples[0]["prompt"] and s["top_k"] == widest]
+
+
+def _longest_copy(samples: Sequence[Row]) -> tuple[str, str] | None:
+    longest = max(samples, key=lambda sample: sample["longest_copy_tokens"], default=None)
+    if longest is None or not longest["longest_copy_tokens"]:
+        return None
+    words = f"{longest['longest_copy_tokens']} tokens, after “{longest['prompt']}”, "
+    return words + _words(longest), longest["longest_copy"]
 
 
 def _words(sample: Row) -> str:

@@ -25,7 +25,14 @@ GRID = [
 def sample(prompt: str, temperature: float, top_k: int | None) -> dict[str, Any]:
     greedy = temperature == 0 or top_k == 1
     text = f"{prompt} again" if greedy else f"{prompt} {temperature:g} {top_k}"
-    return {"prompt": prompt, "completion": text, "temperature": temperature, "top_k": top_k}
+    return {
+        "prompt": prompt,
+        "completion": text,
+        "temperature": temperature,
+        "top_k": top_k,
+        "longest_copy": "again" * greedy,
+        "longest_copy_tokens": 9 * greedy,
+    }
 
 
 SAMPLES = [sample(p, t, k) for t in (0.0, 1.0) for k in TOP_KS for p in ("one", "two")]
@@ -52,6 +59,16 @@ def test_equal_texts_stand_once_under_all_their_settings() -> None:
         ("temperature 1", "two 1 None"),
     ]
     assert section.first == {"one": [("greedy", "one again"), ("temperature 1", "one 1 None")]}
+
+
+def test_the_longest_copied_passage_is_shown_where_there_is_one() -> None:
+    section = sampling_section(GRID, SAMPLES)
+    assert section is not None
+    assert section.copy == ("9 tokens, after “one”, greedy", "again")
+    drawn = [sample for sample in SAMPLES if not sample["longest_copy_tokens"]]
+    section = sampling_section(GRID, drawn)
+    assert section is not None
+    assert section.copy is None
 
 
 def test_nothing_sampled_is_no_section() -> None:
