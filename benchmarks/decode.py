@@ -1,9 +1,10 @@
 """How fast text comes: Lossbook's decoder beside the book's and transformers', and the memory.
 
 All continue one prompt by 200 tokens, greedily, with GPT-2 small's architecture and random
-weights, in float32 on the CPU; what differs is how. `the book` is its `generate_text_simple` on
-its own model, which computes everything anew for each token; it is taken from the package
-`llms-from-scratch` where that is installed, else its algorithm runs on Lossbook's model.
+weights (or, for Lossbook, those of `--model`), in float32 on the CPU; what differs is how. `the
+book` is its `generate_text_simple` on its own model, which computes everything anew for each
+token; it is taken from the package `llms-from-scratch` where that is installed, else its algorithm
+runs on Lossbook's model.
 Contenders take turns, and a round's times are medians over the rounds.
 
 At a batch of one the limit of plain decoding is reading the weights once a token: `of memory` is
@@ -13,7 +14,7 @@ prepared, as the peers' models are loaded; `cold` starts from the bare weights. 
 of params.yaml, 4 temperatures with 4 top-k, where the greedy cells are one row; `16 seeds` are as
 many rows that are all different.
 
-    python benchmarks/decode.py [--size 1558M] [--rounds 3] [--tokens 200]
+    python benchmarks/decode.py [--size 1558M] [--precision bf16] [--model FOLDER] [--rounds 3]
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -34,6 +37,7 @@ from torch import nn
 from pipeline.generation.decode import Decoder
 from pipeline.generation.sampling import Sampling
 from pipeline.model.gpt import GPT, GPTConfig, unfilled
+from pipeline.model.saved import load_model
 
 PROMPT = [6109, 3626, 6100, 345]  # Every effort moves you
 ONE = "lossbook, one"
@@ -49,39 +53,46 @@ SHAPES = {  # layers, heads, width
 }
 PROBE = 1 << 28  # floats: 1 GiB, beyond any cache
 
-Contender = Callable[[], object]
+WARM_UP = 32  # tokens: copies of the weights pay from fewer on
+
+Contender = Callable[[int], object]  # continues the prompt by so many tokens
 
 
 def main() -> None:
     arguments = parse()
-    print(f"{arguments.size}, {arguments.tokens} tokens, {torch.get_num_threads()} threads")
-    contenders = dict(all_contenders(arguments.size, arguments.tokens))
+    model = load_model(arguments.model) if arguments.model else random_model(arguments)
+    print(
+        f"{arguments.size}, {arguments.precision}, {arguments.tokens} tokens, "
+        f"{torch.get_num_threads()} threads"
+    )
+    contenders = dict(all_contenders(model, peers=arguments.size == "124M"))
     probe = torch.rand(1 << 14, PROBE >> 14)
     vector = torch.rand(PROBE >> 14)
     times: dict[str, list[float]] = {name: [] for name in ["memory", *contenders]}
     for name, contender in contenders.items():
-        if name.startswith("lossbook") and "cold" not in name:
-            contender()  # makes the copies of the weights
+        if "cold" not in name:
+            contender(min(WARM_UP, arguments.tokens))  # makes the copies of the weights
     for _ in range(arguments.rounds):
         times["memory"].append(min(clock(lambda: probe @ vector) for _ in range(5)))
         for name, contender in contenders.items():
-            times[name].append(clock(contender))
+            times[name].append(clock(partial(contender, arguments.tokens)))
             print(f"  {name}: {times[name][-1]:.2f} s", file=sys.stderr, flush=True)
-    report(arguments.size, arguments.tokens, times)
+    report(bytes_a_token(model), arguments.tokens, times)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure decoding beside its peers.")
     parser.add_argument("--size", choices=SHAPES, default="124M")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--model", type=Path, help="A trained model's folder.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=200)
     return parser.parse_args()
 
 
-def report(size: str, tokens: int, times: dict[str, list[float]]) -> None:
+def report(weights: int, tokens: int, times: dict[str, list[float]]) -> None:
     seconds = {name: statistics.median(values) for name, values in times.items()}
     bandwidth = PROBE * 4 / seconds.pop("memory")
-    weights = bytes_a_token(size)
     one, book, peer = seconds[ONE], seconds.get("the book"), seconds.get("transformers")
     print(f"memory: {bandwidth / 1e9:.1f} GB/s; the weights of a token: {weights / 1e6:.0f} MB")
     heads = ("seconds", "tokens/s", "the book", "transf.", "one", "of memory")
@@ -95,22 +106,24 @@ def report(size: str, tokens: int, times: dict[str, list[float]]) -> None:
         print(f"{name:24}" + "".join(f"{cell:>11}" for cell in cells))
 
 
-def all_contenders(size: str, tokens: int) -> Iterator[tuple[str, Contender]]:
-    model = random_model(size)
-    if size == "124M":
-        yield "the book", the_book(model, tokens)
-        yield "transformers", transformers(tokens)
+def all_contenders(model: GPT, *, peers: bool) -> Iterator[tuple[str, Contender]]:
+    fp32 = model.wte.weight.dtype == torch.float32
+    if peers and fp32:
+        yield "the book", the_book(model)
+        yield "transformers", transformers()
     decoder = Decoder(model).prepare()
-    yield ONE, lossbook(decoder, [GREEDY], tokens)
-    yield "lossbook, one, sampled", lossbook(decoder, [DRAWN], tokens)
-    yield "lossbook, one, plain", lossbook(Plain(model), [GREEDY], tokens)
-    yield "lossbook, one, int8", lossbook(Decoder(model, "int8"), [GREEDY], tokens)
-    yield "lossbook, 16 (grid)", lossbook(decoder, GRID, tokens)
-    if size == "124M":
-        yield "lossbook, 16 seeds", lossbook(decoder, SEEDS, tokens)
-        yield "lossbook, 16, int8", lossbook(Decoder(model, "int8"), SEEDS, tokens)
-        yield "lossbook, one, cold", cold(model, [GREEDY], tokens)
-        yield "lossbook, 16, cold", cold(model, GRID, tokens)
+    yield ONE, lossbook(decoder, [GREEDY])
+    yield "lossbook, one, sampled", lossbook(decoder, [DRAWN])
+    yield "lossbook, one, plain", lossbook(Plain(model), [GREEDY])
+    if fp32:
+        eight_bit = Decoder(model, "int8")
+        yield "lossbook, one, int8", lossbook(eight_bit, [GREEDY])
+    yield "lossbook, 16 (grid)", lossbook(decoder, GRID)
+    if peers and fp32:
+        yield "lossbook, 16 seeds", lossbook(decoder, SEEDS)
+        yield "lossbook, 16, int8", lossbook(eight_bit, SEEDS)
+        yield "lossbook, one, cold", cold(model, [GREEDY])
+        yield "lossbook, 16, cold", cold(model, GRID)
 
 
 class Plain(Decoder):
@@ -120,24 +133,26 @@ class Plain(Decoder):
         return False
 
 
-def lossbook(decoder: Decoder, samplings: list[Sampling], tokens: int) -> Contender:
+def lossbook(decoder: Decoder, samplings: list[Sampling]) -> Contender:
     prompts = [PROMPT] * len(samplings)
     # No token is -1: every row runs to its end.
-    return lambda: decoder.generate(prompts, samplings, tokens, end_of_text=-1)
+    return lambda tokens: decoder.generate(prompts, samplings, tokens, end_of_text=-1)
 
 
-def cold(model: GPT, samplings: list[Sampling], tokens: int) -> Contender:
-    def run() -> None:
-        lossbook(Decoder(model), samplings, tokens)()
+def cold(model: GPT, samplings: list[Sampling]) -> Contender:
+    def run(tokens: int) -> object:
+        return lossbook(Decoder(model), samplings)(tokens)
 
     return run
 
 
-def random_model(size: str) -> GPT:
+def random_model(arguments: argparse.Namespace) -> GPT:
     """GPT-2's architecture; the small one with a head of its own, as the book trains it."""
-    layers, heads, width = SHAPES[size]
-    config = GPTConfig(layers, heads, width, context_length=1024, tie_weights=size != "124M")
-    model = unfilled(config).to_empty(device="cpu")
+    layers, heads, width = SHAPES[arguments.size]
+    tied = arguments.size != "124M"
+    model = unfilled(GPTConfig(layers, heads, width, context_length=1024, tie_weights=tied))
+    dtype = torch.float32 if arguments.precision == "fp32" else torch.bfloat16
+    model = model.to(dtype).to_empty(device="cpu")
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:
@@ -147,20 +162,20 @@ def random_model(size: str) -> GPT:
     return model.eval()
 
 
-def bytes_a_token(size: str) -> int:
-    """The float32 weights that a step reads: all but embeddings, of which it reads one row."""
-    layers, heads, width = SHAPES[size]
-    model = unfilled(GPTConfig(layers, heads, width, tie_weights=True))
-    return sum(p.nbytes for name, p in model.named_parameters() if not name.startswith("wpe"))
+def bytes_a_token(model: GPT) -> int:
+    """The weights that a step reads: all but embeddings, of which it reads one row."""
+    read = [p for name, p in model.named_parameters() if name.split(".")[0] not in ("wte", "wpe")]
+    head = model.head_weight.nbytes if model.config.tie_weights else 0
+    return sum(p.nbytes for p in read) + head
 
 
-def the_book(model: GPT, tokens: int) -> Contender:
+def the_book(model: GPT) -> Contender:
     """`generate_text_simple`, or, where the package is missing, what it does."""
     prompt = torch.tensor([PROMPT])
     try:
         from llms_from_scratch.ch04 import GPTModel, generate_text_simple
     except ImportError:
-        return lambda: recompute(model, prompt, tokens)
+        return lambda tokens: recompute(model, prompt, tokens)
     config = model.config
     book = GPTModel(
         {
@@ -173,7 +188,7 @@ def the_book(model: GPT, tokens: int) -> Contender:
             "qkv_bias": False,
         }
     ).eval()
-    return lambda: generate_text_simple(book, prompt, tokens, config.context_length)
+    return lambda tokens: generate_text_simple(book, prompt, tokens, config.context_length)
 
 
 def recompute(model: GPT, tokens: torch.Tensor, count: int) -> torch.Tensor:
@@ -185,18 +200,23 @@ def recompute(model: GPT, tokens: torch.Tensor, count: int) -> torch.Tensor:
     return tokens
 
 
-def transformers(tokens: int) -> Contender:
+def transformers() -> Contender:
     """GPT2LMHeadModel with its key-value cache."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     model = GPT2LMHeadModel(GPT2Config()).eval()
     prompt = torch.tensor([PROMPT])
-    settings = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
     mask = torch.ones_like(prompt)
-    return lambda: model.generate(prompt, attention_mask=mask, pad_token_id=50256, **settings)
+
+    def run(tokens: int) -> object:
+        length = {"max_new_tokens": tokens, "min_new_tokens": tokens}
+        settings = {"do_sample": False, "pad_token_id": 50256, **length}
+        return model.generate(prompt, attention_mask=mask, **settings)
+
+    return run
 
 
-def clock(task: Contender) -> float:
+def clock(task: Callable[[], object]) -> float:
     start = time.perf_counter()
     with torch.no_grad():
         task()
