@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help repro test test-slow test-full-size exps ui bench lint lock clean
+.PHONY: help repro test test-slow test-user test-full-size exps ui bench lint lock clean
 
 help: ## say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -20,6 +20,9 @@ test: $(STAMP) ## set up, then run the tests
 
 test-slow: $(STAMP) ## the tests that take minutes, or a server of their own
 	python -m pytest -m slow
+
+test-user: $(STAMP) ## README's way as printed, a sweep and MLflow's pages in a browser, in fresh clones
+	python -m pytest -n 2 --dist loadfile -m slow tests/test_workbench.py tests/test_readme.py
 
 test-full-size: $(STAMP) ## GPT-2 at its full sizes; up to 20 GB of memory
 	python -m pytest -m full_size

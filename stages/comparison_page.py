@@ -216,8 +216,7 @@ def unavailable(comparison: Comparison) -> list[str]:
         if row.val_loss is None:
             models.setdefault(row.status.partition(": ")[2], []).append(row.model)
     return [
-        f"Not measured: {', '.join(names)}. {reason[:1].upper()}{reason[1:]}. The next "
-        f"`dvc repro` tries again."
+        f"{', '.join(names)} could not be measured: {reason}. The next dvc repro tries again."
         for reason, names in models.items()
     ]
 

@@ -95,12 +95,15 @@ def write(reports: Path, result: Survey) -> None:
 
 def log(run: Run, reports: Path, result: Survey) -> None:
     """The same for MLflow: a metric a cell, a table that runs can be compared by, the files."""
+    from pipeline.reporting.samples import for_comparison
+
     run.log_metrics(numbers("chosen", result.chosen.measures.as_dict()))
     for cell in result.grid:
         top_k = "all" if cell.sampling.top_k is None else cell.sampling.top_k
         place = f"grid/t{cell.sampling.temperature:g}-k{top_k}"
         run.log_metrics(numbers(place, cell.measures.as_dict()))
-    run.log_table([sample.as_dict() for sample in result.samples], "samples.json")
+    rows = [sample.as_dict() for sample in result.samples]
+    run.log_table(for_comparison(rows), "samples.json")
     for name in (GRID, NEXT_TOKEN):
         run.log_artifact(reports / name, "figures")
     run.log_artifact(reports / "samples.md")

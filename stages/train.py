@@ -243,6 +243,7 @@ def write_outputs(
     from pipeline.files import write_json
     from pipeline.params import flatten
     from pipeline.reporting.plots import loss_curves
+    from pipeline.reporting.samples import for_comparison
     from pipeline.training.job import save_training, summary, verdict, write_history
     from stages.trained_model import log_trained_model
 
@@ -259,7 +260,7 @@ def write_outputs(
     run.log_metrics({k.replace(".", "/"): v for k, v in flatten(results).items()}, step=0)
     recorder = trainer.observer
     assert isinstance(recorder, Recorder)
-    run.log_table(recorder.samples, "samples.json")
+    run.log_table(for_comparison(recorder.samples), "samples.json")
     run.log_artifact(reports / "loss.png", "figures")
     run.log_artifact(reports / "history.csv")
     log_trained_model(run, job, trainer.best, folder)

@@ -31,15 +31,22 @@ brought = click.option(
 def ui(port: int) -> None:
     """Open MLflow's web interface, on 127.0.0.1, until Ctrl-C.
 
-    Another free port is taken where PORT is in use. With MLFLOW_TRACKING_URI set to a server,
-    that server's address is printed.
+    Another free port is taken where PORT is in use. The first address is MLflow's, the second
+    the list of trainings, the best first, with the params that differ. With MLFLOW_TRACKING_URI
+    set to a server, that server's address is printed.
     """
     from pipeline.process import sigterm_raises
     from pipeline.tracking.server import free_port, log_file, serve
+    from pipeline.tracking.store import connect
+    from pipeline.tracking.view import share_views
 
     with suppress(KeyboardInterrupt), sigterm_raises(), serve(free_port(port)) as (url, process):
         click.echo(f"MLflow: {url}" + ("  (Ctrl-C ends it)" if process else ""))
-        if process is not None and process.wait() != 0:
+        if process is None:
+            return
+        for experiment, page in share_views(connect().client).items():
+            click.echo(f"{experiment}, trainings: {url}/{page}")
+        if process.wait() != 0:
             raise UserError(f"the server ended by itself; its words are in {log_file()}")
 
 

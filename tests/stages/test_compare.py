@@ -72,7 +72,7 @@ def test_the_page_tells_all_of_it(repo: Path) -> None:
     assert compare("[124M, 1558M]", "--samples", "reports/samples.json").exit_code == 0
     html = written()["comparison.html"].decode()
     for said in (
-        "No answer from openaipublic.blob.core.windows.net",
+        "no answer from openaipublic.blob.core.windows.net",
         "the &lt;script&gt;alert(1)&lt;/script&gt;",
         '<span class="l8" title="8.00"> &lt;</span>',
         "… moves &lt;i&gt;you&lt;/i&gt;",

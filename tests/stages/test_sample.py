@@ -107,7 +107,7 @@ def test_mlflow_holds_the_cells_the_table_and_the_figures(repository: Path) -> N
     assert {"figures", "samples.json", "samples.md"} <= names
     folder = client.download_artifacts(run.info.run_id, "samples.json")
     table = json.loads(Path(folder).read_text())
-    assert table["columns"][:5] == ["prompt", "temperature", "top_k", "seed", "completion"]
+    assert table["columns"][:5] == ["prompt", "completion", "temperature", "top_k", "seed"]
 
 
 def test_the_same_inputs_give_the_same_bytes(repository: Path) -> None:

@@ -1,0 +1,42 @@
+"""The run list that `lossbook ui` shares."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.tracking.run import start_run
+from pipeline.tracking.store import connect
+from pipeline.tracking.view import share_views, state
+
+
+def test_columns_are_what_differs_and_what_is_always_asked_for() -> None:
+    view = state([{"seed": "1", "model.n_embd": "16", "a": "0"}, {"seed": "1", "a": "1"}])
+    assert view["selectedColumns"][:4] == [
+        "params.`train.learning_rate`",
+        "params.`seed`",
+        "params.`a`",
+        "params.`model.n_embd`",
+    ]
+    assert view["orderByKey"] in view["selectedColumns"]
+
+
+def test_each_experiment_with_trainings_gets_a_view(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".dvc").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for stage, experiment in (("train", "one"), ("split", "two")):
+        with start_run(stage, experiment=experiment, params={"seed": 1}):
+            pass
+    client = connect().client
+    (page,) = share_views(client).values()
+    one = client.get_experiment_by_name("one")
+    assert one is not None
+    assert page.startswith(f"#/experiments/{one.experiment_id}/runs?viewStateShareKey=trainings")
+    shared = json.loads(one.tags["mlflow.sharedViewState.trainings"])
+    assert shared["searchFilter"] == 'tags.stage = "train"'
+    assert [run.data.tags["stage"] for run in client.search_runs([one.experiment_id])] == ["train"]
