@@ -14,6 +14,8 @@ import pytest
 
 # Two workers with two threads each would wait for one another; before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The many processes that tests start compile a module once, whatever the shell says.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves helpers to us
 

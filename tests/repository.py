@@ -26,9 +26,6 @@ TINY = {
 }
 
 
-NOT_OURS = ("DVC_", "MLFLOW_", "PYTHONDONTWRITEBYTECODE")  # of the tests' own environment
-
-
 class Repository:
     """A clone of what Lossbook ships, with a tiny model and a story of 2,500 characters.
 
@@ -74,7 +71,7 @@ class Repository:
             text=True,
             check=False,
             env={
-                **{k: v for k, v in os.environ.items() if not k.startswith(NOT_OURS)},
+                **{k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_"))},
                 "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
                 "DVC_NO_ANALYTICS": "1",
                 "LOSSBOOK_CACHE": str(self.folder.parent / "cache"),

@@ -96,11 +96,11 @@ def test_draws_follow_the_distribution(sampling: Sampling) -> None:
 def test_a_large_vocabulary_is_drawn_from_in_proportion() -> None:
     """GPT-2's 50,257 tokens, where float32 sums would lose the tail."""
     logits = torch.randn(50257, generator=torch.Generator().manual_seed(0)) * 2
-    counts = sum(draw_many(logits, Sampling(seed=seed), 100) for seed in range(12))
+    counts = sum(draw_many(logits, Sampling(seed=seed), 100) for seed in range(6))
     order = torch.argsort(logits, descending=True)
     expected = torch.softmax(logits.double(), -1)[order].cumsum(0)
-    drawn = counts[order].cumsum(0) / 1200
-    assert float((drawn - expected).abs().max()) < 1.95 / 1200**0.5  # Kolmogorov, level 0.001
+    drawn = counts[order].cumsum(0) / 600
+    assert float((drawn - expected).abs().max()) < 1.95 / 600**0.5  # Kolmogorov, level 0.001
 
 
 @pytest.mark.parametrize("sampling", [Sampling(0.0), Sampling(0.0, 5, 0.3), Sampling(1.0, 1)])
