@@ -34,7 +34,7 @@ def main(
     GPT-2 small's judgement of them, which depends on whether it is at hand, goes to MLflow alone.
     """
     from pipeline.data.loader import Tokens
-    from pipeline.generation.survey import survey
+    from pipeline.generation.survey import survey, tokens_to_draw
     from pipeline.model.saved import load_model
     from pipeline.params import Sample, flatten, load_params
     from pipeline.progress import Progress
@@ -56,9 +56,19 @@ def main(
         params=settings,
     ) as run:
         model = load_model(folder).to(choose_runtime().device)
-        with Progress(len(corpus), "sample", unit="training token") as bar:
+        with (
+            Progress(tokens_to_draw(params.sample), "draw", unit="token", speed=True) as drawn,
+            Progress(len(corpus), "look for copies", unit="training token") as bar,
+        ):
             scorer = gpt2_scorer(params.gpt2, bar.say)
-            result = survey(model, params.sample, corpus, scorer=scorer, advance=bar.advance)
+            result = survey(
+                model,
+                params.sample,
+                corpus,
+                scorer=scorer,
+                draw=drawn.advance,
+                advance=bar.advance,
+            )
         write(reports, result)
         log(run, reports, result)
 

@@ -14,9 +14,12 @@ from pathlib import Path
 
 from pipeline.cache import cache_folder
 from pipeline.files import sha256_of, write_text
+from pipeline.progress import Progress
 
 SMALL = 1 << 22  # bytes: read faster than it is looked up on many disks
 RECENT = 2.0  # seconds
+LARGE = 1 << 28  # bytes: reading takes long enough for someone to ask how long
+BLOCK = 1 << 22
 
 
 def digest_of(path: Path) -> str:
@@ -33,6 +36,20 @@ def digest_of(path: Path) -> str:
             return str(kept["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # none yet, or not ours
-    digest = sha256_of(path)
+    digest = _read(path) if before.st_size >= LARGE else sha256_of(path)
     write_text(note, json.dumps({"state": state, "sha256": digest}) + "\n")
     return digest
+
+
+def _read(path: Path) -> str:
+    """The SHA-256 of a large file, and how far that is."""
+    digest = hashlib.sha256()
+    size = path.stat().st_size
+    with (
+        open(path, "rb") as file,
+        Progress(size, f"read {path.name}", unit="byte", speed=True) as bar,
+    ):
+        while block := file.read(BLOCK):
+            digest.update(block)
+            bar.advance(len(block))
+    return digest.hexdigest()

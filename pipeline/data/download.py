@@ -21,6 +21,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from pipeline.cache import cache_folder
 from pipeline.errors import UserError
 from pipeline.files import sha256_of, written_aside
+from pipeline.progress import Progress
 
 if TYPE_CHECKING:
     from requests import Response
@@ -93,7 +94,6 @@ def _split(url: str) -> SplitResult:
 
 def _download(url: str, target: Path) -> None:
     import requests
-    from tqdm import tqdm
 
     # identity: the bytes as they are stored, so that a .gz stays one and digests are the file's
     headers = {"User-Agent": "lossbook", "Accept-Encoding": "identity"}
@@ -102,13 +102,13 @@ def _download(url: str, target: Path) -> None:
             raise _failed(url, f"answered {response.status_code} {response.reason}".rstrip())
         _refuse_html(url, response)
         size = int(response.headers.get("Content-Length") or 0) or None
-        bar = tqdm(total=size, unit="B", unit_scale=True, desc=public(url), disable=None)
+        bar = Progress(size, f"fetch {public(url)}", unit="byte", speed=True)
         with bar, open(target, "wb") as file:
             for block in response.iter_content(BLOCK):
                 if not file.tell() and HTML.match(block):
                     raise _web_page(url)
                 file.write(block)
-                bar.update(len(block))
+                bar.advance(len(block))
 
 
 def _refuse_html(url: str, response: Response) -> None:

@@ -137,6 +137,7 @@ def survey(
     corpus: Corpus,
     *,
     scorer: Scorer | None = None,
+    draw: Callable[[int], None] = lambda tokens: None,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> Survey:
     """Draw and measure every prompt under every setting.
@@ -144,16 +145,23 @@ def survey(
     Args:
         corpus: the training tokens, for memorisation.
         scorer: a judge of how likely the samples are as English: GPT-2 small.
+        draw: told how many tokens have been drawn, of `tokens_to_draw` at most.
         advance: told how many tokens of the corpus have been read.
 
     Raises:
         UserError: the model's logits are not finite.
     """
     chosen, grid = plan(settings)
-    distinct = list(dict.fromkeys([chosen, *grid]))
+    distinct = _distinct(settings)
     requests = [(prompt, sampling) for sampling in distinct for prompt in settings.prompts]
     prompts = [encode(prompt) for prompt, _ in requests]
-    completions = generate(model, prompts, [s for _, s in requests], settings.max_new_tokens)
+    completions = generate(
+        model,
+        prompts,
+        [sampling for _, sampling in requests],
+        settings.max_new_tokens,
+        on_token=lambda row, token: draw(1),
+    )
     drawn = [completion.tokens for completion in completions]
     copyings = find_copies(drawn, corpus, advance=advance)
     nats = scorer(prompts, drawn) if scorer else None
@@ -177,6 +185,16 @@ def survey(
         grid=tuple(cells[sampling] for sampling in grid),
         next_token=_next_token(model, settings),
     )
+
+
+def tokens_to_draw(settings: Settings) -> int:
+    """How many tokens a survey draws where no sample reaches end-of-text."""
+    return len(_distinct(settings)) * len(settings.prompts) * settings.max_new_tokens
+
+
+def _distinct(settings: Settings) -> list[Sampling]:
+    chosen, grid = plan(settings)
+    return list(dict.fromkeys([chosen, *grid]))
 
 
 def plan(settings: Settings) -> tuple[Sampling, list[Sampling]]:

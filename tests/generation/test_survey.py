@@ -12,7 +12,7 @@ import torch
 from pipeline.data.tokenizer import encode
 from pipeline.generation.decode import generate, next_token_probabilities
 from pipeline.generation.sampling import Sampling
-from pipeline.generation.survey import Survey, plan, survey
+from pipeline.generation.survey import Survey, plan, survey, tokens_to_draw
 from pipeline.model.gpt import GPT
 from pipeline.params import Sample
 
@@ -120,3 +120,10 @@ def test_next_token_probabilities_look_at_the_end_of_a_long_prompt(model: GPT) -
     end = next_token_probabilities(model, prompt[-32:], [Sampling(1.0)])
     assert torch.equal(whole, end)
     assert float(whole.sum()) == pytest.approx(1.0)
+
+
+def test_each_token_that_is_drawn_is_told(model: GPT) -> None:
+    told: list[int] = []
+    result = survey(model, SETTINGS, Corpus([1, 2, 3]), draw=told.append)
+    lengths = [len(sample.completion.tokens) for sample in result.samples]
+    assert sum(told) == sum(lengths) <= tokens_to_draw(SETTINGS)
