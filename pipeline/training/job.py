@@ -133,7 +133,7 @@ class TrainingJob:
         """With rank 0's precision; `auto` may find another one on another machine."""
         runtime = replace(self.runtime, bf16=self.world.agreed(self.runtime.bf16))
         fingerprint = replace(self, runtime=runtime).fingerprint
-        self.world.check_same(fingerprint, "params, tokens or code")
+        self.world.check_same(fingerprint, "params, tokens, first weights or code")
         return runtime
 
     def _start(self, runtime: Runtime) -> tuple[GPT, Optimizer]:
