@@ -85,7 +85,7 @@ class Progress:
             return f"{self.title}: {self.done:,} {self.unit}s{numbers}, {_clock(elapsed)} gone"
         left = elapsed / max(self.done - self._first, 1) * (self.total - self.done)
         return (
-            f"{self.title}: {self.done}/{self.total} {self.unit}s{numbers}, "
+            f"{self.title}: {self.done:,}/{self.total:,} {self.unit}s{numbers}, "
             f"{_clock(elapsed)} gone, {_clock(left)} left"
         )
 

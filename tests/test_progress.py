@@ -31,3 +31,14 @@ def test_a_total_that_nobody_knows(
     with Progress(None, "fetch", unit="book") as bar:
         bar.advance(1200)
     assert capsys.readouterr().err == "fetch: 1,200 books, 1:01:40 gone\n"
+
+
+def test_the_speed_and_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = iter([0.0, 20.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    with Progress(100_000_000, "prepare", unit="byte", speed=True) as bar:
+        bar.advance(40_000_000)
+    line = "prepare: 40,000,000/100,000,000 bytes, speed 2.0 M bytes/s, 0:20 gone, 0:30 left\n"
+    assert capsys.readouterr().err == line
