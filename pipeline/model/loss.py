@@ -22,7 +22,7 @@ CHUNK = 512  # rows, the default batch: 512 x 50257 logits are 51 MB in bf16
 CUDA_CHUNK = 4096  # 412 MB in bf16
 CUDA_MULTIPLE = 64  # of classes
 
-Softmax = Callable[[Tensor, Tensor, int], Tensor]
+Softmax = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 def token_losses(hidden: Tensor, head_weight: Tensor, targets: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def mean_loss(
         compiled: fuse what lies between the products with `torch.compile`.
     """
     loss = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, head_weight, targets, _compiled_softmax() if compiled else _softmax_
+        hidden, head_weight, targets, _compiled_softmax() if compiled else _softmax
     )
     return cast(Tensor, loss)
 
@@ -62,7 +62,7 @@ def mean_loss(
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head_weight: Tensor, targets: Tensor, softmax_: Softmax
+        ctx: Any, hidden: Tensor, head_weight: Tensor, targets: Tensor, softmax: Softmax
     ) -> Tensor:
         dtype = _product_dtype(hidden)
         rows = hidden.reshape(-1, hidden.shape[-1]).to(dtype)  # (N, C)
@@ -74,58 +74,55 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_weight: Tensor | None = None
         for start in range(0, len(rows), chunk):
             h, t = rows[start : start + chunk], labels[start : start + chunk]
-            logits = F.linear(h, weight)
-            total += softmax_(logits, t, len(head_weight))
-            grad_rows[start : start + chunk] = logits @ weight
-            grad_weight = _add_product(grad_weight, logits, h)
+            loss, grad = softmax(F.linear(h, weight), t, len(head_weight))
+            total += loss
+            grad_rows[start : start + chunk] = grad @ weight
+            grad_weight = _add_product(grad_weight, grad, h / len(rows))
         assert grad_weight is not None, "no rows"
-        ctx.save_for_backward(grad_rows.view_as(hidden), grad_weight[: len(head_weight)])
-        ctx.rows = len(rows)
-        ctx.dtypes = hidden.dtype, head_weight.dtype
+        grad_hidden = grad_rows.div_(len(rows)).view_as(hidden).to(hidden.dtype)
+        grad_weight = grad_weight[: len(head_weight)].to(head_weight.dtype)
+        ctx.save_for_backward(grad_hidden, grad_weight)
         return total / len(rows)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        scale = grads[0] / ctx.rows
+        (scale,) = grads
         grad_hidden, grad_weight = ctx.saved_tensors
-        hidden_dtype, weight_dtype = ctx.dtypes
-        return (
-            (grad_hidden * scale).to(hidden_dtype),
-            grad_weight.mul_(scale).to(weight_dtype),
-            None,
-            None,
-        )
+        if scale.is_cpu and scale == 1.0:  # elsewhere, looking would be waiting
+            return grad_hidden, grad_weight, None, None
+        return grad_hidden * scale, grad_weight.mul_(scale), None, None
 
 
-def _softmax_(logits: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Turn logits (N, V') into the gradient of their summed loss, in place; that loss in nats.
+def _softmax(logits: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """The summed loss of logits (N, V'), in nats, and its gradient (N, V').
 
-    Columns from `classes` on are padding, without a gradient.
+    Columns from `classes` on are padding, without a gradient. The logits may be overwritten.
     """
     log_probs = F.log_softmax(logits[:, :classes], dim=-1, dtype=torch.float32)
     labels = labels[:, None]
     loss = -log_probs.gather(1, labels).sum()
     grad = log_probs.exp_()  # d(sum of losses) / d(logits) = softmax - onehot
     grad.scatter_add_(1, labels, grad.new_full(labels.shape, -1.0))
+    if grad.shape == logits.shape and grad.dtype == logits.dtype:
+        return loss, grad
     logits[:, :classes] = grad
     logits[:, classes:] = 0.0
-    return loss
+    return loss, logits
 
 
-def _fusible_softmax_(logits: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """`_softmax_` in words of which the compiler makes one pass: no scatter, no slices."""
+def _fusible_softmax(logits: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """`_softmax` in words of which the compiler makes one pass: no scatter, no slices."""
     log_probs = F.log_softmax(logits[:, :classes], dim=-1, dtype=torch.float32)
     labels = labels[:, None]
     loss = -log_probs.gather(1, labels).sum()
     is_label = torch.arange(classes, device=labels.device) == labels
     grad = log_probs.exp() - is_label.float()
-    logits.copy_(F.pad(grad, (0, logits.shape[1] - classes)))
-    return loss
+    return loss, F.pad(grad, (0, logits.shape[1] - classes)).to(logits.dtype)
 
 
 @cache
 def _compiled_softmax() -> Softmax:
-    return torch.compile(_fusible_softmax_, dynamic=False)
+    return torch.compile(_fusible_softmax, dynamic=False)
 
 
 def _padded(head_weight: Tensor, dtype: torch.dtype) -> Tensor:
