@@ -9,7 +9,7 @@ synced and renamed; length and CRC-32 are checked before anything is used. Weigh
 their step and written once: the best weights of step 15 serve every later checkpoint. That is the
 sharp edge: where such a shared file is damaged, no checkpoint is left, and training starts anew.
 
-The `.pth` files are torch's, without its own checksums, which take nine tenths of its time.
+The `.pth` files are torch's, without its own checksums.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -30,6 +29,7 @@ import torch
 from torch import Tensor
 
 from pipeline.files import write_text, written_aside
+from pipeline.model.saved import save_into
 from pipeline.training.snapshot import Weights
 
 KEPT = 2
@@ -224,25 +224,15 @@ class _Checked:
 
 
 def _save(path: Path, value: Any, is_cancelled: Callable[[], bool]) -> Check:
-    with written_aside(path) as aside, open(aside, "wb") as file, _without_torch_checksums():
+    with written_aside(path) as aside, open(aside, "wb") as file:
         checked = _Checked(file, is_cancelled)
         try:
-            torch.save(value, checked)  # type: ignore[arg-type]
+            save_into(checked, value)
         except RuntimeError:
             if checked.error is None:
                 raise
             raise checked.error from None
     return checked.bytes, checked.crc
-
-
-@contextmanager
-def _without_torch_checksums() -> Iterator[None]:
-    before = torch.serialization.get_crc32_options()
-    torch.serialization.set_crc32_options(False)
-    try:
-        yield
-    finally:
-        torch.serialization.set_crc32_options(before)
 
 
 def _check_of(path: Path) -> Check | None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import resource
+import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -221,6 +224,39 @@ def test_a_disk_that_fills_costs_a_warning_and_no_checkpoint(train, whole, folde
     (line,) = warnings  # once, though three checkpoints failed
     assert line.startswith("a checkpoint could not be written (File too large); training goes on")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    trainer, memory, first, _ = train(every=STEPS)
+    assert first == 7
+    assert_same((trainer, memory), whole)
+
+
+@pytest.fixture
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A megabyte of disk at the checkpoints' folder."""
+    folder.mkdir()
+    mount = ("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder))
+    if sys.platform != "linux":
+        pytest.skip("tmpfs is Linux's")
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs takes root")
+    yield folder
+    subprocess.run(("umount", str(folder)), check=True)
+
+
+def test_a_disk_without_a_byte_left_is_survived(
+    train, whole, small_disk: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr("pipeline.training.checkpoint.RESERVE", 0)  # into the wall, not before it
+    monkeypatch.setattr("pipeline.training.checkpoint._bytes", lambda value: 0)
+    train(8, every=7)
+    before = {path.name: path.read_bytes() for path in small_disk.iterdir()}
+    other = small_disk / "somebody-elses"
+    other.write_bytes(bytes(shutil.disk_usage(small_disk).free - 30_000))
+    _, _, first, warnings = train(14, every=2)
+    assert first == 7
+    (line,) = warnings
+    assert line.startswith("a checkpoint could not be written (No space left on device)")
+    other.unlink()
+    assert {path.name: path.read_bytes() for path in small_disk.iterdir()} == before
     trainer, memory, first, _ = train(every=STEPS)
     assert first == 7
     assert_same((trainer, memory), whole)
