@@ -1,0 +1,376 @@
+"""Training steps a second: Lossbook beside the book's code, transformers and nanoGPT's loop.
+
+Everyone trains a GPT of the same size on the same tokens: context 256, batch 2, dropout 0.1, AdamW,
+unless told otherwise. Each contender runs in a process of its own, they take turns, and a step's
+time is the median over all rounds; the first step of each process, which touches memory for the
+first time and may compile, is left out. Lossbook runs as `dvc repro` runs it: the trainer, tokens
+on disk, an observer.
+
+- `the book` is the package `llms-from-scratch`: its GPTModel and the chapter's step, fp32.
+- `transformers` is GPT2LMHeadModel, fused AdamW; bf16 by autocast. Its head is tied, so its
+  optimizer has 38.6M weights less to update; so has the next.
+- `nanoGPT` is written here after nanoGPT's model and loop: biasless linear layers and a padded
+  vocabulary, SDPA, fused AdamW, autocast; compiled on a GPU.
+
+`share` is the model's FLOPs (6 a weight of every product, attention in full) over what the machine
+does in pure products of one MLP's size, twelve matrices in turns, in that precision; `MFU` is
+their share of the GPU's peak on paper.
+
+    pip install --no-deps llms-from-scratch
+    python benchmarks/train_throughput.py [--device cuda] [--batch-size 2] [--context 256]
+                                          [--steps 3] [--rounds 2] [--only NAME ...] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.model.gpt import GPT, GPT2_VOCAB_SIZE, GPTConfig
+from pipeline.runtime import Runtime, keep_freed_memory
+from pipeline.training.throughput import flops_per_token, peak_flops
+
+LEARNING_RATE, WEIGHT_DECAY = 4e-4, 0.1
+LAYERS, HEADS, WIDTH = 12, 12, 768
+DROPOUT = 0.1
+
+Step = Callable[[Tensor, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What everyone trains on."""
+
+    device: torch.device
+    batch_size: int
+    context: int
+    steps: int
+
+    @property
+    def tokens(self) -> int:
+        return self.batch_size * self.context
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """One batch (B, T) and its targets for the warm-up, then one a step."""
+        generator = torch.Generator().manual_seed(123)
+        shape = self.batch_size, self.context + 1
+        for _ in range(self.steps + 1):
+            tokens = torch.randint(GPT2_VOCAB_SIZE, shape, generator=generator).to(self.device)
+            yield tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+    def autocast(self, precision: str) -> torch.autocast:
+        return Runtime(self.device, bf16=precision == "bf16").autocast()  # type: ignore[return-value]
+
+    def synchronise(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def main() -> None:
+    arguments = parse()
+    setting = Setting(
+        torch.device(arguments.device), arguments.batch_size, arguments.context, arguments.steps
+    )
+    if arguments.child:
+        print(json.dumps(CONTENDERS[arguments.child](setting)))
+        return
+    names = arguments.only or list(CONTENDERS)
+    if find_spec("llms_from_scratch") is None and "the book, fp32" in names:
+        names.remove("the book, fp32")
+        print("the book is left out: pip install --no-deps llms-from-scratch")
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(arguments.rounds):
+        for name in names:
+            seconds[name] += child(name)
+    report(setting, arguments.rounds, seconds, arguments.json)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measure training steps beside peers' steps.")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--context", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=3, help="measured in a round")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS)
+    parser.add_argument("--json", type=Path, help="where to write the numbers")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def child(name: str) -> list[float]:
+    command = [sys.executable, __file__, *sys.argv[1:], "--child", name]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return cast(list[float], json.loads(output.splitlines()[-1]))
+
+
+def report(
+    setting: Setting, rounds: int, seconds: dict[str, list[float]], file: Path | None
+) -> None:
+    """The machine's product rates, then a line a contender; the same numbers as JSON."""
+    with torch.device("meta"):
+        model = GPT(GPTConfig(LAYERS, HEADS, WIDTH, setting.context))
+    flops = flops_per_token(model)
+    median = {name: statistics.median(times) for name, times in seconds.items()}
+    rates = {p: products_flops(setting) / median[f"products, {p}"] for p in ("fp32", "bf16")}
+    peak = peak_flops(torch.cuda.get_device_name()) if setting.device.type == "cuda" else None
+    print(
+        f"124M, context {setting.context}, batch {setting.batch_size}, dropout {DROPOUT}, AdamW, "
+        f"{setting.device}, {torch.get_num_threads()} threads; {rounds} rounds of {setting.steps} "
+        f"steps\nproducts: {rates['fp32'] / 1e9:.0f} GFLOP/s fp32, {rates['bf16'] / 1e9:.0f} bf16"
+    )
+    print(f"{'':20}{'s a step':>10}{'tokens/s':>10}{'x the book':>12}{'share':>8}{'MFU':>7}")
+    book = median.get("the book, fp32")
+    rows = {}
+    for name, time_ in median.items():
+        if name.startswith("products"):
+            continue
+        speed = setting.tokens / time_
+        rows[name] = {
+            "seconds_a_step": time_,
+            "tokens_a_second": speed,
+            "times_the_book": book and book / time_,
+            "share_of_products": flops * speed / rates[name[-4:]],
+            "mfu": flops * speed / peak if peak and name.endswith("bf16") else None,
+        }
+        row = rows[name]
+        print(
+            f"{name:20}{time_:10.3f}{speed:10.0f}{_or_blank(row['times_the_book'], '.2f'):>12}"
+            f"{row['share_of_products']:8.0%}{_or_blank(row['mfu'], '.0%'):>7}"
+        )
+    if file:
+        numbers = {"product_flops": rates, "flops_a_token": flops, "contenders": rows}
+        file.write_text(json.dumps(numbers, indent=2) + "\n")
+
+
+def _or_blank(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def timed(step: Step, setting: Setting) -> list[float]:
+    """Seconds of each step but the first."""
+    times = []
+    for inputs, targets in setting.batches():
+        setting.synchronise()
+        started = time.perf_counter()
+        step(inputs, targets)
+        setting.synchronise()
+        times.append(time.perf_counter() - started)
+    return times[1:]
+
+
+def products(setting: Setting, precision: str) -> list[float]:
+    """Seconds of twelve products of a batch with an MLP's matrices, again and again."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    rows = torch.randn(setting.tokens, WIDTH, device=setting.device, dtype=dtype)
+    shape = LAYERS, 4 * WIDTH, WIDTH
+    matrices = torch.randn(shape, device=setting.device, dtype=dtype).unbind()
+
+    def step(*_: Tensor) -> None:
+        for matrix in matrices:
+            rows @ matrix.T
+
+    return [time_ for _ in range(10) for time_ in timed(step, setting)]
+
+
+def products_flops(setting: Setting) -> float:
+    return LAYERS * 2.0 * setting.tokens * 4 * WIDTH * WIDTH
+
+
+def the_book(setting: Setting, precision: str) -> list[float]:
+    from llms_from_scratch.ch04 import GPTModel
+
+    config = {
+        "vocab_size": GPT2_VOCAB_SIZE,
+        "context_length": setting.context,
+        "emb_dim": WIDTH,
+        "n_heads": HEADS,
+        "n_layers": LAYERS,
+        "drop_rate": DROPOUT,
+        "qkv_bias": False,
+    }
+    model = GPTModel(config).to(setting.device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+
+    def step(inputs: Tensor, targets: Tensor) -> None:
+        optimizer.zero_grad()
+        logits = model(inputs)
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        loss.backward()
+        optimizer.step()
+        loss.item()  # the chapter's loop keeps count of its losses
+
+    return timed(step, setting)
+
+
+def transformers(setting: Setting, precision: str) -> list[float]:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        n_positions=setting.context,
+        resid_pdrop=DROPOUT,
+        embd_pdrop=DROPOUT,
+        attn_pdrop=DROPOUT,
+        use_cache=False,
+    )
+    model = GPT2LMHeadModel(config).to(setting.device).train()
+    optimizer = fused_adamw(model)
+
+    def step(inputs: Tensor, targets: Tensor) -> None:
+        with setting.autocast(precision):
+            loss = model(input_ids=inputs, labels=inputs).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return timed(step, setting)
+
+
+def nano_gpt(setting: Setting, precision: str) -> list[float]:
+    model: nn.Module = NanoGPT(setting.context).to(setting.device).train()
+    optimizer = fused_adamw(model)
+    if setting.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        model = cast(nn.Module, torch.compile(model))
+
+    def step(inputs: Tensor, targets: Tensor) -> None:
+        with setting.autocast(precision):
+            loss = model(inputs, targets)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return timed(step, setting)
+
+
+def fused_adamw(model: nn.Module) -> torch.optim.AdamW:
+    groups = [
+        {"params": [p for p in model.parameters() if p.dim() >= 2], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.95), fused=True)
+
+
+class NanoBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.ln_1, self.ln_2 = (nn.LayerNorm(WIDTH, bias=False) for _ in range(2))
+        self.c_attn = nn.Linear(WIDTH, 3 * WIDTH, bias=False)
+        self.c_proj = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.mlp = nn.Sequential(
+            nn.Linear(WIDTH, 4 * WIDTH, bias=False),
+            nn.GELU(),
+            nn.Linear(4 * WIDTH, WIDTH, bias=False),
+            nn.Dropout(DROPOUT),
+        )
+        self.drop = nn.Dropout(DROPOUT)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, T, C = x.shape
+        q, k, v = (
+            part.view(B, T, HEADS, C // HEADS).transpose(1, 2)
+            for part in self.c_attn(self.ln_1(x)).split(C, dim=2)
+        )
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=DROPOUT, is_causal=True)
+        x = x + self.drop(self.c_proj(y.transpose(1, 2).reshape(B, T, C)))
+        return cast(Tensor, x + self.mlp(self.ln_2(x)))
+
+
+class NanoGPT(nn.Module):
+    def __init__(self, context: int) -> None:
+        super().__init__()
+        self.wte, self.wpe = nn.Embedding(50304, WIDTH), nn.Embedding(context, WIDTH)
+        self.drop = nn.Dropout(DROPOUT)
+        self.h = nn.ModuleList(NanoBlock() for _ in range(LAYERS))
+        self.ln_f = nn.LayerNorm(WIDTH, bias=False)
+        for parameter in self.parameters():
+            if parameter.dim() == 2:
+                nn.init.normal_(parameter, std=0.02)
+
+    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        x = self.drop(self.wte(tokens) + self.wpe.weight[: tokens.shape[1]])
+        for block in self.h:
+            x = block(x)
+        logits = F.linear(self.ln_f(x), self.wte.weight)
+        return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
+
+
+def lossbook(setting: Setting, precision: str) -> list[float]:
+    """The seconds that the trainer tells its observer, but for the first step's."""
+    from pipeline.params import Params
+    from pipeline.training.job import TrainingJob
+
+    keep_freed_memory()
+    train: dict[str, Any] = {
+        "batch_size": setting.batch_size,
+        "max_steps": setting.steps + 1,
+        "eval_every": 10**6,
+        "device": str(setting.device),
+        "precision": precision,
+    }
+    model = {"context_length": setting.context, "dropout": DROPOUT}
+    times: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for split, windows in (("train", 64 * setting.batch_size), ("val", 1)):
+            write_tokens(Path(folder, split), windows * setting.context + 1)
+        params = Params.model_validate({"model": model, "train": train})
+        TrainingJob.open(params, Path(folder)).trainer(Stopwatch(times)).run()
+    return times[1:]
+
+
+class Stopwatch:
+    """An observer that keeps the steps' seconds."""
+
+    def __init__(self, times: list[float]) -> None:
+        self.times = times
+
+    def on_step(self, step: Any) -> None:
+        self.times.append(step.seconds)
+
+    def on_evaluation(self, evaluation: Any) -> None: ...
+    def on_epoch(self, epoch: int, model: GPT) -> None: ...
+    def state(self) -> None: ...
+    def restore(self, state: Any) -> None: ...
+
+
+def write_tokens(folder: Path, tokens: int) -> None:
+    """A split of random tokens."""
+    folder.mkdir()
+    ids = np.random.default_rng(123).integers(0, GPT2_VOCAB_SIZE, tokens).astype("<u2")
+    (folder / "00000.bin").write_bytes(ids.tobytes())
+    shards = [{"file": "00000.bin", "tokens": tokens}]
+    meta = {"encoding": "gpt2", "dtype": "uint16", "tokens": tokens, "shards": shards}
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+RUNNERS = {
+    "products": products,
+    "the book": the_book,
+    "transformers": transformers,
+    "nanoGPT": nano_gpt,
+    "Lossbook": lossbook,
+}
+CONTENDERS: dict[str, Callable[[Setting], list[float]]] = {
+    f"{name}, {precision}": lambda setting, run=run, p=precision: run(setting, p)  # type: ignore[misc]
+    for name, run in RUNNERS.items()
+    for precision in ("fp32", "bf16")
+    if (name, precision) != ("the book", "bf16")
+}
+
+if __name__ == "__main__":
+    main()
