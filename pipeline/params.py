@@ -122,7 +122,7 @@ class Model(Section):
 
 
 class Train(Section):
-    init_from: Text = Field("scratch", description="scratch, a model's folder, or gpt2-SIZE")
+    init_from: Text = Field("scratch", description="scratch, a run, a folder, or gpt2-SIZE")
     init_optimizer: Literal["auto", "fresh", "restored"] = Field(
         "auto", description="auto: restored where init_from is a folder that holds one"
     )

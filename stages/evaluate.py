@@ -44,6 +44,7 @@ def main(
     from pipeline.params import load_params
     from pipeline.progress import Progress
     from pipeline.tracking.run import start_run
+    from pipeline.tracking.weights import folder_of_run
 
     params = load_params(params_file)
     batch_size = params.evaluate.batch_size
@@ -62,7 +63,7 @@ def main(
         Progress(windows, "evaluate", unit="window") as bar,
     ):
         for version in VERSIONS:
-            model = load_version(folder, version, params.gpt2)
+            model = load_version(folder, version, params.gpt2, folder_of_run)
             measured[version] = measure_splits(model, splits, batch_size, bar.advance)
             shown[version] = shown_losses(model, splits["val"], batch_size)
             log_losses(run, version, measured[version])

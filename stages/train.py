@@ -42,6 +42,7 @@ def main(params_file: Path, tokens: Path, folder: Path, reports: Path, journal: 
     alone leads: it writes, tracks and tells.
     """
     from pipeline.params import load_params
+    from pipeline.tracking.weights import folder_of_run
     from pipeline.training.job import TrainingJob
     from pipeline.training.world import World
 
@@ -50,19 +51,37 @@ def main(params_file: Path, tokens: Path, folder: Path, reports: Path, journal: 
     if not world.is_first:
         follow_torchrun(world, params_file, tokens)
         return
-    job = TrainingJob.open(params, tokens, world)
+    refuse_own_output(params.train.init_from, folder)
+    job = TrainingJob.open(params, tokens, world, folder_of_run)
     lead(job, partial(follow, params_file=params_file, tokens=tokens), folder, reports, journal)
+
+
+def refuse_own_output(init_from: str, folder: Path) -> None:
+    """Say what to do instead of starting from the folder that this stage is about to write.
+
+    Raises:
+        UserError: `init_from` names it; DVC has removed what it held.
+    """
+    from pipeline.errors import UserError
+
+    if Path(init_from).resolve() == folder.resolve():
+        raise UserError(
+            f"train.init_from: {init_from} is what this stage writes, and DVC removes it before "
+            "the stage starts; name the run that left it (`lossbook runs --json`), or a copy of "
+            "the folder"
+        )
 
 
 def follow(world: World, meeting: Meeting | None, params_file: Path, tokens: Path) -> None:
     """Train as any rank but the first."""
     from pipeline.params import load_params
     from pipeline.runtime import keep_freed_memory
+    from pipeline.tracking.weights import folder_of_run
     from pipeline.training.job import TrainingJob
     from pipeline.training.meeting import joined
 
     keep_freed_memory()
-    job = TrainingJob.open(load_params(params_file), tokens, world)
+    job = TrainingJob.open(load_params(params_file), tokens, world, folder_of_run)
     with joined(world, job.runtime.device, meeting):
         job.follow()
 

@@ -29,8 +29,10 @@ def log_trained_model(run: Run, job: TrainingJob, best: Evaluation, folder: Path
         best: the evaluation that `best.pth` comes from; the lowest loss is champion.
     """
     from pipeline.model.saved import FILES
+    from pipeline.training.start import OPTIMIZER
 
-    run.log_artifact(folder / FILES["last"], "model", copy=False, upload=False)
+    for name in (FILES["last"], OPTIMIZER):
+        run.log_artifact(folder / name, "model", copy=False, upload=False)
     run.log_model(
         CODE,
         folder / FILES["best"],

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 SCRATCH = Path("models/scratch")
 RECORD = Path("reports/train_run.json")
-SHORTEST = 6  # characters of a run's id that may stand for it
 
 
 def load_any(name: str, weights: Weights = "last", params: Path = Path("params.yaml")) -> GPT:
@@ -54,35 +53,22 @@ def _load_gpt2(size: str, params: Path) -> GPT:
 def _load_run(name: str, weights: Weights) -> GPT:
     """The weights that a training run logged, from the workspace or DVC's cache."""
     from pipeline.model.saved import FILES, load_model
-    from pipeline.tracking import artifacts
+    from pipeline.tracking.weights import file_of_run
 
     entry = _find_run(name)
     if _is_current(entry):
         return load_model(SCRATCH, weights)
     with TemporaryDirectory() as folder:
         for file in ("config.json", FILES[weights]):
-            artifact = entry.story.artifacts.get(f"model/{file}")
-            source = artifact and artifacts.locate(entry.folder, artifact)
-            if not source:
-                raise UserError(
-                    f"run {entry.story.run} ({entry.story.name}): its {file} is neither here nor "
-                    "in DVC's cache; `dvc pull` may bring it"
-                )
             target = Path(folder, FILES["last"] if file.endswith(".pth") else file)
-            target.symlink_to(source.resolve())
+            target.symlink_to(file_of_run(entry, file))
         return load_model(Path(folder), "last")
 
 
 def _find_run(name: str) -> Entry:
-    from pipeline.tracking import book
-    from pipeline.tracking.cursor import read_cursors
+    from pipeline.tracking.weights import runs_named
 
-    found = {}
-    for entry in book.entries():
-        ids = [entry.story.run]
-        ids += [c.run_id for c in read_cursors(entry.folder).values() if c.run_id is not None]
-        if any(i == name or (len(name) >= SHORTEST and i.startswith(name)) for i in ids):
-            found[entry.story.run] = entry
+    found = runs_named(name)
     if not found:
         raise UserError(
             f"{name}: no such model; give scratch, gpt2-SIZE, a folder, or a run that "
@@ -90,7 +76,7 @@ def _find_run(name: str) -> Entry:
         )
     if len(found) > 1:
         raise UserError(f"{name}: begins the names of {len(found)} runs; give more of it")
-    return next(iter(found.values()))
+    return found[0]
 
 
 def _is_current(entry: Entry) -> bool:

@@ -11,15 +11,19 @@ from pipeline.evaluation.perplexity import Losses, measure
 from pipeline.model.gpt import GPT
 from pipeline.model.saved import load_config, load_model
 from pipeline.params import Gpt2
-from pipeline.training.start import Start, starting_model
+from pipeline.training.start import FindRun, Start, starting_folder, starting_model
 
 VERSIONS = ("untrained", "best", "last")
 
 
-def load_version(folder: Path, version: str, gpt2: Gpt2 | None = None) -> GPT:
+def load_version(
+    folder: Path, version: str, gpt2: Gpt2 | None = None, find_run: FindRun = Path
+) -> GPT:
     """`untrained` (the weights of step 0, built again), `best` or `last`."""
     if version == "untrained":
-        return starting_model(load_config(folder), Start.load(folder), gpt2).eval()
+        start = Start.load(folder)
+        found = starting_folder(start.init_from, find_run)
+        return starting_model(load_config(folder), start, gpt2, found).eval()
     return load_model(folder, "best" if version == "best" else "last")
 
 

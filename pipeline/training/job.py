@@ -30,9 +30,11 @@ from pipeline.training.parallel import load_optimizer, place
 from pipeline.training.schedule import total_steps
 from pipeline.training.start import (
     OPTIMIZER,
+    FindRun,
     Start,
     config_of,
     starting_files,
+    starting_folder,
     starting_model,
     starting_optimizer,
 )
@@ -54,10 +56,17 @@ class TrainingJob:
     batches: Batches
     runtime: Runtime
     world: World = ALONE
+    start_folder: Path | None = None
 
     @classmethod
-    def open(cls, params: Params, tokens: Path, world: World = ALONE) -> TrainingJob:
-        """Map the tokens and choose the device.
+    def open(
+        cls,
+        params: Params,
+        tokens: Path,
+        world: World = ALONE,
+        find_run: FindRun = Path,
+    ) -> TrainingJob:
+        """Map the tokens, choose the device, find the folder to start from.
 
         Raises:
             UserError: a split is missing or too short, the device is not there, or it cannot do
@@ -72,7 +81,8 @@ class TrainingJob:
             world.check_alone("train.batch_size: auto")
             params = with_largest_batch(params, len(train), runtime)
         batches = Batches(len(train), params.train, params.seed, world.rank, world.size)
-        return cls(params, train, val, batches, runtime, world)
+        start_folder = starting_folder(params.train.init_from, find_run)
+        return cls(params, train, val, batches, runtime, world, start_folder)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -86,7 +96,7 @@ class TrainingJob:
             {**values, "precision": self.runtime.precision},
             files=[
                 *(w.tokens.folder / "meta.json" for w in (self.train_windows, self.val_windows)),
-                *starting_files(self.params.train.init_from),
+                *starting_files(self.start_folder),
             ],
             code=CODE,
         )
@@ -140,13 +150,15 @@ class TrainingJob:
         """Model and optimizer at step 0, on this rank's device."""
         params, world = self.params, self.world
         settings, config = params.train, config_of(params.model)
-        whole = starting_model(config, self.start, params.gpt2) if world.is_first else None
+        whole = None
+        if world.is_first:
+            whole = starting_model(config, self.start, params.gpt2, self.start_folder)
         model = place(world, whole, config, runtime, sharded=world.shards(settings))
         optimizer = build_optimizer(model, settings)
         first, restored = optimizer, False
         if whole is not None:
             first = optimizer if whole is model else build_optimizer(whole, settings)
-            restored = starting_optimizer(first, settings.init_from, settings.init_optimizer)
+            restored = starting_optimizer(first, self.start_folder, settings.init_optimizer)
         if world.agreed(restored) and not world.is_alone:
             load_optimizer(world, model, optimizer, first.state_dict())
         return model, optimizer

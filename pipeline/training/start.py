@@ -1,7 +1,9 @@
-"""Where a training starts from: fresh weights, a model's folder, or OpenAI's GPT-2."""
+"""Where a training starts from: fresh weights, a run, a model's folder, or OpenAI's GPT-2."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +21,9 @@ from pipeline.runtime import derive_seed
 OPTIMIZER = "optimizer.pth"
 START = "start.json"
 GPT2 = "gpt2-"
+RUN = re.compile(r"[0-9a-f]{16}|[0-9a-f]{32}")  # Lossbook's key, MLflow's id
+
+FindRun = Callable[[str], Path]  # a folder with the weights that a run left
 
 
 class Start(BaseModel):
@@ -43,8 +48,23 @@ def config_of(section: Model) -> GPTConfig:
     return GPTConfig(**section.model_dump(exclude={"init"}))
 
 
-def starting_model(config: GPTConfig, start: Start, gpt2: Gpt2 | None = None) -> GPT:
-    """The weights of step 0; `gpt2` says where OpenAI's are, if they are asked for.
+def starting_folder(init_from: str, find_run: FindRun) -> Path | None:
+    """The folder that `train.init_from` names, or that its run left; None for other starts."""
+    if init_from == "scratch" or init_from.startswith(GPT2):
+        return None
+    folder = Path(init_from)
+    is_run = RUN.fullmatch(init_from) is not None and not folder.is_dir()
+    return find_run(init_from) if is_run else folder
+
+
+def starting_model(
+    config: GPTConfig, start: Start, gpt2: Gpt2 | None = None, folder: Path | None = None
+) -> GPT:
+    """The weights of step 0.
+
+    Args:
+        gpt2: where OpenAI's are, if they are asked for.
+        folder: `starting_folder`'s answer; by default the folder that `start` names.
 
     Raises:
         UserError: `train.init_from` names nothing that can be read, or another architecture.
@@ -57,41 +77,43 @@ def starting_model(config: GPTConfig, start: Start, gpt2: Gpt2 | None = None) ->
         from pipeline.gpt2.load import load_gpt2
 
         return _adapted(load_gpt2(start.init_from.removeprefix(GPT2), gpt2), config, start)
-    folder = Path(start.init_from)
+    folder = folder or Path(start.init_from)
     if not (folder / "config.json").is_file():
         raise UserError(
-            f"train.init_from: {start.init_from} is neither `scratch`, nor gpt2-124M, gpt2-355M, "
-            "gpt2-774M or gpt2-1558M, nor a folder with config.json and model.pth"
+            f"train.init_from: {start.init_from} is neither `scratch`, nor a run's id, nor "
+            "gpt2-124M, gpt2-355M, gpt2-774M or gpt2-1558M, nor a folder with config.json and "
+            "model.pth"
         )
     return _adapted(load_model(folder, "last"), config, start)
 
 
-def starting_files(init_from: str) -> list[Path]:
+def starting_files(folder: Path | None) -> list[Path]:
     """The files of the folder that a training starts from; none where it starts elsewhere."""
-    folder = Path(init_from)
-    if init_from == "scratch" or init_from.startswith(GPT2):
+    if folder is None:
         return []
     return [path for name in (FILES["last"], OPTIMIZER) if (path := folder / name).is_file()]
 
 
 def starting_optimizer(
     optimizer: torch.optim.Optimizer,
-    init_from: str,
+    folder: Path | None,
     wanted: Literal["auto", "fresh", "restored"] = "auto",
 ) -> bool:
-    """Load the optimizer's state from the folder `init_from`, where it is wanted and there.
+    """Load the optimizer's state from `starting_folder`'s, where it is wanted and there.
 
     Raises:
         UserError: it must be restored and is not there, or it is not this model's.
     """
-    path = Path(init_from) / OPTIMIZER
-    found = path in starting_files(init_from)
-    if wanted == "restored" and not found:
-        raise UserError(
-            f"train.init_optimizer: restored asked for, but train.init_from {init_from} is no "
-            f"folder with {OPTIMIZER}"
-        )
-    if wanted == "fresh" or not found:
+    path = folder / OPTIMIZER if folder is not None else None
+    if path is None or not path.is_file():
+        if wanted == "restored":
+            where = "names no folder" if folder is None else f"leads to {folder}"
+            raise UserError(
+                f"train.init_optimizer: restored asked for, but train.init_from {where} with "
+                f"{OPTIMIZER}"
+            )
+        return False
+    if wanted == "fresh":
         return False
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

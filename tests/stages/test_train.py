@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -163,7 +166,7 @@ def test_the_journal_knows_both_weights_and_the_store_holds_one_copy(repository:
 
     story = read_story(Path("reports/journal"))
     assert story is not None
-    for name in ("model.pth", "best.pth"):
+    for name in ("model.pth", "best.pth", "optimizer.pth"):
         assert story.artifacts[f"model/{name}"]["reference"] == f"models/scratch/{name}"
     assert not list((repository / "mlartifacts").rglob("*.pth"))
     assert len(list((repository / "mlartifacts").rglob("*.safetensors"))) == 1
@@ -204,3 +207,51 @@ def test_what_cannot_be_trained_ends_in_one_line(repository: Path, section: str,
     assert line.startswith("Error: ")
     assert said in line
     assert not Path("models/wrong").exists()
+
+
+@pytest.mark.parametrize("which", ["run", "run_id"])
+def test_a_run_is_trained_on_by_its_key_or_its_mlflow_id(
+    repository: Path, tmp_path: Path, which: str, monkeypatch
+) -> None:
+    """Also when models/scratch is gone: DVC's cache holds what the journal names."""
+    shutil.copytree(repository, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    cache = Path(".dvc/cache/files/md5")
+    for name in ("model.pth", "optimizer.pth"):
+        data = Path("models/scratch", name).read_bytes()
+        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        (cache / md5[:2]).mkdir(parents=True)
+        (cache / md5[:2] / md5[2:]).write_bytes(data)
+    last = history()[-1]
+    run = read("train_run.json")[which]
+    shutil.rmtree("models/scratch")
+    Path("params.yaml").write_text(PARAMS.replace("train: {", f"train: {{init_from: {run}, "))
+    done = train()
+    assert done.exception is None, done.output
+    assert history()[0]["val_loss"] == last["val_loss"]
+    assert json.loads(Path("models/scratch/start.json").read_text())["init_from"] == run
+    moments = torch.load("models/scratch/optimizer.pth", weights_only=True)["state"][0]
+    assert moments["step"].item() == 2 * last["step"]
+
+
+@pytest.mark.parametrize(
+    ("init_from", "message"),
+    [
+        ("models/scratch", r"what this stage writes.*lossbook runs.*copy of the folder"),
+        ("0123456789abcdef", "is no run of this repository"),
+    ],
+)
+def test_a_start_that_cannot_be_is_one_line(
+    repository: Path, tmp_path: Path, init_from: str, message: str
+) -> None:
+    Path(tmp_path / "params.yaml").write_text(
+        PARAMS.replace("train: {", f"train: {{init_from: {init_from}, ")
+    )
+    done = invoke(
+        "train",
+        *("--params", str(tmp_path / "params.yaml"), "--tokens", "data/tokens"),
+        *("--model", "models/scratch", "--reports", str(tmp_path), "--journal", str(tmp_path)),
+    )
+    assert done.exit_code == 1
+    assert re.search(f"train.init_from: {init_from} .*{message}", done.output)
+    assert len(done.output.strip().splitlines()) == 1

@@ -96,9 +96,7 @@ def test_the_fingerprint_is_of_the_weights_that_training_starts_from(
 
     def started_from(content: bytes) -> str:
         (folder / "model.pth").write_bytes(content)
-        train = job.params.train.model_copy(update={"init_from": str(folder)})
-        params = job.params.model_copy(update={"train": train})
-        return replace(job, params=params).fingerprint
+        return replace(job, start_folder=folder).fingerprint
 
     assert started_from(b"one") == started_from(b"one")
     assert started_from(b"one") != started_from(b"two")

@@ -13,7 +13,7 @@ from pipeline.model.gpt import GPT
 from pipeline.params import Train
 from pipeline.training.job import save_training
 from pipeline.training.optim import build_optimizer
-from pipeline.training.start import Start, starting_model, starting_optimizer
+from pipeline.training.start import Start, starting_folder, starting_model, starting_optimizer
 
 SCRATCH = Start(init_from="scratch", init="pytorch", seed=3)
 
@@ -42,7 +42,7 @@ def test_a_folders_last_weights_and_optimizer(trained, config) -> None:
     for name, tensor in trainer.model.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor)
     optimizer = build_optimizer(model, Train(learning_rate=0.1, weight_decay=0.0))
-    assert starting_optimizer(optimizer, str(folder))
+    assert starting_optimizer(optimizer, folder)
     moments = optimizer.state[model.wte.weight]
     assert torch.equal(
         moments["exp_avg"], trainer.optimizer.state[trainer.model.wte.weight]["exp_avg"]
@@ -55,7 +55,7 @@ def test_a_fresh_optimizer_forgets_the_moments(trained, config) -> None:
     _, folder = trained
     model = starting_model(config, start_at(folder))
     optimizer = build_optimizer(model, Train())
-    assert not starting_optimizer(optimizer, str(folder), "fresh")
+    assert not starting_optimizer(optimizer, folder, "fresh")
     assert not optimizer.state
 
 
@@ -64,8 +64,9 @@ def test_an_optimizer_that_must_be_restored_must_be_there(trained, config, init_
     _, folder = trained
     (folder / "optimizer.pth").unlink()
     optimizer = build_optimizer(GPT(config), Train())
+    found = starting_folder(init_from.replace("FOLDER", str(folder)), Path)
     with pytest.raises(UserError, match=r"train\.init_optimizer: restored asked for"):
-        starting_optimizer(optimizer, init_from.replace("FOLDER", str(folder)), "restored")
+        starting_optimizer(optimizer, found, "restored")
 
 
 def test_training_on_leaves_the_first_model_alone(trained, config) -> None:
@@ -81,6 +82,29 @@ def test_a_shorter_context_takes_the_first_positions(trained, config) -> None:
     trainer, folder = trained
     model = starting_model(replace(config, context_length=4), start_at(folder))
     assert torch.equal(model.wpe.weight, trainer.model.wpe.weight[:4])
+
+
+def test_a_run_is_looked_up_and_a_folder_of_its_name_is_not(
+    trained, config, tmp_path, monkeypatch
+) -> None:
+    trainer, folder = trained
+    asked = []
+
+    def find_run(run: str) -> Path:
+        asked.append(run)
+        return folder
+
+    run = "0123456789abcdef" * 2
+    found = starting_folder(run, find_run)
+    start = Start(init_from=run, init="pytorch", seed=3)
+    model = starting_model(config, start, folder=found)
+    assert asked == [run]
+    assert torch.equal(model.wte.weight, trainer.model.wte.weight)
+    (tmp_path / run[:16]).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert starting_folder(run[:16], find_run) == Path(run[:16])
+    assert starting_folder("gpt2-124M", find_run) is None
+    assert asked == [run]
 
 
 def test_another_architecture_is_refused_with_every_key(trained, config) -> None:
@@ -102,4 +126,4 @@ def test_a_foreign_optimizer_is_refused(trained, config) -> None:
     torch.save({"state": {}, "param_groups": []}, folder / "optimizer.pth")
     optimizer = build_optimizer(GPT(config), Train())
     with pytest.raises(UserError, match=r"optimizer\.pth: not this model's optimizer"):
-        starting_optimizer(optimizer, str(folder))
+        starting_optimizer(optimizer, folder)
