@@ -38,7 +38,7 @@ def main(
     """Loss, perplexity, bits per byte and completions of one GPT-2."""
     from pipeline.data.loader import Windows
     from pipeline.evaluation.baseline import as_report, as_token_losses, weights_of
-    from pipeline.files import write_json
+    from pipeline.files import write_json, write_text
     from pipeline.params import load_params
 
     params = load_params(params_file)
@@ -47,7 +47,8 @@ def main(
     place = weights_of(size, params.gpt2, weights, length)
     if isinstance(place, str):
         click.echo(f"GPT-2 {size}: unavailable: {place}", err=True)
-        journal.mkdir(parents=True, exist_ok=True)  # DVC wants every output to be there
+        # DVC wants every output to be there, and warns of an empty folder.
+        write_text(journal / "no_run.txt", "This size could not be had: there is no run.\n")
         found: Baseline | str = place
     else:
         found = measured(place, params, splits, journal)
