@@ -100,9 +100,10 @@ def _step(objective: Objective, optimizer: Optimizer, runtime: Runtime, size: in
 
 @contextmanager
 def _limited_memory(device: torch.device) -> Iterator[None]:
-    """Hold the allocator to `ROOM` of the GPU's memory inside the block."""
+    """Hold the allocator to `ROOM` of the GPU's memory inside the block; what it took is no peak."""
     torch.cuda.set_per_process_memory_fraction(ROOM, device)
     try:
         yield
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch.cuda.reset_peak_memory_stats(device)

@@ -63,7 +63,7 @@ class Readings:
         if self._device.type == "cuda":
             numbers = numbers.to("cpu", non_blocking=True)  # into pinned memory
             arrival = torch.cuda.Event()
-            arrival.record()
+            arrival.record(torch.cuda.current_stream(self._device))  # not the first GPU's
         self._flights.append(_Flight(step, numbers, norm is not None, started, arrival))
 
     def landed(self) -> Iterator[Reading]:
