@@ -100,7 +100,7 @@ def _step(objective: Objective, optimizer: Optimizer, runtime: Runtime, size: in
 
 @contextmanager
 def _limited_memory(device: torch.device) -> Iterator[None]:
-    """Hold the allocator to `ROOM` of the GPU's memory inside the block; what it took is no peak."""
+    """Hold the allocator to `ROOM` of the GPU's memory inside; what was tried is no peak."""
     torch.cuda.set_per_process_memory_fraction(ROOM, device)
     try:
         yield
