@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.tracking import artifacts
-from pipeline.tracking.journal import JOURNAL, Journal, points_of, read_story
+from pipeline.tracking.journal import JOURNAL, Journal, now, points_of, read_story
 from pipeline.tracking.limits import (
     MAX_DIGEST,
     checked_name,
@@ -96,19 +96,22 @@ class Run:
             else:
                 del self._journalled[key]
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+    def log_metrics(self, metrics: dict[str, float], step: int = 0) -> None:
         """Journal one point of each metric: microseconds, whatever the store does.
 
         Raises:
-            ValueError: MLflow does not take such a name.
+            ValueError: MLflow does not take such a name, or a value is no number.
             UserError: the journal cannot be written (a full disk).
         """
-        if not metrics.keys() <= self._names:
-            self._names.update(checked_name(key) for key in metrics)
-        if self._journalled:
-            metrics = {k: v for k, v in metrics.items() if not self._repeats(k, step)}
+        if self._journalled or not self._names.issuperset(metrics):
+            metrics = self._checked(metrics, step)
         if metrics:
-            self.journal.append_metrics({k: float(v) for k, v in metrics.items()}, step)
+            self.journal.append({"s": step, "m": metrics})
+
+    def _checked(self, metrics: dict[str, float], step: int) -> dict[str, float]:
+        """Those that the journal has not yet, under names that MLflow takes."""
+        self._names.update(checked_name(key) for key in metrics)
+        return {k: v for k, v in metrics.items() if not self._repeats(k, step)}
 
     def _repeats(self, key: str, step: int) -> bool:
         steps = self._journalled.get(key)
@@ -254,5 +257,6 @@ class Run:
             self._append({what: dict(texts)})
 
     def _append(self, event: dict[str, Any]) -> None:
+        event = {"t": now(), **event}
         self.journal.append(event)
         self._story.tell(event)

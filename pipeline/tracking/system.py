@@ -25,7 +25,7 @@ class SystemMonitor(threading.Thread):
         psutil.cpu_percent()  # the first call only starts the measurement
         gpus = _open_gpus()
         while not self._stopped.wait(INTERVAL):
-            self._journal.append_metrics({**machine(), **_gpu_metrics(gpus)}, self._step)
+            self._journal.append({"s": self._step, "m": {**machine(), **_gpu_metrics(gpus)}})
             self._step += 1
 
     def stop(self) -> None:

@@ -6,6 +6,7 @@ import resource
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,14 +48,14 @@ def test_metrics_come_back_as_they_were(
     folder = tmp_path_factory.mktemp("journal")
     journal = Journal(folder)
     for step, metrics in points:
-        journal.append_metrics(metrics, step)
+        journal.append({"s": step, "m": metrics})
     read = [(event["s"], metrics_of(event)) for event in read_events(folder / JOURNAL)]
     assert repr(read) == repr(points)  # repr, for NaN equals nothing
 
 
 def test_every_line_is_json_that_others_read(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.append_metrics({"a": math.nan, "b": -math.inf, "ü": 1.0}, 3)
+    journal.append({"s": 3, "m": {"a": math.nan, "b": -math.inf, "ü": 1.0}})
 
     def refuse(word: str) -> None:
         raise AssertionError(f"{word} is not JSON")
@@ -63,11 +64,22 @@ def test_every_line_is_json_that_others_read(tmp_path: Path) -> None:
     assert event["m"] == {"a": "NaN", "b": "-Infinity", "ü": 1.0}
 
 
+def test_whatever_has_a_float_is_a_metric_and_nothing_else(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    metrics = {"a": np.float32(0.5), "b": np.int64(3), "c": True, "d": 7, "e": np.float64("nan")}
+    journal.append({"s": 0, "m": metrics})
+    with pytest.raises(ValueError, match="high"):
+        journal.append({"s": 1, "m": {"a": "high"}})
+    (event,) = read_events(tmp_path / JOURNAL)
+    read = metrics_of(event)
+    assert repr(read) == "{'a': 0.5, 'b': 3.0, 'c': 1.0, 'd': 7.0, 'e': nan}"
+
+
 def test_a_torn_last_line_is_cut_wherever_it_is_torn(tmp_path: Path) -> None:
     journal = begun(tmp_path)
-    journal.append_metrics({"loss": 1.0}, 0)
+    journal.append({"s": 0, "m": {"loss": 1.0}})
     whole = (tmp_path / JOURNAL).read_bytes()
-    journal.append_metrics({"loss": 2.0}, 1)
+    journal.append({"s": 1, "m": {"loss": 2.0}})
     longer = (tmp_path / JOURNAL).read_bytes()
     journal.close()
     for torn in range(len(whole), len(longer)):
@@ -91,7 +103,7 @@ def test_threads_do_not_tear_each_others_lines(tmp_path: Path) -> None:
 
     def write(name: str) -> None:
         for step in range(300):
-            journal.append_metrics({name: step}, step)
+            journal.append({"s": step, "m": {name: step}})
 
     threads = [threading.Thread(target=write, args=(name,)) for name in "abcd"]
     for thread in threads:
@@ -108,11 +120,11 @@ def test_a_line_that_does_not_fit_on_the_disk_leaves_no_trace(tmp_path: Path) ->
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, hard))
     try:
         with pytest.raises(UserError, match=r"journal\.jsonl"):
-            journal.append_metrics({"loss": 1.0}, 0)
+            journal.append({"s": 0, "m": {"loss": 1.0}})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (tmp_path / JOURNAL).read_bytes() == whole
-    journal.append_metrics({"loss": 1.0}, 0)
+    journal.append({"s": 0, "m": {"loss": 1.0}})
     assert points_of(tmp_path / JOURNAL) == {"loss": {0}}
 
 
@@ -120,8 +132,8 @@ def test_the_story_is_the_run_after_its_last_line(tmp_path: Path) -> None:
     journal = begun(tmp_path)
     journal.append({"params": {"lr": "0.1"}})
     journal.append({"tags": {"a": "1", "b": "1"}})
-    journal.append_metrics({"loss": 3.0}, 2)
-    journal.append_metrics({"loss": 9.0}, 1)  # later, but an earlier step: not the last
+    journal.append({"s": 2, "m": {"loss": 3.0}})
+    journal.append({"s": 1, "m": {"loss": 9.0}})  # later, but an earlier step: not the last
     journal.append({"end": "KILLED"})
     journal.append({"resume": {}})
     journal.append({"tags": {"a": "2", "b": None}})
@@ -157,5 +169,5 @@ def test_a_garbled_line_is_passed_over(tmp_path: Path) -> None:
     journal = begun(tmp_path)
     with open(tmp_path / JOURNAL, "ab") as file:
         file.write(b"\0\0\0\0\n[1]\n")
-    journal.append_metrics({"loss": 1.0}, 0)
+    journal.append({"s": 0, "m": {"loss": 1.0}})
     assert points_of(tmp_path / JOURNAL) == {"loss": {0}}

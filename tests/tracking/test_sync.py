@@ -235,7 +235,7 @@ def test_what_the_store_refuses_is_left_out_and_named(
             for step in range(20):
                 run.log_metrics({"loss": 1.0}, step=step)
             run.journal.append({"params": {"bad@name": "1", "good": "1"}})
-            run.journal.append_metrics({"bad@metric": 1.0}, 0)
+            run.journal.append({"s": 0, "m": {"bad@metric": 1.0}})
     (done,) = sync_now()
     assert {remark.partition(":")[0] for remark in done.remarks} == {"bad@name", "bad@metric"}
     (found,) = snapshot_of(store).values()
@@ -265,7 +265,7 @@ def test_a_killed_run_is_sent_up_to_its_last_line(
     header = {"run": "k", "stage": "train", "experiment": "e", "name": "n", "parent": None}
     journal = Journal(folder)
     journal.append({"create": {**header, "state": "train-1"}})
-    journal.append_metrics({"loss": 1.0}, 0)
+    journal.append({"s": 0, "m": {"loss": 1.0}})
     journal.close()
     with open(folder / JOURNAL, "ab") as file:
         file.write(b'{"t":1,"s":1,"m":{"lo')
