@@ -215,6 +215,8 @@ def _prepare_sqlite(path: Path) -> None:
 def _create_sqlite(path: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+    for suffix in ("-wal", "-shm"):  # of a database that was removed: it would spoil this one
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
     with written_aside(path) as aside:
         uri = f"sqlite:///{aside}"
         SqlAlchemyStore(uri, artifact_root().as_uri()).engine.dispose()  # type: ignore[no-untyped-call]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable
@@ -52,6 +53,23 @@ def test_the_database_is_ready_for_many_writers(repo: Path) -> None:
     with closing(sqlite3.connect(repo / "mlflow.db")) as database:
         assert database.execute("pragma journal_mode").fetchone() == ("wal",)
         assert database.execute("select count(*) from experiments").fetchone() == (1,)
+
+
+def test_a_log_that_is_left_of_a_removed_database_spoils_no_new_one(repo: Path) -> None:
+    """SQLite would write it into whatever database stands beside it."""
+    log, kept = repo / "mlflow.db-wal", repo / "kept"
+    with closing(sqlite3.connect(repo / "mlflow.db")) as database:
+        database.execute("create table stale (a)")
+        database.commit()
+        shutil.copyfile(log, kept)
+    (repo / "mlflow.db").unlink()
+    kept.rename(log)
+    connect()
+    with closing(sqlite3.connect(repo / "mlflow.db")) as database:
+        tables = {name for (name,) in database.execute("select name from sqlite_master")}
+        assert database.execute("pragma integrity_check").fetchone() == ("ok",)
+    assert "stale" not in tables
+    assert "experiments" in tables
 
 
 def test_an_experiment_deleted_in_mlflow_comes_back_with_its_next_run(repo: Path) -> None:
