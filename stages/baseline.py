@@ -68,6 +68,7 @@ def measured(place: Place, params: Params, splits: dict[str, Windows], journal: 
         experiment=params.tracking.experiment,
         name=f"gpt2-{place.size}",
         journal=journal,
+        description=introduction(place, params.gpt2.precision, splits),
         params={
             "evaluate.batch_size": params.evaluate.batch_size,
             "compare.prompts": params.compare.prompts,
@@ -86,11 +87,21 @@ def measured(place: Place, params: Params, splits: dict[str, Windows], journal: 
                 device=choose_runtime().device,
                 tell=bar.advance,
             )
-        log(run, found)
+        log(run, place.size, found)
     return found
 
 
-def log(run: Run, found: Baseline) -> None:
+def introduction(place: Place, precision: str, splits: dict[str, Windows]) -> str:
+    """What was measured, in Markdown."""
+    windows = splits["val"]
+    return (
+        f"OpenAI's GPT-2 {place.size} ({precision}), untouched, on "
+        f"**{windows.tokens.meta['corpus']}**: {len(splits['train']):,} training and "
+        f"{len(windows):,} validation windows of {windows.context_length} tokens."
+    )
+
+
+def log(run: Run, size: str, found: Baseline) -> None:
     """Losses, under the keys of the scratch model's last weights, to be compared in one chart."""
     run.log_params({"parameters": found.parameters, "precision": found.precision})
     for split, losses in found.losses.items():
@@ -103,7 +114,9 @@ def log(run: Run, found: Baseline) -> None:
             **{f"peak_{kind}_gb": peak / 1e9 for kind, peak in found.peak_memory.items()},
         }
     )
-    run.log_table([asdict(completion) for completion in found.completions], "completions.json")
+    completions = [asdict(completion) for completion in found.completions]
+    run.log_samples([{**row, "weights": f"gpt2-{size}", "temperature": 0.0} for row in completions])
+    run.log_table(completions, "completions.json")
 
 
 if __name__ == "__main__":

@@ -91,6 +91,13 @@ def log(run: Run, reports: Path, comparison: Comparison) -> None:
 
     run.log_metrics(metrics(comparison))
     run.log_table(list(rows_of(comparison).values()), "comparison.json")
+    run.log_samples(
+        [
+            {"prompt": prompt, "weights": key, "temperature": 0.0, "completion": completion}
+            for key, completions in comparison.completions.items()
+            for prompt, completion in completions.items()
+        ]
+    )
     for suffix in ("html", "md", "csv", "png"):
         run.log_artifact(reports / f"comparison.{suffix}")
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.console import FILE, FOLDER, Command
 
 if TYPE_CHECKING:
+    from pipeline.data.loader import Windows
     from pipeline.evaluation.perplexity import Losses
     from pipeline.model.gpt import GPT
     from pipeline.params import Compare
@@ -58,6 +59,7 @@ def main(
             experiment=params.tracking.experiment,
             parent=parent,
             journal=journal,
+            description=introduction(splits),
             params={"evaluate.batch_size": batch_size, "compare.prompts": params.compare.prompts},
         ) as run,
         Progress(windows, "evaluate", unit="window") as bar,
@@ -82,6 +84,8 @@ def main(
         )
         write_json(metrics, headlines(measured))
         run.log_artifact(report)
+        run.log_samples(sample_rows(completions))
+        run.describe(f"{introduction(splits)}\n\n{as_table(measured)}")
 
 
 def headlines(measured: dict[str, dict[str, Losses]]) -> dict[str, float]:
@@ -107,6 +111,36 @@ def complete_all(model: GPT, settings: Compare) -> list[dict[str, str]]:
         {"prompt": prompt, "completion": completion.text}
         for prompt, completion in zip(settings.prompts, found, strict=True)
     ]
+
+
+def sample_rows(completions: dict[str, list[dict[str, str]]]) -> list[dict[str, Any]]:
+    return [
+        {**row, "weights": version, "temperature": 0.0}
+        for version, rows in completions.items()
+        for row in rows
+    ]
+
+
+def introduction(splits: dict[str, Windows]) -> str:
+    """What was measured, in Markdown."""
+    windows = splits["val"]
+    return (
+        f"Losses on **{windows.tokens.meta['corpus']}**: {len(splits['train']):,} training and "
+        f"{len(windows):,} validation windows of {windows.context_length} tokens."
+    )
+
+
+def as_table(measured: dict[str, dict[str, Losses]]) -> str:
+    """What came of it, in Markdown."""
+    lines = ["| weights | training loss | validation loss | perplexity | bits a byte |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: |")
+    for version, losses in measured.items():
+        train, val = losses["train"], losses["val"]
+        lines.append(
+            f"| {version} | {train.loss:.3f} | {val.loss:.3f} | {val.perplexity:,.1f} "
+            f"| {val.bits_per_byte:.3f} |"
+        )
+    return "\n".join(lines)
 
 
 def log_losses(run: Run, version: str, measured: dict[str, Losses]) -> None:

@@ -12,7 +12,7 @@ from pipeline.console import FILE, FOLDER, Command
 
 if TYPE_CHECKING:
     from pipeline.generation.survey import Scorer, Survey
-    from pipeline.params import Gpt2
+    from pipeline.params import Gpt2, Sample
     from pipeline.tracking.open_run import Run
 
 HEADLINES = ("distinct_2", "repetition", "copied", "longest_copy")  # that runs are compared by
@@ -53,6 +53,7 @@ def main(
         parent=parent,
         journal=journal,
         name=run_name(settings, defaults, always),
+        description=introduction(params.sample),
         params=settings,
     ) as run:
         model = load_model(folder).to(choose_runtime().device)
@@ -71,6 +72,24 @@ def main(
             )
         write(reports, result)
         log(run, reports, result)
+        measures = result.chosen.measures.as_dict()
+        run.describe(f"{introduction(params.sample)}\n\n{as_list(measures)}")
+
+
+def introduction(settings: Sample) -> str:
+    """What was done, in Markdown."""
+    top_k = "all tokens" if settings.top_k is None else f"the {settings.top_k} likeliest tokens"
+    grid = len(settings.grid.temperature) * len(settings.grid.top_k)
+    return (
+        f"Samples of {settings.max_new_tokens} tokens from {len(settings.prompts)} prompts, at "
+        f"temperature {settings.temperature:g} over {top_k}, and over a grid of {grid} settings."
+    )
+
+
+def as_list(measures: dict[str, Any]) -> str:
+    """What came of the chosen settings, in Markdown."""
+    told = {name: value for name in HEADLINES if (value := measures[name]) is not None}
+    return "\n".join(f"- {name.replace('_', ' ')}: {value:.4g}" for name, value in told.items())
 
 
 def gpt2_scorer(settings: Gpt2, say: Callable[[str], None]) -> Scorer | None:
@@ -105,15 +124,14 @@ def write(reports: Path, result: Survey) -> None:
 
 def log(run: Run, reports: Path, result: Survey) -> None:
     """The same for MLflow: a metric a cell, a table that runs can be compared by, the files."""
-    from pipeline.reporting.samples import for_comparison
-
     run.log_metrics(numbers("chosen", result.chosen.measures.as_dict()))
     for cell in result.grid:
         top_k = "all" if cell.sampling.top_k is None else cell.sampling.top_k
         place = f"grid/t{cell.sampling.temperature:g}-k{top_k}"
         run.log_metrics(numbers(place, cell.measures.as_dict()))
-    rows = [sample.as_dict() for sample in result.samples]
-    run.log_table(for_comparison(rows), "samples.json")
+    samples = [sample.as_dict() for sample in result.samples]
+    run.log_samples([{**sample, "weights": "last"} for sample in samples])
+    run.log_table(samples, "samples_measured.json")
     for name in (GRID, NEXT_TOKEN):
         run.log_artifact(reports / name, "figures")
     run.log_artifact(reports / "samples.md")

@@ -188,7 +188,7 @@ class Recorder:
         )
 
     def on_epoch(self, epoch: int, model: GPT) -> None:
-        row = {**self.sample(model), "epoch": epoch}
+        row = {**self.sample(model), "weights": f"epoch {epoch}"}
         self.samples.append(row)
         self.bar.say(f"epoch {epoch}: {row['prompt']}{row['completion']}".replace("\n", " "))
         self.run.log_text(f"{row['prompt']}{row['completion']}\n", f"samples/epoch_{epoch:03}.txt")
@@ -262,7 +262,6 @@ def write_outputs(
     from pipeline.files import write_json
     from pipeline.params import flatten
     from pipeline.reporting.plots import loss_curves
-    from pipeline.reporting.samples import for_comparison
     from pipeline.training.job import save_training, summary, verdict, write_history
     from stages.trained_model import log_trained_model
 
@@ -279,7 +278,7 @@ def write_outputs(
     run.log_metrics({k.replace(".", "/"): v for k, v in flatten(results).items()}, step=0)
     recorder = trainer.observer
     assert isinstance(recorder, Recorder)
-    run.log_table(for_comparison(recorder.samples), "samples.json")
+    run.log_samples(recorder.samples)
     run.log_artifact(reports / "loss.png", "figures")
     run.log_artifact(reports / "history.csv")
     log_trained_model(run, job, trainer.best, folder)

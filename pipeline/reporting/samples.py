@@ -84,12 +84,6 @@ def markdown(samples: Samples, grid: str, next_token: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def for_comparison(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows whose second column is the text: MLflow groups by the first, and compares the second."""
-    first = ("prompt", "completion")
-    return [{name: row[name] for name in dict.fromkeys([*first, *row])} for row in rows]
-
-
 def _table(cells: Sequence[Mapping[str, Any]]) -> str:
     names = [name for name in NAMES if any(cell[name] is not None for cell in cells)]
     lines = [["temperature", "top-k", *(NAMES[name] for name in names)]]

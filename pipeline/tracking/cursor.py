@@ -23,6 +23,7 @@ class Cursor:
     run_id: str | None = None
     offset: int = 0
     linked: bool = False  # the store's run knows its parent's
+    introduced: bool = False  # the descriptions of both link to each other
     missing: list[Event] = field(default_factory=list)  # files not sent, and `why`
     refused: dict[str, str] = field(default_factory=dict)  # what the store never takes, and why
 

@@ -54,13 +54,14 @@ def rows(workspace: Path) -> list[Row]:
     current = _current(workspace, stories)
     listed: list[Row] = []
 
-    def descend(story: Story, depth: int) -> None:
+    def descend(story: Story, depth: int, parent: str = "") -> None:
         cursors = read_cursors(entries[story.run].folder)
         run_ids = {name: c.run_id for name, c in cursors.items() if c.run_id is not None}
-        listed.append(_row(story, depth, current.get(story.run, ""), run_ids))
+        name = story.name.removesuffix(f" of {parent}")  # under which it stands
+        listed.append(_row(story, name, depth, current.get(story.run, ""), run_ids))
         for child in stories:
             if child.parent == story.run:
-                descend(child, depth + 1)
+                descend(child, depth + 1, story.name)
 
     for story in reversed(stories):
         if story.parent not in entries:
@@ -68,11 +69,11 @@ def rows(workspace: Path) -> list[Row]:
     return listed
 
 
-def _row(story: Story, depth: int, reports: str, run_ids: dict[str, str]) -> Row:
+def _row(story: Story, name: str, depth: int, reports: str, run_ids: dict[str, str]) -> Row:
     seconds = None if story.ended is None else (story.ended - story.started) / 1000
     return Row(
         key=story.run,
-        name=story.name,
+        name=name,
         stage=story.tags.get("dvc.stage", story.stage),
         experiment=story.experiment,
         status=story.status,

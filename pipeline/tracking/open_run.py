@@ -16,8 +16,12 @@ from pipeline.tracking.limits import (
     param_text,
     tag_text,
 )
+from pipeline.tracking.links import NOTE
 from pipeline.tracking.publish import registered_name, requirements
 
+SAMPLES = "samples.json"
+# MLflow's page groups by the first column and compares the second.
+SAMPLE = ("prompt", "completion", "weights", "temperature", "top_k", "seed")
 TABLES = "mlflow.loggedArtifacts"  # the tag by which MLflow's UI finds tables to compare
 
 
@@ -243,6 +247,15 @@ class Run:
         tables = json.loads(self._story.tags.get(TABLES, "[]"))
         if (table := {"path": path, "type": "table"}) not in tables:
             self.set_tags({TABLES: json.dumps([*tables, table])})
+
+    def log_samples(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Journal what models have written, in the table that is the same in every run."""
+        if rows:
+            self.log_table([{name: row.get(name) for name in SAMPLE} for row in rows], SAMPLES)
+
+    def describe(self, text: str) -> None:
+        """Journal a description, in Markdown, in the place of the one from before."""
+        self.set_tags({NOTE: text})
 
     def sync(self) -> None:
         """Wait until the journal is on the disk; call it before a checkpoint is put in place."""

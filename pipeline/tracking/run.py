@@ -29,6 +29,7 @@ from pipeline.tracking import home
 from pipeline.tracking.archive import revive
 from pipeline.tracking.ending import Helpers, break_off, finish
 from pipeline.tracking.facts import standard_tags
+from pipeline.tracking.links import NOTE
 from pipeline.tracking.locks import take
 from pipeline.tracking.open_run import Run
 
@@ -61,7 +62,8 @@ def start_run(
         experiment: MLflow's experiment; created where there is none.
         state: `home.state_folder(stage, fingerprint)` for a stage that can go on after a kill;
             None for one that starts anew each time.
-        name: what is special about the run, as the UI lists it; the stage's name by default.
+        name: what is special about the run, as the UI lists it; by default the stage's name, and
+            which run it was made from.
         description: Markdown, at the top of the run's page.
         params: flat, e.g. `pipeline.params.flatten(params.train, "train.")`. A run that goes on
             keeps the params it began with.
@@ -77,17 +79,18 @@ def start_run(
         UserError: another process works in `state`, or `parent` is no record.
     """
     die_with_parent()
+    made_from = _record(parent) if parent else {}
     header = {
         "run": secrets.token_hex(8),
         "stage": stage,
         "experiment": experiment,
-        "name": name or stage,
-        "parent": _key_in(parent) if parent else None,
+        "name": name or _name_of_child(stage, made_from),
+        "parent": made_from.get("run"),
         "state": state.name if state else None,
     }
     all_tags = {**standard_tags(stage), **(tags or {})}
     if description:
-        all_tags["mlflow.note.content"] = description
+        all_tags[NOTE] = description
     folder = state or home.states() / f"{stage}-{header['run']}"
     with sigterm_raises(), take(folder):
         if state is not None:
@@ -103,8 +106,12 @@ def start_run(
         finish(run, helpers, record, journal)
 
 
-def _key_in(parent: Path) -> str:
+def _record(parent: Path) -> dict[str, Any]:
     record = read_json(parent)
     if not isinstance(record, dict) or not isinstance(record.get("run"), str):
         raise UserError(f"{parent}: must hold the key `run`; `dvc repro -f` rewrites it")
-    return str(record["run"])
+    return record
+
+
+def _name_of_child(stage: str, parent: Mapping[str, Any]) -> str:
+    return f"{stage} of {parent['name']}" if "name" in parent else stage

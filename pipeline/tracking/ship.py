@@ -16,6 +16,7 @@ from pipeline.tracking.artifacts import locate
 from pipeline.tracking.batch import Batch, batches
 from pipeline.tracking.cursor import Cursor, read_cursors, write_cursor
 from pipeline.tracking.journal import JOURNAL, Event, read_events
+from pipeline.tracking.links import NOTE, introduce
 from pipeline.tracking.locks import SHIP, acquire
 from pipeline.tracking.publish import Publisher
 from pipeline.tracking.store import PARENT, RUN_KEY, Store, error_code, one_line
@@ -132,13 +133,14 @@ class Shipper:
     def link(self) -> bool:
         """Tell the run its parent, if the store knows that by now; True where nothing is left."""
         parent = self.header.get("parent")
-        if parent is None or self.cursor.linked:
+        if parent is None or (self.cursor.linked and self.cursor.introduced):
             return True
         run = self.store.find_run(parent)
         if run is None:
             return False
         self.store.client.set_tag(self.run_id, PARENT, run.info.run_id)
-        self.cursor.linked = True
+        introduce(self.store.client, self.run_id, run)
+        self.cursor.linked = self.cursor.introduced = True
         self._save()
         return True
 
@@ -155,6 +157,8 @@ class Shipper:
             else:
                 names = [*(m[0] for m in batch.metrics), *batch.params, *batch.tags]
                 self.cursor.refused.update({name: one_line(error) for name in names})
+        if NOTE in batch.tags:
+            self.cursor.introduced = False  # the description is the journal's again
         self.answers += 1
 
     def _log_batch(self, batch: Batch) -> None:

@@ -111,7 +111,7 @@ def test_journals_a_child_of_the_train_run(repo: Path) -> None:
     assert json.loads((repo / "reports" / "comparison.json").read_text())["verdict"] in (
         story.tags["mlflow.note.content"] or ""
     )
-    assert set(story.artifacts) == set(WRITTEN)
+    assert set(story.artifacts) == {*WRITTEN, "samples.json"}
 
 
 def test_mlflow_shows_the_same_numbers(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,10 @@ def test_mlflow_shows_the_same_numbers(repo: Path, monkeypatch: pytest.MonkeyPat
     assert run.data.metrics == {
         f"{model}/{name}": value for model, by in numbers.items() for name, value in by.items()
     }
-    assert {file.path for file in client.list_artifacts(run.info.run_id)} == set(WRITTEN)
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
+        *WRITTEN,
+        "samples.json",
+    }
     table = Path(client.download_artifacts(run.info.run_id, "comparison.json")).read_text()
     assert json.loads(table)["data"][3][0] == "GPT-2 small (124M)"
 

@@ -104,10 +104,10 @@ def test_mlflow_holds_the_cells_the_table_and_the_figures(repository: Path) -> N
         assert f"{place}/gpt2_perplexity" not in run.data.metrics
     assert run.data.params["sample.max_new_tokens"] == "8"
     names = {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert {"figures", "samples.json", "samples.md"} <= names
+    assert {"figures", "samples.json", "samples_measured.json", "samples.md"} <= names
     folder = client.download_artifacts(run.info.run_id, "samples.json")
     table = json.loads(Path(folder).read_text())
-    assert table["columns"][:5] == ["prompt", "completion", "temperature", "top_k", "seed"]
+    assert table["columns"] == ["prompt", "completion", "weights", "temperature", "top_k", "seed"]
 
 
 def test_the_same_inputs_give_the_same_bytes(repository: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from pipeline.tracking import store as store_module
+from pipeline.tracking.links import NOTE
 from pipeline.tracking.store import RUN_KEY, Store, connect
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves helpers to us
@@ -150,6 +151,9 @@ def _snapshot_of(store: Store, run: Any, keys: Mapping[str, str]) -> dict[str, A
     tags = dict(run.data.tags)
     if "mlflow.parentRunId" in tags:
         tags["mlflow.parentRunId"] = keys[tags["mlflow.parentRunId"]]
+    for run_id, key in keys.items():  # links
+        if NOTE in tags:
+            tags[NOTE] = tags[NOTE].replace(run_id, key)
     return {
         "name": run.info.run_name,
         "status": run.info.status,

@@ -1,4 +1,4 @@
-"""`rm mlflow.db && lossbook sync` after the whole pipeline: the same store."""
+"""`rm -r mlflow.db mlartifacts; lossbook sync` after the whole pipeline: the same store."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def test_a_pipelines_whole_record_comes_back(
     assert len(before[1]) == 2
     for lost in ("mlflow.db", "mlflow.db-wal", "mlflow.db-shm"):
         (folder / lost).unlink(missing_ok=True)
+    shutil.rmtree(folder / "mlartifacts")
     done = json.loads(repository.run("lossbook", "sync", "--json").stdout)
     assert {one["outcome"] for one in done} == {"rebuilt"}
     assert [one["remarks"] for one in done] == [[]] * 8

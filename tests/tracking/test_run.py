@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.process import Terminated
 from pipeline.tracking import home
 from pipeline.tracking.journal import JOURNAL, points_of, read_story
+from pipeline.tracking.links import NOTE
 from pipeline.tracking.open_run import Run
 from pipeline.tracking.run import start_run
 from pipeline.tracking.store import Store
@@ -120,6 +121,55 @@ def test_a_child_knows_its_parent(repo: Path, store: Store, snapshot_of: Snapsho
     found = snapshot_of(store)
     assert found[child]["tags"]["mlflow.parentRunId"] == parent
     assert "mlflow.parentRunId" not in found[parent]["tags"]
+
+
+def test_parent_and_children_are_linked_in_their_descriptions(
+    repo: Path, store: Store, lossbook: Callable[..., Any]
+) -> None:
+    """Once each, whatever is described later and however often it is sent; others' words stay."""
+    record = repo / "train_run.json"
+    with start_run("train", experiment="e", name="lr=[1]", record=record) as parent:
+        pass
+    parent_id = json.loads(record.read_text())["run_id"]
+    ids = []
+    for stage in ("evaluate", "sample"):
+        with start_run(stage, experiment="e", description="Soon.", parent=record) as child:
+            child.describe("It went **well**.")
+        ids.append(store.find_run(child.key).info.run_id)  # type: ignore[union-attr]
+    store.client.set_tag(ids[0], NOTE, f"{note(store, ids[0])}\n\nMy own words.")
+    for path in home.journals().glob("*/shipped.json"):
+        if path.parent.name.startswith("train"):
+            path.unlink()
+    lossbook("sync")
+    pages = {run_id: f"#/experiments/1/runs/{run_id}" for run_id in (parent_id, *ids)}
+    assert note(store, parent_id) == (
+        "**What was made of it:**\n\n"
+        f"- [evaluate of lr=[1]]({pages[ids[0]]})\n- [sample of lr=[1]]({pages[ids[1]]})"
+    ).replace("[1]", "(1)")
+    made_from = f"It went **well**.\n\nMade from [lr=(1)]({pages[parent_id]})."
+    assert note(store, ids[0]) == f"{made_from}\n\nMy own words."
+    assert note(store, ids[1]) == made_from
+    assert parent.name == "lr=[1]"
+    assert child.name == "sample of lr=[1]"
+
+
+def test_a_child_of_a_deleted_parent_is_whole(repo: Path, store: Store) -> None:
+    record = repo / "train_run.json"
+    with start_run("train", experiment="e", record=record):
+        pass
+    parent_id = json.loads(record.read_text())["run_id"]
+    store.client.delete_run(parent_id)
+    with start_run("evaluate", experiment="e", parent=record) as child:
+        child.log_metrics({"loss": 1.0})
+    found = store.find_run(child.key)
+    assert found is not None
+    assert found.info.status == "FINISHED"
+    assert found.data.metrics == {"loss": 1.0}
+    assert parent_id in note(store, found.info.run_id)
+
+
+def note(store: Store, run_id: str) -> str:
+    return str(store.client.get_run(run_id).data.tags[NOTE])
 
 
 def test_a_parent_that_the_store_lost_is_brought_from_its_journal(
@@ -274,6 +324,7 @@ def test_mlflow_reads_the_table_and_lists_it_for_comparison(repo: Path, store: S
         run.log_table(rows, "samples.json")
         run.log_table(rows, "samples.json")
         run.log_table([{"a": math.nan}], "more.json")
+
     found = store.find_run(run.key)
     assert found is not None
     table = store.client.load_table(found.info.experiment_id, "samples.json", [found.info.run_id])
@@ -283,6 +334,22 @@ def test_mlflow_reads_the_table_and_lists_it_for_comparison(repo: Path, store: S
         {"path": "samples.json", "type": "table"},
         {"path": "more.json", "type": "table"},
     ]
+
+
+def test_samples_are_the_same_table_in_every_run(offline: Path) -> None:
+    with start_run("train", experiment="e") as run:
+        run.log_samples([{"weights": "epoch 1", "completion": "a", "prompt": "x", "epoch": 1}])
+        train = (run.folder / "artifacts" / "samples.json").read_text()
+    with start_run("baseline", experiment="e") as run:
+        run.log_samples([{"prompt": "x", "completion": "b", "temperature": 0.0, "seconds": 2.0}])
+        baseline = (run.folder / "artifacts" / "samples.json").read_text()
+    columns = ["prompt", "completion", "weights", "temperature", "top_k", "seed"]
+    assert json.loads(train)["columns"] == json.loads(baseline)["columns"] == columns
+    assert json.loads(train)["data"] == [["x", "a", "epoch 1", None, None, None]]
+    assert json.loads(baseline)["data"] == [["x", "b", None, 0.0, None, None]]
+    with start_run("compare", experiment="e") as run:
+        run.log_samples([])
+        assert not (run.folder / "artifacts").exists()
 
 
 def test_a_large_file_is_named_and_not_copied(repo: Path, store: Store) -> None:

@@ -16,6 +16,7 @@ import pytest
 from pipeline.tracking import home
 from pipeline.tracking.cursor import CURSOR
 from pipeline.tracking.journal import JOURNAL, Journal
+from pipeline.tracking.links import NOTE
 from pipeline.tracking.run import start_run
 from pipeline.tracking.ship import Shipper
 from pipeline.tracking.store import RUN_KEY, Store
@@ -136,6 +137,7 @@ def test_a_fresh_clone_takes_in_what_dvc_brings(
     """Only what DVC tracks is there: the train run's journal, and the model."""
     train, *_ = write_runs(repo)
     before = snapshot_of(store)[train]
+    before["tags"][NOTE] = "**m**"  # without the link to a child that is nowhere here
     shutil.rmtree(repo / ".lossbook")
     shutil.copyfile(template, repo / "second.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///second.db")
