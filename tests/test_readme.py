@@ -123,7 +123,7 @@ def test_the_sweep_of_three_values_and_two_seeds(clone: Clone) -> None:
     assert shown.count("Success") == 6, shown
     said = clone.shell(read)
     assert "of 3 settings" in said
-    found = json.loads(clone.shell("lossbook sweep --json --no-log"))
+    found = json.loads(clone.shell(f"{read.partition('#')[0]} --json --no-log"))
     assert [len(setting["runs"]) for setting in found["settings"]] == [2, 2, 2]
 
 
