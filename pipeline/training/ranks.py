@@ -105,8 +105,7 @@ class Ranks(Started):
         """End those that still run; they hold nothing that is not rank 0's too."""
         for process in self._processes.processes:
             process.kill()
-        for process in self._processes.processes:
-            process.join()
+        self._watching.join()  # it waits for them; two threads that do so disturb each other
 
 
 @contextmanager
