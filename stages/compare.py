@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from pipeline.reporting.html import Page
     from pipeline.tracking.open_run import Run
 
+# Beside the page; a run's description has no files beside it.
+FIGURE = "![Validation loss against parameters](comparison.png)"
+
 
 @click.command(cls=Command)
 @click.option("--params", type=FILE, default=Path("params.yaml"), show_default=True)
@@ -79,7 +82,7 @@ def write(reports: Path, comparison: Comparison, page: Page) -> None:
 
     html = render(page)
     write_text(reports / "comparison.csv", to_csv(page.rows))
-    write_text(reports / "comparison.md", markdown(page))
+    write_text(reports / "comparison.md", f"{markdown(page)}\n{FIGURE}\n")
     draw_sizes(rows_of(comparison), reports / "comparison.png")
     write_text(reports / "comparison.html", html)
     write_json(reports / "comparison.json", comparison.as_json(page.verdict))

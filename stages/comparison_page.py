@@ -191,7 +191,6 @@ def markdown(page: Page) -> str:
             f"{page.verdict}\n",
             to_markdown(page.rows),
             *(f"{note}\n" for note in page.notes),
-            "![Validation loss against parameters](comparison.png)\n",
         ]
     )
 
