@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+from pathlib import Path
 
 import mlflow
 import optuna
@@ -54,7 +55,7 @@ def main() -> None:
 
     store = connect()
     mlflow.set_tracking_uri(store.uri)
-    experiment = f"{load_params('params.yaml').tracking.experiment}-search"
+    experiment = f"{load_params(Path('params.yaml')).tracking.experiment}-search"
     study = optuna.create_study(
         study_name=asked.study,
         storage=MlflowStorage(experiment_id=store.experiment_id(experiment)),

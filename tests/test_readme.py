@@ -138,3 +138,14 @@ def test_what_one_reads_with(clone: Clone, command: str) -> None:
 def test_the_model_is_exported(clone: Clone) -> None:
     clone.shell("lossbook export FOLDER")
     assert (clone.folder / "FOLDER" / "config.json").exists()
+
+
+def test_a_search_goes_on_where_it_stopped(clone: Clone) -> None:
+    """docs/search.md's script, a trial at a time."""
+    for number in (0, 1):
+        said = clone.shell("python docs/search.py --trials 1")
+        assert f"Trial {number} finished" in said
+    assert re.search(r"to take it: dvc exp apply search-[01]", said)
+    names = clone.run("git", "for-each-ref", "refs/exps").stdout
+    assert "search-0" in names
+    assert "search-1" in names
