@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json, written_aside
@@ -24,13 +23,9 @@ def save_config(folder: Path, config: GPTConfig) -> None:
     write_json(folder / "config.json", asdict(config))
 
 
-def save_weights(folder: Path, model: nn.Module, which: Weights) -> None:
-    save_state(folder / FILES[which], model.state_dict())
-
-
-def save_state(path: Path, state: dict[str, torch.Tensor]) -> None:
+def save_weights(folder: Path, state: dict[str, torch.Tensor], which: Weights) -> None:
     """Write a state dict, its tensors on the CPU, whole or not at all."""
-    save_whole(path, {name: tensor.cpu() for name, tensor in state.items()})
+    save_whole(folder / FILES[which], {name: tensor.cpu() for name, tensor in state.items()})
 
 
 def save_whole(path: Path, value: object) -> None:

@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.fingerprint import fingerprint
 from pipeline.model.gpt import GPT
-from pipeline.model.saved import FILES, save_config, save_state, save_whole
+from pipeline.model.saved import save_config, save_weights, save_whole
 from pipeline.params import Params
 from pipeline.runtime import Runtime, choose_runtime
 from pipeline.training.batch_size import with_largest_batch
@@ -183,7 +183,7 @@ class TrainingJob:
             if not trainer.last_good:
                 raise
             save_config(rescue, trainer.model.config)
-            save_state(rescue / FILES["last"], trainer.last_good.tensors)
+            save_weights(rescue, trainer.last_good.tensors, "last")
             step = trainer.last_good.step
             raise Diverged(f"{error}; the weights of step {step} are kept in {rescue}") from None
 
@@ -204,8 +204,8 @@ def save_training(folder: Path, trainer: Trainer, start: Start) -> None:
     assert trainer.best_weights is not None, "a training evaluates at step 0"
     assert trainer.last_good is not None, "and at the end"
     assert trainer.last_good.step == trainer.step
-    save_state(folder / FILES["last"], trainer.last_good.tensors)
-    save_state(folder / FILES["best"], trainer.best_weights.tensors)
+    save_weights(folder, trainer.last_good.tensors, "last")
+    save_weights(folder, trainer.best_weights.tensors, "best")
     save_whole(folder / OPTIMIZER, trainer.last_optimizer)
 
 

@@ -110,7 +110,7 @@ def test_the_command_exports_best_or_last(tmp_path: Path, monkeypatch: pytest.Mo
     folder, models = Path("models/scratch"), {"best": scratch(1), "last": scratch(2)}
     save_config(folder, SMALL)
     for which, model in models.items():
-        save_weights(folder, model, which)  # type: ignore[arg-type]
+        save_weights(folder, model.state_dict(), which)  # type: ignore[arg-type]
         done = CliRunner().invoke(main, ["export", which, "--weights", which])
         assert done.exit_code == 0, done.output
         again = huggingface.load(Path(which))

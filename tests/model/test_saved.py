@@ -10,7 +10,7 @@ import torch
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from pipeline.model.gpt import GPT, GPTConfig
-from pipeline.model.saved import load_model, save_config, save_state, save_weights
+from pipeline.model.saved import load_model, save_config, save_weights
 
 CONFIG = GPTConfig(n_layer=1, n_head=2, n_embd=8, context_length=4, vocab_size=11)
 
@@ -18,14 +18,14 @@ CONFIG = GPTConfig(n_layer=1, n_head=2, n_embd=8, context_length=4, vocab_size=1
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     save_config(tmp_path, CONFIG)
-    save_weights(tmp_path, GPT(CONFIG), "last")
+    save_weights(tmp_path, GPT(CONFIG).state_dict(), "last")
     return tmp_path
 
 
 def test_round_trip(tmp_path: Path) -> None:
     model = GPT(CONFIG)
     save_config(tmp_path, CONFIG)
-    save_weights(tmp_path, model, "best")
+    save_weights(tmp_path, model.state_dict(), "best")
     loaded = load_model(tmp_path, "best")
     assert loaded.config == CONFIG
     assert not loaded.training
@@ -43,7 +43,7 @@ def change(folder: Path, name: str, tensor: torch.Tensor | None) -> None:
     state.pop(name, None)
     if tensor is not None:
         state[name] = tensor
-    save_state(folder / "model.pth", state)
+    save_weights(folder, state, "last")
 
 
 def test_a_missing_tensor_is_named(folder: Path) -> None:
@@ -89,6 +89,6 @@ def test_another_process_writes_the_same_bytes(
     model, written = GPT(CONFIG), []
     for pid in (11, 2222):
         monkeypatch.setattr("os.getpid", lambda pid=pid: pid)
-        save_weights(tmp_path, model, "last")
+        save_weights(tmp_path, model.state_dict(), "last")
         written.append((tmp_path / "model.pth").read_bytes())
     assert written[0] == written[1]

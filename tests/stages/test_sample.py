@@ -57,7 +57,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for weights, seed in (("last", 1), ("best", 2)):
             model = GPT(config)
             initialise(model, "pytorch", seed)
-            save_weights(Path("models/scratch"), model, weights)  # type: ignore[arg-type]
+            save_weights(Path("models/scratch"), model.state_dict(), weights)  # type: ignore[arg-type]
         save_config(Path("models/scratch"), config)
         with start_run(
             "train", experiment="lossbook", record=Path("reports/train_run.json")

@@ -51,7 +51,7 @@ def train(
     initialise(model, "pytorch", seed)
     folder = repo / "models" / "scratch"
     save_config(folder, config)
-    save_weights(folder, model, "best")
+    save_weights(folder, model.state_dict(), "best")
     with start_run("train", experiment="book", state=state, params={"lr": 1}) as run:
         run.log_model(
             CODE,
