@@ -22,6 +22,6 @@ def test_a_large_file_tells_how_far_it_is_and_is_read_once(
     os.utime(path, (1e9, 1e9))
     found = digests.digest_of(path)
     assert found == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert "read large.txt: 3000/3000 bytes" in capsys.readouterr().err
+    assert "read large.txt: 3,000/3,000 bytes" in capsys.readouterr().err
     assert digests.digest_of(path) == found
     assert capsys.readouterr().err == ""
