@@ -13,7 +13,7 @@ from repository import Repository
 
 from pipeline.tracking.store import Store
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the pipeline runs twice
 
 Snapshot = Callable[[Store], dict[str, dict[str, Any]]]
 
