@@ -47,6 +47,16 @@ def best_val_loss(trial: optuna.Trial) -> float:
     return float(json.loads(git("show", f"{ref}:reports/train.json"))["best"]["val_loss"])
 
 
+def opened(name: str, storage: MlflowStorage) -> optuna.Study:
+    """The study of this name, with the trials that it has had; begun where there is none."""
+    if storage.get_study_id_by_name_if_exists(name) is None:
+        optuna.create_study(study_name=name, storage=storage, direction="minimize")
+    study = optuna.load_study(study_name=name, storage=storage)
+    # a seed of its own for each part, or the second would try again what the first began with
+    study.sampler = optuna.samplers.TPESampler(seed=123 + len(study.trials))
+    return study
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Search settings with Optuna.")
     parser.add_argument("--trials", type=int, default=20, help="how many more to run")
@@ -56,13 +66,8 @@ def main() -> None:
     store = connect()
     mlflow.set_tracking_uri(store.uri)
     experiment = f"{load_params(Path('params.yaml')).tracking.experiment}-search"
-    study = optuna.create_study(
-        study_name=asked.study,
-        storage=MlflowStorage(experiment_id=store.experiment_id(experiment)),
-        sampler=optuna.samplers.TPESampler(seed=123),
-        direction="minimize",
-        load_if_exists=True,
-    )
+    storage = MlflowStorage(experiment_id=store.experiment_id(experiment))
+    study = opened(asked.study, storage)
     study.optimize(best_val_loss, n_trials=asked.trials, catch=ExperimentFailed)
     if any(trial.state == optuna.trial.TrialState.COMPLETE for trial in study.trials):
         best = study.best_trial

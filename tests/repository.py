@@ -25,6 +25,8 @@ TINY = {
     "gpt2.source": "../gpt2",
 }
 
+FOREIGN = ("DVC_", "MLFLOW_", "MAKE", "MFLAGS")  # set by what the tests run in
+
 
 class Repository:
     """A clone of what Lossbook ships, with a tiny model and a story of 2,500 characters.
@@ -71,7 +73,7 @@ class Repository:
             text=True,
             check=False,
             env={
-                **{k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_"))},
+                **{k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)},
                 "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
                 "DVC_NO_ANALYTICS": "1",
                 "LOSSBOOK_CACHE": str(self.folder.parent / "cache"),

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import requests
 from commands_in_docs import PAGES, ROOT, blocks
-from repository import TINY, Repository
+from repository import FOREIGN, TINY, Repository
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 README = PAGES[0]
@@ -77,7 +77,7 @@ def test_the_two_commands(clone: Clone) -> None:
     assert "Running stage 'compare'" in said
     assert "from scratch reach" in (clone.folder / "reports/comparison.html").read_text()
 
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_"))}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
     process = subprocess.Popen(
         ["bash", "-ec", f"exec {second}"],
         cwd=clone.folder,
