@@ -48,6 +48,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     folder.mkdir()
     repository = Repository(folder)
     repository.set("train.epochs", "20")
+    repository.set("train.precision", "fp32")  # `auto` measures, and under load finds this or that
     repository.run("dvc", "repro", "split")
     repository.commit()
     whole = copied(folder, place / "whole")
