@@ -28,6 +28,11 @@ TINY = {
 FOREIGN = ("DVC_", "MLFLOW_", "MAKE", "MFLAGS")  # set by what the tests run in
 
 
+def outside() -> dict[str, str]:
+    """This process's environment as a user's shell would have it."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
+
+
 class Repository:
     """A clone of what Lossbook ships, with a tiny model and a story of 2,500 characters.
 
@@ -73,7 +78,7 @@ class Repository:
             text=True,
             check=False,
             env={
-                **{k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)},
+                **outside(),
                 "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
                 "DVC_NO_ANALYTICS": "1",
                 "LOSSBOOK_CACHE": str(self.folder.parent / "cache"),

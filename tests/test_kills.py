@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 from mlflow import MlflowClient
-from repository import Repository
+from repository import Repository, outside
 
 from pipeline.tracking.journal import JOURNAL, read_events
 
@@ -76,7 +76,7 @@ def training(repository: Repository) -> tuple[subprocess.Popen[bytes], psutil.Pr
         ["dvc", "repro", "train"],
         cwd=repository.folder,
         env={
-            **{k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_"))},
+            **outside(),
             "DVC_NO_ANALYTICS": "1",
             "LOSSBOOK_CACHE": str(repository.folder.parent / "cache"),
         },

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 from commands_in_docs import PAGES, ROOT, blocks
-from repository import FOREIGN, TINY, Repository
+from repository import TINY, Repository, outside
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 README = PAGES[0]
@@ -77,11 +76,10 @@ def test_the_two_commands(clone: Clone) -> None:
     assert "Running stage 'compare'" in said
     assert "from scratch reach" in (clone.folder / "reports/comparison.html").read_text()
 
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
     process = subprocess.Popen(
         ["bash", "-ec", f"exec {second}"],
         cwd=clone.folder,
-        env={**environment, "PYTHONPATH": str(clone.folder)},
+        env={**outside(), "PYTHONPATH": str(clone.folder)},
         stdout=subprocess.PIPE,
         text=True,
     )

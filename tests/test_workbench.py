@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from chromium import chromium, save_picture
-from repository import ROOT, Repository
+from repository import ROOT, Repository, outside
 from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
@@ -164,11 +164,10 @@ def workbench(swept: Repository, tmp_path_factory: pytest.TempPathFactory) -> It
     swept.run("lossbook", "sweep")
     runs = json.loads(swept.run("lossbook", "runs", "--json").stdout)
     pictures = Path(os.environ.get("LOSSBOOK_PICTURES") or tmp_path_factory.mktemp("pictures"))
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_"))}
     server = subprocess.Popen(
         [sys.executable, "-m", "pipeline.cli", "ui"],
         cwd=swept.folder,
-        env={**environment, "PYTHONPATH": str(ROOT)},
+        env={**outside(), "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
     )

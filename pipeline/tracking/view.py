@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 VIEW = "trainings"
+TRAININGS = 'tags.stage = "train"'  # in MLflow's filter language
 METRICS = ("best/val_loss", "best/epoch", "last/val_loss", "last/train_loss")
 ALWAYS = ("train.learning_rate", "seed")
 MOST_PARAMS = 8
@@ -29,7 +30,7 @@ def share_views(client: MlflowClient) -> dict[str, str]:
     pages = {}
     for experiment in client.search_experiments():
         ids = [experiment.experiment_id]
-        runs = client.search_runs(ids, 'tags.stage = "train"', max_results=LOOKED_AT)
+        runs = client.search_runs(ids, TRAININGS, max_results=LOOKED_AT)
         if not runs:
             continue
         view = json.dumps(state([run.data.params for run in runs]))
@@ -51,7 +52,7 @@ def state(params: list[dict[str, str]]) -> dict[str, Any]:
     differ = [name for name in names if len({one.get(name) for one in params}) > 1]
     shown = list(dict.fromkeys([*ALWAYS, *differ]))[:MOST_PARAMS]
     return {
-        "searchFilter": 'tags.stage = "train"',
+        "searchFilter": TRAININGS,
         "orderByKey": _column("metrics", METRICS[0]),
         "orderByAsc": True,
         "selectedColumns": [

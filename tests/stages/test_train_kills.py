@@ -6,19 +6,16 @@ Some kills fall into the writing of a checkpoint on purpose, some runs are kille
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from real_stage import prepare_tokens, said, stage
 
-ROOT = Path(__file__).parents[2]
-STORY = ROOT / "pipeline/data/texts/what-seemed-likely.txt"
 PARAMS = """
 seed: 5
 prepare: {corpus: story.txt}
@@ -39,38 +36,15 @@ CHANGING = ("system/", "train/tokens_per_second")  # what the clock says is nobo
 pytestmark = pytest.mark.slow
 
 
-def run(folder: Path, stage: str, *arguments: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    return subprocess.Popen(
-        [sys.executable, "-m", f"stages.{stage}", *arguments],
-        cwd=folder,
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def train(folder: Path) -> subprocess.Popen[str]:
     written = ("--model", "models/scratch", "--reports", "reports", "--journal", "journals/train")
-    return run(folder, "train", "--tokens", "data/tokens", *written)
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    _, said = process.communicate()
-    assert process.returncode == 0, said
-    return said
+    return stage(folder, "train", "--tokens", "data/tokens", *written)
 
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
-    (folder / ".dvc").mkdir()
-    (folder / "params.yaml").write_text(PARAMS)
-    (folder / "story.txt").write_text(STORY.read_text()[:6000])
-    finish(run(folder, "prepare", "--corpus", "data/corpus", "--report", "c.json"))
-    split = ("--corpus", "data/corpus", "--tokens", "data/tokens", "--report", "s.json")
-    finish(run(folder, "split", *split))
+    prepare_tokens(folder, PARAMS)
     return folder
 
 
@@ -78,7 +52,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed") / "repository"
     shutil.copytree(prepared, folder)
-    finish(train(folder))
+    said(train(folder))
     return folder
 
 
@@ -124,9 +98,9 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
     for _ in range(chance.choice((1, 1, 3))):
         process = train(folder)
         kill(process, folder, chance)
-    said = finish(train(folder))
+    lines = said(train(folder))
     if process.returncode == -signal.SIGKILL:
-        assert "going on from the checkpoint of step" in said
+        assert "going on from the checkpoint of step" in lines
     for name in WRITTEN:
         assert (folder / name).read_bytes() == (undisturbed / name).read_bytes(), name
     assert metrics(folder) == metrics(undisturbed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import shutil
 import signal
 import subprocess
@@ -14,9 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from real_stage import prepare_tokens, said, stage, start
 
-ROOT = Path(__file__).parents[2]
-STORY = ROOT / "pipeline/data/texts/what-seemed-likely.txt"
 PARAMS = """
 seed: 5
 prepare: {corpus: story.txt}
@@ -40,37 +38,13 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
-    (folder / ".dvc").mkdir()
-    (folder / "params.yaml").write_text(PARAMS)
-    (folder / "story.txt").write_text(STORY.read_text()[:6000])
-    said(stage(folder, "prepare", "--corpus", "data/corpus", "--report", "c.json"))
-    said(
-        stage(
-            folder, "split", "--corpus", "data/corpus", "--tokens", "data/tokens", "--report", "s"
-        )
-    )
+    prepare_tokens(folder, PARAMS)
     return folder
 
 
 @pytest.fixture
 def folder(prepared: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(prepared, tmp_path / "repository"))
-
-
-def start(folder: Path, *command: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def stage(folder: Path, name: str, *arguments: str) -> subprocess.Popen[str]:
-    return start(folder, sys.executable, "-m", f"stages.{name}", *arguments)
-
-
-def said(process: subprocess.Popen[str], status: int = 0) -> str:
-    _, lines = process.communicate(timeout=200)
-    assert process.returncode == status, lines
-    return lines
 
 
 def change(folder: Path, old: str, new: str) -> None:
