@@ -129,15 +129,12 @@ def keep_freed_memory() -> None:
     """Have the C library keep what is freed, for the next step's tensors (glibc only).
 
     By default it hands every large tensor's pages back and takes zeroed ones for the next, some
-    130,000 page faults a step at 124M. Large tensors also ask for huge pages. Call it before the
-    first tensor.
+    130,000 page faults a step at 124M. Call it before the first tensor.
     """
     import ctypes
-    import os
     import sys
 
     if sys.platform == "linux":
-        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch looks at its first tensor
         c_library = ctypes.CDLL(None)
         if hasattr(c_library, "mallopt"):
             c_library.mallopt(M_MMAP_MAX, 0)

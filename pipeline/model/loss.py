@@ -4,13 +4,13 @@ The head's product and the softmax run over a few rows at a time. In training th
 taken in the same pass, while a chunk's logits are still in the cache: this is the fused linear
 cross-entropy of Liger Kernel, on PyTorch's own operations.
 
-On CUDA the head is padded to a multiple of 64 rows for the products alone, since tensor cores are
-far slower on 50,257; the parameter keeps its rows.
+Where products are in 16 bits, the head is padded to a multiple of 64 rows for them alone: tensor
+cores are far slower on 50,257, and a CPU's AVX-512 by a quarter. The parameter keeps its rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, cast
 
@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 CHUNK = 512  # rows, the default batch: 512 x 50257 logits are 51 MB in bf16
 CUDA_CHUNK = 4096  # 412 MB in bf16
-CUDA_MULTIPLE = 64  # of classes
+MULTIPLE = 64  # of classes
+CACHED = 2**19  # logits; in fp32 they and their exponentials stay in a core's cache
 
 Softmax = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
@@ -39,8 +40,9 @@ def token_losses(hidden: Tensor, head_weight: Tensor, targets: Tensor) -> Tensor
     rows = hidden.reshape(-1, hidden.shape[-1])
     labels = targets.reshape(-1)
     losses = [
-        F.cross_entropy(F.linear(h, head_weight).float(), t, reduction="none")
+        F.cross_entropy(logits.float(), label, reduction="none")
         for h, t in zip(rows.split(CHUNK), labels.split(CHUNK), strict=True)
+        for logits, label in _in_cache(F.linear(h, head_weight), t)
     ]
     return torch.cat(losses).view(targets.shape)
 
@@ -96,18 +98,24 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def _softmax(logits: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """The summed loss of logits (N, V'), in nats, and its gradient (N, V').
 
-    Columns from `classes` on are padding, without a gradient. The logits may be overwritten.
+    Columns from `classes` on are padding, without a gradient. The logits are overwritten.
     """
-    log_probs = F.log_softmax(logits[:, :classes], dim=-1, dtype=torch.float32)
-    labels = labels[:, None]
-    loss = -log_probs.gather(1, labels).sum()
-    grad = log_probs.exp_()  # d(sum of losses) / d(logits) = softmax - onehot
-    grad.scatter_add_(1, labels, grad.new_full(labels.shape, -1.0))
-    if grad.shape == logits.shape and grad.dtype == logits.dtype:
-        return loss, grad
-    logits[:, :classes] = grad
+    loss = torch.zeros((), dtype=torch.float32, device=logits.device)
+    for some, label in _in_cache(logits, labels):
+        log_probs = F.log_softmax(some[:, :classes], dim=-1, dtype=torch.float32)
+        label = label[:, None]
+        loss -= log_probs.gather(1, label).sum()
+        grad = log_probs.exp_()  # d(sum of losses) / d(logits) = softmax - onehot
+        grad.scatter_add_(1, label, grad.new_full(label.shape, -1.0))
+        some[:, :classes] = grad
     logits[:, classes:] = 0.0
     return loss, logits
+
+
+def _in_cache(logits: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits (N, V) and labels (N,) a few rows at a time, on a CPU; elsewhere at once."""
+    rows = max(1, CACHED // logits.shape[1]) if logits.is_cpu else max(1, len(logits))
+    return zip(logits.split(rows), labels.split(rows), strict=True)
 
 
 def _fusible_softmax(logits: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -126,12 +134,14 @@ def _compiled_softmax() -> Softmax:
 
 
 def _padded(head_weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """The head's matrix in the products' type; on CUDA with rows of zeros up to a multiple."""
-    missing = -len(head_weight) % CUDA_MULTIPLE
-    if not head_weight.is_cuda or not missing:
+    """The head's matrix in the products' type; in 16 bits with rows of zeros up to a multiple."""
+    classes, width = head_weight.shape
+    missing = -classes % MULTIPLE
+    if dtype.itemsize != 2 or not missing:
         return head_weight.to(dtype)
-    padded = head_weight.new_zeros(len(head_weight) + missing, head_weight.shape[1], dtype=dtype)
-    padded[: len(head_weight)] = head_weight
+    padded = head_weight.new_empty(classes + missing, width, dtype=dtype)
+    padded[:classes] = head_weight
+    padded[classes:] = 0.0
     return padded
 
 
