@@ -101,9 +101,8 @@ def _softmax(logits: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tens
     Columns from `classes` on are padding, without a gradient. The logits are overwritten.
     """
     loss = torch.zeros((), dtype=torch.float32, device=logits.device)
-    for some, label in _in_cache(logits, labels):
+    for some, label in _in_cache(logits, labels[:, None]):
         log_probs = F.log_softmax(some[:, :classes], dim=-1, dtype=torch.float32)
-        label = label[:, None]
         loss -= log_probs.gather(1, label).sum()
         grad = log_probs.exp_()  # d(sum of losses) / d(logits) = softmax - onehot
         grad.scatter_add_(1, label, grad.new_full(label.shape, -1.0))
@@ -113,7 +112,7 @@ def _softmax(logits: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tens
 
 
 def _in_cache(logits: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits (N, V) and labels (N,) a few rows at a time, on a CPU; elsewhere at once."""
+    """Logits (N, V) and labels (N, ...) a few rows at a time, on a CPU; elsewhere at once."""
     rows = max(1, CACHED // logits.shape[1]) if logits.is_cpu else max(1, len(logits))
     return zip(logits.split(rows), labels.split(rows), strict=True)
 

@@ -86,7 +86,7 @@ class WorkingCopy:
             working.grad = None
         self._collected = True
 
-    def _collect_rows(self, master: nn.Parameter, working: nn.Parameter) -> None:
+    def _collect_rows(self, master: Tensor, working: Tensor) -> None:
         assert working.grad is not None, "every forward pass embeds"
         if self._rows_grad is None:
             self._rows_grad = torch.zeros_like(master)
