@@ -14,6 +14,7 @@ import torch
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json, written_aside
 from pipeline.model.gpt import GPT, GPTConfig, unfilled
+from pipeline.uncached import UncachedFile
 
 Weights = Literal["best", "last"]
 FILES: dict[Weights, str] = {"best": "best.pth", "last": "model.pth"}
@@ -33,7 +34,7 @@ def save_whole(path: Path, value: object) -> None:
 
     It writes to a file and not to a path, whose name torch would put into the archive.
     """
-    with written_aside(path) as aside, open(aside, "wb") as file:
+    with written_aside(path) as aside, UncachedFile(aside) as file:
         save_into(file, _pooled(value, {}))
 
 

@@ -23,7 +23,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ from torch import Tensor
 from pipeline.files import write_text, written_aside
 from pipeline.model.saved import save_into
 from pipeline.training.snapshot import Weights
+from pipeline.uncached import UncachedFile
 
 KEPT = 2
 BLOCK = 2**23
@@ -203,7 +204,7 @@ def _bytes(value: Any) -> int:
 class _Checked:
     """A file that keeps count and checksum of what is written to it."""
 
-    def __init__(self, file: IO[bytes], is_cancelled: Callable[[], bool]) -> None:
+    def __init__(self, file: UncachedFile, is_cancelled: Callable[[], bool]) -> None:
         self._file, self._is_cancelled = file, is_cancelled
         self.bytes = self.crc = 0
         self.error: Exception | None = None
@@ -224,7 +225,7 @@ class _Checked:
 
 
 def _save(path: Path, value: Any, is_cancelled: Callable[[], bool]) -> Check:
-    with written_aside(path) as aside, open(aside, "wb") as file:
+    with written_aside(path) as aside, UncachedFile(aside) as file:
         checked = _Checked(file, is_cancelled)
         try:
             save_into(checked, value)
