@@ -31,8 +31,6 @@ def log_trained_model(run: Run, job: TrainingJob, best: Evaluation, folder: Path
     from pipeline.model.saved import FILES
     from pipeline.training.start import OPTIMIZER
 
-    for name in (FILES["last"], OPTIMIZER):
-        run.log_artifact(folder / name, "model", copy=False, upload=False)
     run.log_model(
         CODE,
         folder / FILES["best"],
@@ -47,6 +45,8 @@ def log_trained_model(run: Run, job: TrainingJob, best: Evaluation, folder: Path
         },
         measured_on=measured_on(job.val_windows),
     )
+    for name in (FILES["last"], OPTIMIZER):  # hashed while the model is being published
+        run.log_artifact(folder / name, "model", copy=False, upload=False)
 
 
 def served_defaults(settings: Sample) -> dict[str, float]:

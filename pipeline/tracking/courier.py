@@ -126,7 +126,7 @@ class Courier(threading.Thread):
             self._shipper = Shipper(self.folder, connect())
         self.journal.sync()  # the store must not know more than the disk
         self._shipper.drain()
-        if self._finishing:
+        if self._finishing or self._shipper.holds_back:
             self._shipper.send_missing()
         if self._finishing or not self._looked_around:
             self._link(self._shipper)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
+HELD_BACK = "not sent yet"
+
+
 class RunDeletedError(Exception):
     """Somebody deleted the run in the store; that is respected."""
 
@@ -107,7 +110,7 @@ class Shipper:
             if why := self._send_files(event):
                 self.cursor.missing.append({**event, "why": why})
         elif "model" in event:  # may be gigabytes: when all the rest is there
-            self.cursor.missing.append({**event, "why": "not sent yet"})
+            self.cursor.missing.append({**event, "why": HELD_BACK})
         elif "end" in event:
             client.set_terminated(self.run_id, status=event["end"], end_time=event["t"])
         self.answers += 1
@@ -196,6 +199,11 @@ class Shipper:
         )
         tag = InputTag("mlflow.data.context", given["context"])
         self.store.client.log_inputs(self.run_id, [DatasetInput(dataset, [tag])])
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether something waits that was never tried."""
+        return any(event["why"] == HELD_BACK for event in self.cursor.missing)
 
     def send_missing(self) -> None:
         """Try again with the files that could not be sent."""

@@ -70,7 +70,7 @@ def starting_model(
         UserError: `train.init_from` names nothing that can be read, or another architecture.
     """
     if start.init_from == "scratch":
-        model = GPT(config)
+        model = unfilled(config).to_empty(device="cpu")
         initialise(model, start.init, derive_seed(start.seed, "weights"))
         return model
     if start.init_from.startswith(GPT2):

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,28 @@ def expected(repo: Path, **changes: Any) -> list[str]:
 
 def champion(store: Store) -> Any:
     return store.client.get_model_version_by_alias("book", "champion")
+
+
+def test_a_model_is_published_while_its_run_goes_on(repo: Path, store: Store) -> None:
+    """What a stage does afterwards, hashing gigabytes, need not be over."""
+    config = GPTConfig(n_layer=1, n_head=2, n_embd=8, context_length=16)
+    folder = repo / "models" / "scratch"
+    save_config(folder, config)
+    save_weights(folder, GPT(config).state_dict(), "best")
+    with start_run("train", experiment="book") as run:
+        run.log_model(
+            CODE,
+            folder / "best.pth",
+            [folder / "config.json"],
+            defaults=DEFAULTS,
+            metrics={"val_loss": 6.0},
+            measured_on="corpus/16",
+        )
+        deadline = time.monotonic() + 60
+        while not store.client.search_model_versions("name = 'book'"):
+            assert time.monotonic() < deadline, "nothing was published"
+            time.sleep(0.1)
+    assert champion(store).version == "1"
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
