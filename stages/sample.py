@@ -38,10 +38,11 @@ def main(
     from pipeline.model.saved import load_model
     from pipeline.params import Sample, flatten, load_params
     from pipeline.progress import Progress
-    from pipeline.runtime import choose_runtime
+    from pipeline.runtime import choose_runtime, keep_freed_memory
     from pipeline.tracking.naming import run_name
     from pipeline.tracking.run import start_run
 
+    keep_freed_memory()
     params = load_params(params_file)
     settings = flatten(params.sample, "sample.")
     always = ["sample.temperature", "sample.top_k"]

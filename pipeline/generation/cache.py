@@ -21,17 +21,28 @@ class Cache:
     """
 
     def __init__(
-        self, config: GPTConfig, lengths: Sequence[int], steps: int, *, like: Tensor
+        self,
+        config: GPTConfig,
+        lengths: Sequence[int],
+        steps: int,
+        *,
+        like: Tensor,
+        most: int | None = None,
     ) -> None:
-        """Make room for rows of these lengths and `steps` more tokens, on `like`'s device."""
+        """Make room for rows of these lengths and `steps` more tokens, on `like`'s device.
+
+        Args:
+            most: rows that there may come to be; as many as lengths by default.
+        """
         self.end = max(lengths, default=0)
         starts = [self.end - length for length in lengths]
         ends = [min(config.context_length, length + steps) for length in lengths]
         columns = max((start + end for start, end in zip(starts, ends, strict=True)), default=0)
-        shape = (len(lengths), config.n_head, columns, config.n_embd // config.n_head)
+        shape = (most or len(lengths), config.n_head, columns, config.n_embd // config.n_head)
         # Zeros: a masked column counts nothing, but nothing times NaN would be NaN.
-        self.keys = [like.new_zeros(shape) for _ in range(config.n_layer)]
-        self.values = [like.new_zeros(shape) for _ in range(config.n_layer)]
+        self._keys = [like.new_zeros(shape) for _ in range(config.n_layer)]
+        self._values = [like.new_zeros(shape) for _ in range(config.n_layer)]
+        self._use(len(lengths))
         self.starts = torch.tensor(starts, dtype=torch.int64, device=like.device)
         self.ragged = any(starts)
 
@@ -71,11 +82,17 @@ class Cache:
         self.end = end
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Drop all rows but these."""
+        """Go on with these rows in this order; one that is named twice goes on as two."""
         index = torch.tensor(rows, dtype=torch.int64, device=self.starts.device)
-        self.keys = [tensor[index] for tensor in self.keys]
-        self.values = [tensor[index] for tensor in self.values]
+        same = next((i for i, row in enumerate(rows) if row != i), len(rows))  # stay where they are
+        for tensor in self._keys + self._values:
+            tensor[same : len(rows)] = tensor[index[same:]]
+        self._use(len(rows))
         self.starts = self.starts[index]
+
+    def _use(self, rows: int) -> None:
+        self.keys = [tensor[:rows] for tensor in self._keys]
+        self.values = [tensor[:rows] for tensor in self._values]
 
     def _scores(self, seen: Tensor) -> Tensor:
         """(B, T, columns) of what is seen, as numbers to add."""

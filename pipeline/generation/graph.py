@@ -21,9 +21,15 @@ class FixedCache(Cache):
     """A cache whose step reads and writes the same addresses every time."""
 
     def __init__(
-        self, config: GPTConfig, lengths: Sequence[int], steps: int, *, like: Tensor
+        self,
+        config: GPTConfig,
+        lengths: Sequence[int],
+        steps: int,
+        *,
+        like: Tensor,
+        most: int | None = None,
     ) -> None:
-        super().__init__(config, lengths, steps, like=like)
+        super().__init__(config, lengths, steps, like=like, most=most)
         self.column = torch.tensor([self.end], dtype=torch.int64, device=like.device)
         self.columns = torch.arange(self.keys[0].shape[2], device=like.device)
 

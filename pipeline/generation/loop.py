@@ -43,7 +43,11 @@ class Supply(Protocol):
 
 
 class Decoding:
-    """Rows run to their ends. Those that outgrow the context leave the cache and slide."""
+    """Rows run to their ends. Those that outgrow the context leave the cache and slide.
+
+    Rows of one prompt are one lane of the cache for as long as they have drawn the same tokens,
+    and fork where they draw differently: settings that choose alike are computed once.
+    """
 
     def __init__(
         self, supply: Supply, rows: list[Row], on_token: OnToken | None, end_of_text: int
@@ -51,14 +55,18 @@ class Decoding:
         self.supply, self.network = supply, supply.network
         self.on_token, self.end_of_text = on_token, end_of_text
         self.context_length = self.network.config.context_length
-        self.cached = [row for row in rows if self._fits(row)]
+        # A graph holds one number of lanes, so there every row has its own from the beginning.
+        self.forks = not self.network.wte.is_cuda
+        cached = [row for row in rows if self._fits(row)]
+        self.lanes = self._lanes(cached)
         self.sliding = [row for row in rows if not self._fits(row)]
-        steps = rows[0].max_new_tokens
-        lengths = [row.length for row in self.cached]
-        kind = FixedCache if self.network.wte.is_cuda else Cache
-        self.cache = kind(self.network.config, lengths, steps, like=self.network.wte)
+        self.steps = steps = rows[0].max_new_tokens
+        lengths = [lane[0].length for lane in self.lanes]
+        kind = Cache if self.forks else FixedCache
+        self.cache = kind(
+            self.network.config, lengths, steps, like=self.network.wte, most=len(cached)
+        )
         self.captured = CapturedStep(self.network)
-        self.kind = supply.step_kind(len(self.cached), steps)
         self.guesses = Guesses()
         self.sampler = Sampler([row.sampling for row in self._rows])
         if any(row.length + steps - 1 > self.context_length for row in rows):
@@ -71,30 +79,34 @@ class Decoding:
 
     @property
     def _rows(self) -> list[Row]:
-        return self.cached + self.sliding
+        return [row for lane in self.lanes for row in lane] + self.sliding
 
     def run(self) -> None:
-        self._draw(self._rows, self._and_sliding(self._prefill()))
+        self._draw(self._rows, self._of_rows(self._prefill()))
         while self._regroup():
             if guesses := self._guesses():
                 self._leap(guesses)
             else:
-                self._draw(self._rows, self._and_sliding(self._step()))
+                self._draw(self._rows, self._of_rows(self._step()))
 
     def _prefill(self) -> Tensor:
-        return self.network.prefill([row.prompt for row in self.cached], self.cache)
+        return self.network.prefill([lane[0].prompt for lane in self.lanes], self.cache)
 
     def _step(self) -> Tensor:
-        """Logits (rows in the cache, V) that follow their newest tokens."""
-        if not self.cached:
+        """Logits (lanes, V) that follow their newest tokens."""
+        if not self.lanes:
             return self.network.wte.new_empty(0, self.network.config.vocab_size)
-        tokens = self._tensor([[row.new[-1]] for row in self.cached])
+        tokens = self._tensor([[lane[0].new[-1]] for lane in self.lanes])
         if isinstance(self.cache, FixedCache):
             return self.captured(tokens, self.cache)[:, 0]
-        weights = self.supply.weights(self.kind)
+        weights = self.supply.weights(self.supply.step_kind(len(self.lanes), self.steps))
         return self.network.advance(tokens, self.cache, weights)[:, 0]
 
-    def _and_sliding(self, logits: Tensor) -> Tensor:
+    def _of_rows(self, logits: Tensor) -> Tensor:
+        """Logits of the lanes (lanes, V), given to their rows and those that slide (rows, V)."""
+        source = [i for i, lane in enumerate(self.lanes) for _ in lane]
+        if len(source) > len(self.lanes):
+            logits = logits[source]
         if not self.sliding:
             return logits
         windows = [row.window(self.context_length) for row in self.sliding]
@@ -102,16 +114,16 @@ class Decoding:
 
     def _guesses(self) -> int:
         """How many tokens to guess ahead; 0 where that does not pay or cannot be."""
-        if len(self.cached) != 1 or self.sliding or not self.supply.can_guess(self.cached[0].left):
+        if len(self._rows) != 1 or self.sliding or not self.supply.can_guess(self._rows[0].left):
             return 0
-        (row,) = self.cached
+        (row,) = self._rows
         # The last token of a leap is drawn, not guessed; all must fit into the context.
         room = min(row.left - 1, self.context_length - row.length)
         return min(self.guesses.count(), room)
 
     def _leap(self, count: int) -> None:
         """Guess `count` tokens, check them in one pass, and keep what the model draws."""
-        (row,) = self.cached
+        (row,) = self._rows
         end = self.cache.end
         guessed = self._guess(row, count)
         self.cache.rewind(end)
@@ -165,23 +177,40 @@ class Decoding:
         tokens, margins = self.sampler.draw(logits, keys)
         if not self.supply.exact:
             return tokens
-        rounding = ROUNDING[self.network.wte.dtype] * logits.abs().amax(-1)
+        lowest, highest = logits.aminmax(dim=-1)
+        rounding = ROUNDING[self.network.wte.dtype] * torch.maximum(highest, -lowest)
         close = torch.nonzero(margins <= rounding).flatten().tolist()
         for i in close:
             logits[i] = self.network.reference_logits(rows[i].window(self.context_length))
         return self.sampler.draw(logits, keys)[0] if close else tokens
 
     def _regroup(self) -> bool:
-        """Drop finished rows, and move those out of the cache whose context is full."""
+        """Drop finished rows, fork, and move those out of the cache whose context is full."""
         before = self._rows
-        staying = [i for i, row in enumerate(self.cached) if self._fits(row) and not row.done]
         self.sliding = [row for row in before if not self._fits(row) and not row.done]
-        if len(staying) < len(self.cached):
-            self.cached = [self.cached[i] for i in staying]
-            self.cache.keep(staying)
+        staying, forked = [], []  # places in the cache, and the lanes that go on from there
+        for place, lane in enumerate(self.lanes):
+            first, *others = self._lanes(
+                [row for row in lane if self._fits(row) and not row.done]
+            ) or [[]]
+            staying += [(place, first)] if first else []
+            forked += [(place, other) for other in others]
+        places = [place for place, _ in staying + forked]
+        if places != list(range(len(self.lanes))):
+            self.cache.keep(places)
+        self.lanes = [lane for _, lane in staying + forked]
         if self._rows != before:
             self.sampler = Sampler([row.sampling for row in self._rows])
         return bool(self._rows)
+
+    def _lanes(self, rows: list[Row]) -> list[list[Row]]:
+        """The rows, those of one context together."""
+        if not self.forks:
+            return [[row] for row in rows]
+        lanes: dict[tuple[int, ...], list[Row]] = {}
+        for row in rows:
+            lanes.setdefault((*row.prompt, *row.new), []).append(row)
+        return list(lanes.values())
 
     def _fits(self, row: Row) -> bool:
         return row.length <= self.context_length

@@ -33,8 +33,7 @@ def operands(rows: int, inputs: int, outputs: int) -> tuple[torch.Tensor, ...]:
 def test_exact_products_are_linear(rows: int, inputs: int, outputs: int, biased: bool) -> None:
     x, weight, bias = operands(rows, inputs, outputs)
     bias = bias if biased else None
-    kinds = [products.plain, products.reordered]
-    kinds += [products.single_row] if rows == 1 else []
+    kinds = [products.plain, products.direct, products.reordered]
     for make in kinds:
         torch.testing.assert_close(make(weight, bias)(x), F.linear(x, weight, bias))
 
@@ -76,7 +75,7 @@ def test_eight_bits_on_another_device_are_refused(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize(
     ("rows", "steps", "name"),
-    [(1, 50, "single_row"), (4, 50, "reordered"), (4, 2, "plain")],
+    [(1, 50, "direct"), (4, 50, "reordered"), (4, 2, "direct")],
 )
 def test_the_kind_of_product_follows_the_work(tiny: Tiny, rows: int, steps: int, name: str) -> None:
     assert products.choose(tiny(), rows=rows, steps=steps, precision="model") == name
@@ -92,14 +91,18 @@ def test_a_cache_of_fixed_addresses_gives_the_same_logits(
     logits = []
     with torch.inference_mode():
         for kind in (Cache, FixedCache):
-            cache = kind(model.config, [len(p) for p in prompts], 5, like=network.wte)
+            cache = kind(model.config, [len(p) for p in prompts], 7, like=network.wte, most=4)
             steps = [network.prefill(prompts, cache)]
             addresses = [tensor.data_ptr() for tensor in cache.keys + cache.values]
             for token in range(5):
                 tokens = torch.full((len(prompts), 1), token)
                 steps.append(network.advance(tokens, cache, network.plain)[:, 0])
+            cache.keep([*range(1, len(prompts)), 0, 0])  # rows leave, move and fork
+            tokens = torch.arange(len(prompts) + 1)[:, None]
+            for _ in range(2):
+                steps.append(network.advance(tokens, cache, network.plain)[:, 0])
             assert addresses == [tensor.data_ptr() for tensor in cache.keys + cache.values]
-            logits.append(torch.stack(steps))
+            logits.append(torch.cat(steps))
     torch.testing.assert_close(*logits)
 
 
