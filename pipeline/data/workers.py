@@ -2,8 +2,8 @@
 
 Work is a function and a stream of small descriptions of its parts; results come back in the
 parts' order, with a bounded number of them under way, so that neither the order in which workers
-finish nor their number shows in what is written. A part whose worker dies is done again by
-another one; what others have done stays.
+finish nor their number shows in what is written. A part whose worker dies at it is done again by
+another one; what is done stays done.
 
 `scheduler` is `prepare.scheduler`: `threads`; `processes`, a local Dask cluster of one process a
 core; the address of a cluster, such as `tcp://10.0.0.5:8786`; or `auto`, which is `threads` until
@@ -20,12 +20,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from distributed import Client
+    from distributed import Future as Remote
 
 LARGE = 1 << 30  # bytes of text from which `auto` means processes
 CONNECT = 10  # seconds to find a cluster
@@ -60,6 +62,41 @@ class Workers:
                 future.cancel()
 
 
+class Cluster(Executor):
+    """Dask's workers.
+
+    A result is fetched as soon as it is there, and Dask is left to forget it. Dask's own executor
+    has it kept where it was made for as long as its future lives, and made again when that worker
+    dies, though it has been fetched.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        result: Future[Any] = Future()
+        remote = self._client.submit(function, *args, pure=False, **kwargs)
+        remote.add_done_callback(partial(_fetch, result))
+        return result
+
+
+def _fetch(result: Future[Any], remote: Remote) -> None:
+    from distributed import KilledWorker
+
+    if not result.set_running_or_notify_cancel():
+        return
+    try:
+        result.set_result(remote.result())
+    except KilledWorker as error:
+        message = (
+            f"prepare.scheduler: {error.allowed_failures + 1} workers died at the same part, the "
+            f"last at {error.last_worker.address}; their logs say of what, often too little memory"
+        )
+        result.set_exception(UserError(message))
+    except BaseException as error:  # whatever the worker raised
+        result.set_exception(error)
+
+
 @contextmanager
 def start_workers(scheduler: str, size: int = 0, threads: int | None = None) -> Iterator[Workers]:
     """The workers that `scheduler` names, for a corpus of `size` bytes.
@@ -79,7 +116,7 @@ def start_workers(scheduler: str, size: int = 0, threads: int | None = None) -> 
         return
     with _client(scheduler) as client:
         number = max(sum(client.nthreads().values()), 1)
-        yield Workers(client.get_executor(pure=False), number)
+        yield Workers(Cluster(client), number)
 
 
 @contextmanager

@@ -8,8 +8,12 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,6 +26,11 @@ from pipeline.data.workers import start_workers
 from pipeline.errors import UserError
 from pipeline.files import folder_aside
 from pipeline.params import Prepare
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+HANGS = 12  # the part in which the first worker that takes it stays until it is killed
 
 
 def double(number: int) -> int:
@@ -102,22 +111,10 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_a_cluster_whose_worker_is_killed_gives_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two worker processes prepare; one of them is killed after the first part of the split."""
+@contextmanager
+def two_processes() -> Iterator[tuple[str, Client]]:
+    """A cluster's address, and a client that is not the one under test."""
     from distributed import Client, LocalCluster
-
-    lines = [json.dumps({"text": "née of words. " * (n * 7 % 40 + 1)}) for n in range(90)]
-    (tmp_path / "mine.jsonl").write_text("\n".join(lines))
-    settings = Prepare(corpus=str(tmp_path / "mine.jsonl"), scheduler="threads")
-    monkeypatch.setattr(parquet, "GROUP", 1000)
-    corpus = tmp_path / "corpus"
-    prepared = prepare(settings, corpus)
-    expected = split(corpus, tmp_path / "threads", 0.5, 0.25)
-    monkeypatch.setattr(partition, "WHOLE", 0)
-    monkeypatch.setattr(partition, "PART", 2000)
-    killed: list[int] = []
 
     with (
         LocalCluster(
@@ -130,6 +127,90 @@ def test_a_cluster_whose_worker_is_killed_gives_the_same_bytes(
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
+        yield cluster.scheduler_address, client
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Until it holds, or for so long that it never will."""
+    deadline = time.monotonic() + 10
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def noted(number: int, notes: Path) -> int:
+    """The number, once it is noted who works on it."""
+    is_first = not any(n == number for n, _ in read_notes(notes))
+    with open(notes, "a") as file:
+        file.write(f"{number} {os.getpid()}\n")
+    if number == HANGS and is_first:
+        time.sleep(600)
+    return number
+
+
+def read_notes(notes: Path) -> list[tuple[int, int]]:
+    """Part and process, in the order in which parts were begun."""
+    lines = notes.read_text().splitlines() if notes.exists() else []
+    return [(int(number), int(pid)) for number, pid in map(str.split, lines)]
+
+
+def test_a_killed_worker_costs_the_part_that_it_was_at(tmp_path: Path) -> None:
+    """Results that wait for their turn to be written are not the worker's any more."""
+    notes = tmp_path / "notes"
+    read: list[int] = []
+    with two_processes() as (address, client), start_workers(address) as pool:
+
+        def kill(pid: int) -> None:
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda: pid not in client.run(os.getpid, on_error="ignore").values())
+
+        for number in pool.in_order(partial(noted, notes=notes), range(20)):
+            read.append(number)
+            if number == 0:  # kill one that is idle, whose results are waiting
+                wait_for(lambda: len(read_notes(notes)) == 5 and is_idle(client))
+                kill(read_notes(notes)[-1][1])
+            if number == HANGS - 1:  # and one at work
+                wait_for(lambda: HANGS in dict(read_notes(notes)))
+                kill(dict(read_notes(notes))[HANGS])
+    assert read == list(range(20))
+    done = Counter(number for number, _ in read_notes(notes))
+    assert done == Counter(range(20)) + Counter([HANGS])
+
+
+def is_idle(client: Client) -> bool:
+    """Whether nothing is worked on, and nothing done waits on a worker."""
+    return not any((*client.processing().values(), *client.has_what().values()))
+
+
+def die(_part: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_part_that_kills_its_workers_is_the_users_to_mend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workers, "DEATHS", 1)
+    said = r"prepare\.scheduler: 2 workers died at the same part, the last at tcp://127\.0\.0\.1:"
+    with pytest.raises(UserError, match=said), start_workers("processes") as pool:
+        for _ in pool.in_order(die, range(3)):
+            pass
+
+
+def test_a_cluster_whose_worker_is_killed_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two worker processes prepare; one of them is killed after the first part of the split."""
+    lines = [json.dumps({"text": "née of words. " * (n * 7 % 40 + 1)}) for n in range(90)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines))
+    settings = Prepare(corpus=str(tmp_path / "mine.jsonl"), scheduler="threads")
+    monkeypatch.setattr(parquet, "GROUP", 1000)
+    corpus = tmp_path / "corpus"
+    prepared = prepare(settings, corpus)
+    expected = split(corpus, tmp_path / "threads", 0.5, 0.25)
+    monkeypatch.setattr(partition, "WHOLE", 0)
+    monkeypatch.setattr(partition, "PART", 2000)
+    killed: list[int] = []
+
+    with two_processes() as (address, client):
         pids = list(client.run(os.getpid).values())
 
         def kill(characters: int) -> None:
@@ -137,7 +218,6 @@ def test_a_cluster_whose_worker_is_killed_gives_the_same_bytes(
                 killed.append(pids[0])
                 os.kill(pids[0], signal.SIGKILL)
 
-        address = cluster.scheduler_address
         there = settings.model_copy(update={"scheduler": address})
         assert prepare(there, tmp_path / "prepared") == prepared
         report = split(corpus, tmp_path / "cluster", 0.5, 0.25, scheduler=address, progress=kill)
