@@ -28,6 +28,7 @@ from pipeline.data.documents import Document, Faulty, digest, in_parts
 from pipeline.data.storage import BLOCK, PACKED, BadDocument, File, Told, opened, seekable
 
 ROWS = 32  # Parquet rows that are held at once
+LINE = 1 << 26  # bytes of a .jsonl line that is read; a file without line ends fits no memory
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
 
@@ -106,28 +107,45 @@ def _decoded(stream: IO[bytes], name: str) -> Iterator[str]:
 
 def _read_jsonl(span: Span, text_field: str, told: Told | None) -> Read:
     with opened(span.file, told) as stream:
-        place = _start_of_line(stream, span.start)
+        place = _start_of_line(stream, span)
         while span.stop is None or place < span.stop:
-            line = stream.readline()
+            line, size = _next_line(stream)
             if not line:
                 return
             values = line.removeprefix(codecs.BOM_UTF8) if place == 0 else line
-            place += len(line)
+            place += size
             span.rows += 1
             source = span.name(span.rows)
             if values.strip():
                 try:
+                    if size > LINE:
+                        raise _too_long(source, size)
                     yield _row(_json_object(values, source), text_field, source)
                 except BadDocument as error:
                     yield Faulty.of(source, error)
 
 
-def _start_of_line(stream: IO[bytes], place: int) -> int:
-    """Go to the first line that begins at `place` or later; the span before reads across it."""
-    if place:
-        stream.seek(place - 1)
-        place += len(stream.readline()) - 1
+def _start_of_line(stream: IO[bytes], span: Span) -> int:
+    """Go to the span's first line, which begins in it; the span before reads across its end."""
+    if not span.start:
+        return 0
+    place = span.start - 1
+    stream.seek(place)
+    while span.stop is None or place < span.stop:
+        line = stream.readline(BLOCK)
+        place += len(line)
+        if not line or line.endswith(b"\n"):
+            break
     return place
+
+
+def _next_line(stream: IO[bytes]) -> tuple[bytes, int]:
+    """A line, or the beginning of one of more than `LINE` bytes; and how many bytes it has."""
+    line = end = stream.readline(LINE + 1)
+    size = len(line)
+    while size > LINE and not end.endswith(b"\n") and (end := stream.readline(BLOCK)):
+        size += len(end)
+    return line, size
 
 
 def _json_object(line: bytes, source: str) -> dict[str, Any]:
@@ -231,3 +249,7 @@ def _not_utf8(name: str, offset: int, error: UnicodeDecodeError) -> BadDocument:
         f"{name}: byte {offset} (0x{error.object[error.start]:02x}) is not UTF-8; "
         f"{hint}save the text as UTF-8",
     )
+
+
+def _too_long(name: str, size: int) -> BadDocument:
+    return BadDocument("too long", f"{name}: a line of {size:,} bytes; up to {LINE:,} are read")

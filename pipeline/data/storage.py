@@ -151,7 +151,8 @@ def _raw(file: File) -> IO[bytes]:
     from fsspec.core import url_to_fs
 
     system, path = url_to_fs(file.path)
-    return cast(IO[bytes], system.open(path, "rb", block_size=BLOCK))
+    file_there = system.open(path, "rb", block_size=BLOCK)  # whose readline takes no limit
+    return cast(IO[bytes], io.BufferedReader(file_there))
 
 
 def _unpacked(file: File, stream: IO[bytes]) -> IO[bytes]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.data import corpora, partition
+from pipeline.data import corpora, partition, readers
 from pipeline.data.corpora import prepare
 from pipeline.data.documents import Document, Faulty
 from pipeline.data.parquet import Corpus
@@ -97,6 +97,23 @@ def test_any_parts_give_the_same_documents(
     assert len(expected) == 199 + 100 + 95 + 1 + 30 + 1 + 1 + 150
     small_parts(monkeypatch, size)
     assert everything(files)[0] == expected
+
+
+def test_a_long_line_is_read_by_one_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other parts that it goes through leave it at their ends."""
+    monkeypatch.setattr(readers, "LINE", 100)
+    monkeypatch.setattr(readers, "BLOCK", 16)
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(jsonl(3) + b"\n" + b"{" * 5000 + b"\n" + jsonl(3))
+    expected, _ = everything([File.at(path)])
+    assert [type(d) for d in expected] == [Document] * 3 + [Faulty] + [Document] * 3
+    for size in (7, 60, 1000):
+        small_parts(monkeypatch, size)
+        assert everything([File.at(path)])[0] == expected
+    told: list[int] = []
+    inside = readers.Span(File.at(path), 2000, 2100)
+    assert list(readers.read_documents(inside, "text", told.append)) == []
+    assert sum(told) < 5000
 
 
 def test_large_files_are_cut_and_small_ones_gathered(

@@ -272,6 +272,27 @@ def test_rows_after_a_bad_one_are_read(tmp_path: Path) -> None:
     assert faults(tmp_path / "a.parquet") == [("a.parquet:1", "fine"), ("a.parquet:2", "not UTF-8")]
 
 
+@pytest.mark.parametrize("packer", PACKERS)
+def test_a_line_too_long_for_memory_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packer: str
+) -> None:
+    monkeypatch.setattr(readers, "LINE", 50)
+    monkeypatch.setattr(readers, "BLOCK", 16)
+    fits = jsonl([{"text": "x" * 37}])  # 50 bytes with its end
+    assert len(fits) == 50
+    too_long = jsonl([{"text": "x" * 38}])
+    content = fits + too_long + jsonl([{"text": "y" * 500}]) + fits + too_long.rstrip() + b" " * 9
+    path = tmp_path / f"a.jsonl{packer}"
+    path.write_bytes(PACKERS[packer](content))
+    found = list(read_documents(Span(File.at(path)), "text"))
+    assert [d.source for d in found] == [f"{path.name}:{number}" for number in range(1, 6)]
+    assert [(d.reason, d.detail) for d in found if isinstance(d, Faulty)] == [
+        ("too long", f"{path.name}:2: a line of 51 bytes; up to 50 are read"),
+        ("too long", f"{path.name}:3: a line of 513 bytes; up to 50 are read"),
+        ("too long", f"{path.name}:5: a line of 59 bytes; up to 50 are read"),
+    ]
+
+
 def test_a_file_that_is_damaged_ends_there(tmp_path: Path) -> None:
     content = gzip.compress(jsonl([{"text": f"{n} " + "x" * 999} for n in range(5000)]))
     (tmp_path / "a.jsonl.gz").write_bytes(content[: len(content) // 2])
