@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from pipeline.data.tokenizer import (
     encode,
     encode_piece,
     encoding,
+    own_encoding,
     pieces,
     token_bytes,
 )
@@ -156,3 +158,12 @@ def test_a_cache_that_cannot_be_written_is_named(
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "file"))
     with pytest.raises(UserError, match="TIKTOKEN_CACHE_DIR"):
         tokenizer._load.__wrapped__()
+
+
+def test_every_thread_has_an_encoding_of_its_own() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        theirs = [pool.submit(own_encoding).result() for _ in range(2)]
+    assert theirs[0] is theirs[1]
+    assert theirs[0] is not own_encoding()
+    assert theirs[0].encode("Hello, I am") == own_encoding().encode("Hello, I am")
+    assert own_encoding() is own_encoding()
