@@ -193,11 +193,12 @@ def _check_sides(corpus: Corpus, shares: Shares) -> None:
     for place in map(position, corpus.ids()):
         low, high = min(low, place), max(high, place)
         seen.add(shares.side(place))
-    if len(seen) < len(shares.sides):
-        hint = "give more of them" if shares.test else _hint(low, high)
-        raise UserError(
-            f"{what}: its {meta['documents']:,} documents go whole to one side or another; {hint}"
-        )
+        if len(seen) == len(shares.sides):
+            return
+    hint = "give more of them" if shares.test else _hint(low, high)
+    raise UserError(
+        f"{what}: its {meta['documents']:,} documents go whole to one side or another; {hint}"
+    )
 
 
 def _hint(low: float, high: float) -> str:
