@@ -3,7 +3,9 @@
 `tiktoken` is `encode_ordinary_batch` over the same documents, out of memory and into memory: the
 time to read and write is not counted, nor that to load the encoding. `split` is the whole of it:
 compressed Parquet in, shards, statistics and `meta.json` out. Each runs in a process of its own,
-so that the peak of its memory is its own; they take turns, and times are medians over the rounds.
+so that the peak of its memory is its own. The speed of a machine drifts within minutes, so the two
+take turns of a second, one standing still while the other runs, by a clock that stands still with
+it. Times are medians over the rounds.
 
 The text is made of the packaged story's sentences, or `--text FILE`'s, in random order, with
 numbers among them: documents of some 20 kB. Sizes are in millions of bytes.
@@ -20,13 +22,16 @@ if sys.path[0].endswith("benchmarks"):  # whose tokenize.py is not Python's
 
 import argparse
 import json
+import os
 import random
 import re
+import signal
 import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 
 import pipeline.data
@@ -38,6 +43,7 @@ from pipeline.files import folder_aside
 STORY = Path(pipeline.data.__file__).parent / "texts" / "what-seemed-likely.txt"
 SENTENCES = 250  # a document
 HELD = 16_000_000  # characters that tiktoken is given at once
+TURN = 1.0  # seconds
 
 
 def main() -> None:
@@ -47,11 +53,11 @@ def main() -> None:
     parser.add_argument("--scheduler", default="threads")
     parser.add_argument("--text", type=Path, default=STORY, help="whose sentences are taken")
     parser.add_argument("--corpora", type=Path, help="where corpora are kept between calls")
-    parser.add_argument("--contender", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--contender", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.contender:
-        name, corpus = arguments.contender
-        print(json.dumps(CONTENDERS[name](Path(corpus), arguments.scheduler)))
+        name, corpus, stood = arguments.contender
+        print(json.dumps(CONTENDERS[name](Path(corpus), arguments.scheduler, Clock(Path(stood)))))
         return
     print(f"{cores()} threads; split on {arguments.scheduler}")
     with tempfile.TemporaryDirectory() as folder:
@@ -66,8 +72,8 @@ def compare(corpus: Path, arguments: argparse.Namespace) -> None:
     size = Corpus.open(corpus).meta["bytes"]
     results: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
     for _ in range(arguments.rounds):
-        for name, found in results.items():
-            found.append(run_apart(name, corpus, arguments.scheduler))
+        for name, result in in_turns(corpus, arguments.scheduler).items():
+            results[name].append(result)
     print(f"{size / 1e6:,.0f} MB")
     speeds = {}
     for name, found in results.items():
@@ -81,17 +87,76 @@ def compare(corpus: Path, arguments: argparse.Namespace) -> None:
     print(f"  split is at {speeds['split'] / speeds['tiktoken']:.1%} of tiktoken")
 
 
-def run_apart(name: str, corpus: Path, scheduler: str) -> dict[str, float]:
-    """One contender in a process of its own: seconds, tokens and its peak memory in bytes."""
-    command = [sys.executable, __file__, "--contender", name, str(corpus)]
-    ended = subprocess.run(
-        [*command, "--scheduler", scheduler], capture_output=True, text=True, check=True
-    )
-    result: dict[str, float] = json.loads(ended.stdout)
-    return result
+def in_turns(corpus: Path, scheduler: str) -> dict[str, dict[str, float]]:
+    """Of each contender: seconds, tokens and its peak memory in bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {name: Run(name, corpus, scheduler, Path(folder) / name) for name in CONTENDERS}
+        try:
+            for run in cycle(runs.values()):
+                run.go_on(TURN)
+                if all(run.result for run in runs.values()):
+                    return {name: run.result for name, run in runs.items()}
+        finally:
+            for run in runs.values():
+                run.kill()
+    raise AssertionError("`cycle` ended")
 
 
-def by_tiktoken(corpus: Path, _scheduler: str) -> dict[str, float]:
+class Run:
+    """A contender in a process group of its own, which stands still between its turns."""
+
+    def __init__(self, name: str, corpus: Path, scheduler: str, stood: Path) -> None:
+        self.result: dict[str, float] = {}
+        self._stood = stood  # the file that tells its clock for how many seconds it stood still
+        self._seconds = 0.0
+        command = [sys.executable, __file__, "--scheduler", scheduler]
+        self._process = subprocess.Popen(
+            [*command, "--contender", name, str(corpus), str(stood)],
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._stop()
+
+    def go_on(self, seconds: float) -> None:
+        """A turn, unless it has ended."""
+        if self.result:
+            return
+        self._seconds += time.perf_counter() - self._stopped
+        self._stood.write_text(repr(self._seconds))
+        os.killpg(self._process.pid, signal.SIGCONT)
+        try:
+            printed, _ = self._process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self._stop()
+            return
+        if self._process.returncode:
+            raise SystemExit(self._process.returncode)  # it has said why
+        self.result = json.loads(printed)
+
+    def kill(self) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def _stop(self) -> None:
+        os.killpg(self._process.pid, signal.SIGSTOP)
+        self._stopped = time.perf_counter()
+
+
+class Clock:
+    """Seconds of this process's turns."""
+
+    def __init__(self, stood: Path) -> None:
+        self._stood = stood
+
+    def __call__(self) -> float:
+        while True:  # until no turn has ended between two looks
+            stood, now = self._stood.read_text(), time.perf_counter()
+            if stood == self._stood.read_text():
+                return now - float(stood)
+
+
+def by_tiktoken(corpus: Path, _scheduler: str, clock: Clock) -> dict[str, float]:
     from pipeline.data.tokenizer import encoding
 
     encode = encoding().encode_ordinary_batch
@@ -100,9 +165,9 @@ def by_tiktoken(corpus: Path, _scheduler: str) -> dict[str, float]:
 
     def work() -> None:
         nonlocal seconds, tokens
-        started = time.perf_counter()
+        started = clock()
         found = encode(held, num_threads=cores())
-        seconds += time.perf_counter() - started
+        seconds += clock() - started
         tokens += sum(map(len, found))
         held.clear()
 
@@ -114,15 +179,15 @@ def by_tiktoken(corpus: Path, _scheduler: str) -> dict[str, float]:
     return {"seconds": seconds, "tokens": tokens, "peak": peak()}
 
 
-def by_split(corpus: Path, scheduler: str) -> dict[str, float]:
+def by_split(corpus: Path, scheduler: str, clock: Clock) -> dict[str, float]:
     from pipeline.data.split import split
     from pipeline.data.tokenizer import encoding
 
     encoding()
     with tempfile.TemporaryDirectory(dir=corpus.parent) as folder:
-        started = time.perf_counter()
+        started = clock()
         report = split(corpus, Path(folder) / "tokens", 0.9, scheduler=scheduler)
-        seconds = time.perf_counter() - started
+        seconds = clock() - started
     sides = (report["train"], report["val"])
     # As tiktoken counts them: without the ends of text.
     tokens = sum(side["tokens"] - side["documents"] for side in sides)
@@ -152,7 +217,7 @@ def write_corpus(folder: Path, size: int, text: Path) -> None:
         writer.close(f"{size / 1e6:.0f} MB of sentences")
 
 
-CONTENDERS: dict[str, Callable[[Path, str], dict[str, float]]] = {
+CONTENDERS: dict[str, Callable[[Path, str, Clock], dict[str, float]]] = {
     "tiktoken": by_tiktoken,
     "split": by_split,
 }
