@@ -49,7 +49,7 @@ class Decoder:
         self.precision = precision
         self.network = Network(self.model)
         self._copies: dict[Kind, Weights] = {"plain": self.network.plain}
-        self._can_guess = self.exact and products.can_copy(self.model)
+        self._can_guess = self.exact and products.can_copy(self.model, "eight_bit")
         self._decoded = 0  # tokens of batches of one, in earlier calls
 
     @property
@@ -91,7 +91,7 @@ class Decoder:
     def prepare(self) -> Decoder:
         """Make the copies of the weights now, for many calls to come; returns the decoder."""
         if self._can_guess:
-            self.weights("reordered")
+            self.weights(self.step_kind(rows=2, steps=GUESS_FROM))
             self.weights("eight_bit")
         return self
 

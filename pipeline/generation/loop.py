@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.generation.cache import Cache
 from pipeline.generation.forward import Network, Weights
 from pipeline.generation.graph import CapturedStep, FixedCache
-from pipeline.generation.guessing import Guesses
+from pipeline.generation.guessing import GUESS_FROM, Guesses
 from pipeline.generation.products import Kind
 from pipeline.generation.rows import Row
 from pipeline.generation.sampling import Sampler
@@ -128,7 +128,7 @@ class Decoding:
         guessed = self._guess(row, count)
         self.cache.rewind(end)
         tokens = self._tensor([[row.new[-1], *guessed]])
-        weights = self.supply.weights("reordered")
+        weights = self.supply.weights(self.supply.step_kind(count + 1, GUESS_FROM))
         logits = self.network.advance(tokens, self.cache, weights)[0]  # (count + 1, V)
         right = 0
         for place in range(count + 1):

@@ -92,16 +92,18 @@ def choose(model: nn.Module, rows: int, steps: int, precision: Precision) -> Kin
         return "eight_bit"
     if not (_is_plain_float(model) and _has("mkldnn::_linear_pointwise")):
         return "plain"
-    return "reordered" if rows > 1 and steps >= REORDER_FROM and can_copy(model) else "direct"
+    pays = rows > 1 and steps >= REORDER_FROM
+    return "reordered" if pays and can_copy(model, "reordered") else "direct"
 
 
-def can_copy(model: nn.Module) -> bool:
-    """Whether faster copies of the weights can be computed with, and may take the memory."""
+def can_copy(model: nn.Module, kind: Literal["reordered", "eight_bit"]) -> bool:
+    """Whether such a copy of the weights can be computed with, and may take the memory."""
+    size = sum(w.nbytes for w in model.parameters())
     return (
         _is_plain_float(model)
-        and sum(w.nbytes for w in model.parameters()) <= COPY_BYTES
+        and (size if kind == "reordered" else size // 4) <= COPY_BYTES
         and _has("mkldnn::_linear_pointwise")
-        and _has("onednn::qlinear_pointwise")
+        and (kind == "reordered" or _has("onednn::qlinear_pointwise"))
     )
 
 
