@@ -18,7 +18,7 @@ their share of the GPU's peak on paper.
 
     pip install --no-deps llms-from-scratch
     python benchmarks/train_throughput.py [--device cuda] [--batch-size 2] [--context 256]
-                                          [--steps 3] [--rounds 2] [--only NAME ...] [--json FILE]
+                                          [--steps 6] [--rounds 2] [--only NAME ...] [--json FILE]
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--context", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=3, help="measured in a round")
+    parser.add_argument("--steps", type=int, default=6, help="measured in a round")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", nargs="+", choices=CONTENDERS)
     parser.add_argument("--json", type=Path, help="where to write the numbers")
