@@ -13,6 +13,7 @@ all keys and values, are new each time. Nothing can be reused then; a warning sa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -49,6 +50,7 @@ class Decoder:
         self.precision = precision
         self.network = Network(self.model)
         self._copies: dict[Kind, Weights] = {"plain": self.network.plain}
+        self._choose = cache(partial(products.choose, self.model, precision=precision))
         self._can_guess = self.exact and products.can_copy(self.model, "eight_bit")
         self._decoded = 0  # tokens of batches of one, in earlier calls
 
@@ -81,7 +83,7 @@ class Decoder:
 
     def step_kind(self, rows: int, steps: int) -> Kind:
         """The products for `steps` steps of `rows` rows."""
-        return products.choose(self.model, rows, steps, self.precision)
+        return self._choose(rows, steps)
 
     def can_guess(self, steps: int) -> bool:
         """Whether 8-bit copies may guess ahead for a row of `steps` more tokens."""

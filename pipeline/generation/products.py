@@ -2,7 +2,7 @@
 
 At a few rows a step's time is the time to read the weights, so what counts is how a kernel walks
 through memory. On a CPU that is oneDNN's, on the weights as they lie: on an AMD processor BLAS
-(MKL) was measured to take 1.3 to 3.5 times as long for 1 to 33 rows. For many steps of several
+(MKL) was measured to take 1.2 to 3.7 times as long for 1 to 33 rows. For many steps of several
 rows the weights are reordered once. `int8` rounds each output's weights to 8 bits with a scale of
 its own, and each row's inputs likewise, so that no row's scale depends on its neighbours.
 

@@ -188,9 +188,8 @@ class _Group:
     def candidates(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
         """Log-weights (n, K), -inf where a filter drops, and token ids, `None` for 0 .. V-1."""
         best, ids = logits.amax(-1, keepdim=True), None
-        if (
-            self.top_k is not None and self.top_k < logits.shape[-1]
-        ):  # the same k at any temperature
+        # Before the temperature, which changes nobody's rank.
+        if self.top_k is not None and self.top_k < logits.shape[-1]:
             logits, ids = top(logits, self.top_k)
         # Less the maximum first, so that no temperature overflows.
         scores = (logits - best) / self._column("temperature", logits)
