@@ -38,10 +38,11 @@ class WorkingCopy:
         self.model = self._master = master
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []  # (master, working)
         self._collected = False  # whether the master's gradients are of this step already
-        self._by_rows = by_rows and not master.config.tie_weights
+        self._by_rows = False
         self._rows_grad: Tensor | None = None  # the token embedding's gradient, zero but for
         self._touched: list[Tensor] = []  # these rows
         if runtime.bf16 and runtime.device.type == "cpu" and copies:
+            self._by_rows = by_rows and not master.config.tie_weights
             self.model = self._build(master)
 
     def _build(self, master: GPT) -> GPT:
@@ -73,7 +74,7 @@ class WorkingCopy:
     @torch.no_grad()
     def collect_gradients(self) -> None:
         """Add the copies' gradients to the step's in the master, and let the copies' go."""
-        if self._pairs and self._by_rows:
+        if self._by_rows:
             self._collect_rows(self._master.wte.weight, self.model.wte.weight)
         for master, working in self._pairs:
             assert working.grad is not None, "every matrix takes part in every forward pass"
