@@ -26,6 +26,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,10 +45,14 @@ def main() -> None:
     if arguments.child:
         train_as_the_book(text)
         return
-    seconds: dict[str, list[float]] = {name: [] for name in arguments.only}
+    names = list(arguments.only)
+    if find_spec("llms_from_scratch") is None and "book" in names:
+        names.remove("book")
+        print("the book is left out: pip install --no-deps llms-from-scratch")
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     losses: dict[str, str] = {}
     for _ in range(arguments.rounds):
-        for name in arguments.only:
+        for name in names:
             with tempfile.TemporaryDirectory() as folder:
                 time_, losses[name] = CONTENDERS[name](Path(folder), text)
             seconds[name].append(time_)
