@@ -153,15 +153,21 @@ def test_equal_prompts_are_computed_once(tiny: Tiny, monkeypatch: pytest.MonkeyP
     assert sorted(embedded) == [(1, 2), (1, 2, 3)]
 
 
-def test_rows_that_cannot_differ_are_one(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    widths = []
+@pytest.fixture
+def widths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many contexts each step has computed."""
+    seen = []
     original = Network.advance
 
     def advance(self: Network, tokens: torch.Tensor, *rest: object) -> torch.Tensor:
-        widths.append(len(tokens))
+        seen.append(len(tokens))
         return original(self, tokens, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Network, "advance", advance)
+    return seen
+
+
+def test_rows_that_cannot_differ_are_one(tiny: Tiny, widths: list[int]) -> None:
     greedy = [Sampling(0.0, k, seed=k) for k in (1, 2, 3)] + [Sampling(2.0, 1)]
     samplings = [*greedy, Sampling(1.0, seed=1), Sampling(1.0, seed=1)]
     seen: list[tuple[int, int]] = []
@@ -179,22 +185,12 @@ def test_rows_that_cannot_differ_are_one(tiny: Tiny, monkeypatch: pytest.MonkeyP
         assert tuple(token for r, token in seen if r == row) == completion.tokens
 
 
-def test_rows_are_computed_once_until_they_differ(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    contexts = []
-    original = Network.advance
-
-    def advance(self: Network, tokens: torch.Tensor, *rest: object) -> torch.Tensor:
-        contexts.append(len(tokens))
-        return original(self, tokens, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Network, "advance", advance)
+def test_rows_are_computed_once_until_they_differ(tiny: Tiny, widths: list[int]) -> None:
     samplings = [Sampling(t, k, seed=3) for t in (0.3, 0.6, 1.0) for k in (2, 5, None)]
     completions = generate(tiny(8), [[1, 2]] * 9, samplings, 9, end_of_text=-1)
     tokens = [completion.tokens for completion in completions]
-    assert contexts == [len({row[:count] for row in tokens}) for count in range(1, 9)]
-    assert 1 < contexts[-1] < 9
+    assert widths == [len({row[:count] for row in tokens}) for count in range(1, 9)]
+    assert 1 < widths[-1] < 9
 
 
 def test_a_full_context_slides_and_says_so(

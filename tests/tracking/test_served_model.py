@@ -27,6 +27,7 @@ from pipeline.generation.sampling import Sampling
 from pipeline.model.gpt import GPT, GPTConfig, initialise
 from pipeline.model.saved import load_model, save_config, save_weights
 from pipeline.tracking import home
+from pipeline.tracking.open_run import Run
 from pipeline.tracking.publish import Publisher, as_default
 from pipeline.tracking.run import start_run
 from pipeline.tracking.store import Store, connect
@@ -47,24 +48,31 @@ def train(
     error: BaseException | None = None,
 ) -> str:
     """A run that logs a model of its own; the run's key."""
+    with start_run("train", experiment="book", state=state, params={"lr": 1}) as run:
+        log_model(run, repo, seed, val_loss, measured_on)
+        if error is not None:
+            raise error
+    return run.key
+
+
+def log_model(
+    run: Run, repo: Path, seed: int, val_loss: float, measured_on: str = "corpus/16"
+) -> None:
+    """Log a tiny model, whose weights the seed decides."""
     config = GPTConfig(n_layer=1, n_head=2, n_embd=8, context_length=16)
     model = GPT(config)
     initialise(model, "pytorch", seed)
     folder = repo / "models" / "scratch"
     save_config(folder, config)
     save_weights(folder, model.state_dict(), "best")
-    with start_run("train", experiment="book", state=state, params={"lr": 1}) as run:
-        run.log_model(
-            CODE,
-            folder / "best.pth",
-            [folder / "config.json"],
-            defaults=DEFAULTS,
-            metrics={"val_loss": val_loss},
-            measured_on=measured_on,
-        )
-        if error is not None:
-            raise error
-    return run.key
+    run.log_model(
+        CODE,
+        folder / "best.pth",
+        [folder / "config.json"],
+        defaults=DEFAULTS,
+        metrics={"val_loss": val_loss},
+        measured_on=measured_on,
+    )
 
 
 def expected(repo: Path, **changes: Any) -> list[str]:
@@ -81,19 +89,8 @@ def champion(store: Store) -> Any:
 
 def test_a_model_is_published_while_its_run_goes_on(repo: Path, store: Store) -> None:
     """What a stage does afterwards, hashing gigabytes, need not be over."""
-    config = GPTConfig(n_layer=1, n_head=2, n_embd=8, context_length=16)
-    folder = repo / "models" / "scratch"
-    save_config(folder, config)
-    save_weights(folder, GPT(config).state_dict(), "best")
     with start_run("train", experiment="book") as run:
-        run.log_model(
-            CODE,
-            folder / "best.pth",
-            [folder / "config.json"],
-            defaults=DEFAULTS,
-            metrics={"val_loss": 6.0},
-            measured_on="corpus/16",
-        )
+        log_model(run, repo, seed=1, val_loss=6.0)
         deadline = time.monotonic() + 60
         while not store.client.search_model_versions("name = 'book'"):
             assert time.monotonic() < deadline, "nothing was published"
