@@ -24,7 +24,6 @@ from pipeline.tracking.store import PARENT, RUN_KEY, Store, error_code, one_line
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-
 HELD_BACK = "not sent yet"
 
 
