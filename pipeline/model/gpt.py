@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
-from pipeline.model.dropout import Dropout, causal_attention
+from pipeline.model.attention import causal_attention
+from pipeline.model.dropout import Dropout
 
 GPT2_VOCAB_SIZE = 50257
 
@@ -50,10 +51,8 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
-        dropout = self.dropout if self.training else 0.0
-        y = causal_attention(q, k, v, dropout)
-        return cast(Tensor, self.c_proj(y.transpose(1, 2).reshape(B, T, C)))
+        y = causal_attention(qkv, self.dropout if self.training else 0.0)
+        return cast(Tensor, self.c_proj(y))
 
 
 class MLP(nn.Module):
