@@ -1,9 +1,9 @@
-"""The background thread that takes a run's journal to the store while the stage works.
+"""The thread that takes a run's journal to the store while the stage works.
 
-The stage's own thread never waits for the store. At the end of a run `finish` waits, within
-bounds: as long as the store answers or takes in a model, at most `LIMIT` seconds; `PATIENCE`
-seconds without an answer, or `ATTEMPTS` failures in a row, end it sooner. `lossbook sync` sends
-what was left.
+The stage itself never waits for the store, nor does it share its process with one that is there
+(`courier_process`). At the end of a run `finish` waits, within bounds: as long as the store
+answers or takes in a model, at most `LIMIT` seconds; `PATIENCE` seconds without an answer, or
+`ATTEMPTS` failures in a row, end it sooner. `lossbook sync` sends what was left.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import BaseFileLock
 
 from pipeline.tracking import book
-from pipeline.tracking.journal import Journal
+from pipeline.tracking.journal import force
 from pipeline.tracking.locks import SHIP, acquire
 from pipeline.tracking.reap import reap, reap_store
 from pipeline.tracking.ship import RunDeletedError, Shipper, send
@@ -32,20 +32,26 @@ GRACE = 0.5  # for a thread that waits for nothing to end by itself
 OFFLINE = "LOSSBOOK_OFFLINE"  # set: journals only, no store; `lossbook sync` sends them later
 
 
+def offline() -> bool:
+    """Whether this process was told to leave stores alone."""
+    return bool(os.environ.get(OFFLINE))
+
+
 class Courier(threading.Thread):
     """Ships one journal until told to finish.
 
     Attributes:
         error: why the last attempt failed; None after one that went well.
         delivered: everything has arrived.
+        awake: set once MLflow is imported and the store opened, well or not.
     """
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__(name="lossbook-courier", daemon=True)
-        self.journal = journal
-        self.folder = journal.path.parent
+        self.folder = folder
         self.error: Exception | None = None
         self.delivered = False
+        self.awake = threading.Event()
         self._shipper: Shipper | None = None
         self._failures = 0
         self._wake = threading.Event()
@@ -58,7 +64,7 @@ class Courier(threading.Thread):
     def run(self) -> None:
         with suppress(OSError):  # what cannot be read now is seen to by the next run
             self._reaped = reap()
-        if os.environ.get(OFFLINE):
+        if offline():
             self.delivered = True  # as far as was asked for
         while not (self.delivered or self._abandoned):
             self._wake.wait(self._pause())
@@ -84,7 +90,10 @@ class Courier(threading.Thread):
         return self._shipper.cursor.run_id if self._shipper else None
 
     def finish(self, limit: float = LIMIT) -> None:
-        """Send the rest and stop, as far as the store takes it within the bounds."""
+        """Send the rest and stop, as far as the store takes it within the bounds.
+
+        Afterwards the thread writes nothing into the folder, whatever it still waits for.
+        """
         self._finishing = True
         self._failures = 0
         self._wake.set()
@@ -98,8 +107,9 @@ class Courier(threading.Thread):
                 answers, heard = now_answered, moment
             if moment - start > limit or moment - heard > patience or self._failures >= ATTEMPTS:
                 break
+        self._abandon()
 
-    def abandon(self) -> None:
+    def _abandon(self) -> None:
         """Let go of the folder; a request still on its way changes nothing there."""
         self._abandoned = True
         self._wake.set()
@@ -119,12 +129,11 @@ class Courier(threading.Thread):
 
     def _ship(self) -> None:
         if self._shipper is None:
-            if self._lock is None:
-                self._lock = acquire(self.folder / SHIP)
-            if self._lock is None:
-                raise TimeoutError("another process is sending this journal")
-            self._shipper = Shipper(self.folder, connect())
-        self.journal.sync()  # the store must not know more than the disk
+            try:
+                self._shipper = self._connected()
+            finally:
+                self.awake.set()
+        force(self.folder)  # the store must not know more than the disk
         self._shipper.drain()
         if self._finishing or self._shipper.holds_back:
             self._shipper.send_missing()
@@ -132,6 +141,13 @@ class Courier(threading.Thread):
             self._link(self._shipper)
         if not (self._finishing or self._looked_around):
             self._look_around(self._shipper)
+
+    def _connected(self) -> Shipper:
+        if self._lock is None:
+            self._lock = acquire(self.folder / SHIP)
+        if self._lock is None:
+            raise TimeoutError("another process is sending this journal")
+        return Shipper(self.folder, connect())
 
     def _link(self, shipper: Shipper) -> None:
         """Tell the run its parent, which the store may have lost: its journal may be here."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from pipeline.files import write_json
 from pipeline.process import Terminated
 from pipeline.tracking.archive import archive, hand_over
-from pipeline.tracking.courier import LIMIT, Courier
+from pipeline.tracking.courier import LIMIT, Courier, offline
+from pipeline.tracking.courier_process import CourierProcess
 from pipeline.tracking.system import SystemMonitor
 
 if TYPE_CHECKING:
@@ -20,10 +21,10 @@ KILLED_LIMIT = 5.0  # seconds that a run which was told to stop may still spend 
 
 
 class Helpers:
-    """The two threads of an open run: one sends its journal, one watches the machine."""
+    """The two helpers of an open run: one sends its journal, one watches the machine."""
 
     def __init__(self, run: Run) -> None:
-        self.courier = Courier(run.journal)
+        self.courier = courier_of(run.folder)
         self.monitor = SystemMonitor(run.journal, run.next_system_step)
         self.courier.start()
         self.monitor.start()
@@ -42,7 +43,6 @@ def break_off(run: Run, helpers: Helpers, error: BaseException) -> None:
     if not killed:
         run.set_tags({"error": " ".join(f"{type(error).__name__}: {error}".split())})
     helpers.end(run, "KILLED" if killed else "FAILED", KILLED_LIMIT if killed else LIMIT)
-    helpers.courier.abandon()
     run.journal.close()
     kept = run.folder if run.resumable else archive(run.folder, run.stage, run.key)
     warn(helpers.courier, kept)
@@ -51,7 +51,6 @@ def break_off(run: Run, helpers: Helpers, error: BaseException) -> None:
 def finish(run: Run, helpers: Helpers, record: Path | None, journal: Path | None) -> None:
     """End a run well: FINISHED, its journal and record handed to DVC, its state folder removed."""
     helpers.end(run, "FINISHED", LIMIT)
-    helpers.courier.abandon()
     run.journal.close()
     if journal is not None:
         hand_over(run.folder, journal)
@@ -63,7 +62,12 @@ def finish(run: Run, helpers: Helpers, record: Path | None, journal: Path | None
     warn(helpers.courier, kept)
 
 
-def warn(courier: Courier, folder: Path) -> None:
+def courier_of(folder: Path) -> Courier | CourierProcess:
+    """A process, where there is a store to talk to."""
+    return Courier(folder) if offline() else CourierProcess(folder)
+
+
+def warn(courier: Courier | CourierProcess, folder: Path) -> None:
     """Say what the store lacks, and that nothing is lost."""
     place = os.path.relpath(folder)
     for line in courier.lacking():

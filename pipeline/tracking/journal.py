@@ -97,6 +97,12 @@ class Journal:
         os.close(self._file)
 
 
+def force(folder: Path) -> None:
+    """Wait until what any process has appended to the journal in this folder is on the disk."""
+    with open(folder / JOURNAL, "rb") as file:
+        os.fsync(file.fileno())
+
+
 def _whole_lines(file: int, end: int | None = None) -> int:
     """The offset behind the last newline before `end`, the file's own by default."""
     end = os.lseek(file, 0, os.SEEK_END) if end is None else end

@@ -5,8 +5,8 @@
         for step in ...:
             run.log_metrics({"train/loss": loss}, step=step)
 
-Everything is written into the run's journal, which costs microseconds; a background thread takes
-it to MLflow (`courier`). A store that is slow, broken or away never slows or fails the stage.
+Everything is written into the run's journal, which costs microseconds; another process takes it to
+MLflow (`courier_process`). A store that is slow, broken or away never slows or fails the stage.
 
 How a run ends: the block ends, FINISHED; SIGTERM or Ctrl-C, KILLED; any other exception, FAILED,
 with the tag `error`. A run that did not finish stays in its state folder, and the next `start_run`

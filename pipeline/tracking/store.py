@@ -11,8 +11,8 @@ Sharp edges that this module blunts, all of MLflow 3.17:
 - A newer MLflow upgrades a database unasked, an older one then refuses it: a copy is kept.
 - A dead server blocks each call for four minutes: one retry, 30 seconds.
 
-Importing `mlflow` takes one to two seconds, so it happens in `connect`, which a run's background
-thread calls.
+Importing `mlflow` takes one to two seconds, so it happens in `connect`, which a run's courier
+calls.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from pipeline.tracking import store as store_module
+from pipeline.tracking.courier import Courier
 from pipeline.tracking.links import NOTE
 from pipeline.tracking.store import RUN_KEY, Store, connect
 
@@ -47,6 +48,8 @@ def bare_repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(variable, raising=False)
     for variable, value in store_module.ENVIRONMENT.items():
         monkeypatch.setenv(variable, value)
+    # Couriers share this process, which has imported MLflow; those of programs have their own.
+    monkeypatch.setattr("pipeline.tracking.ending.courier_of", Courier)
     return repo
 
 

@@ -1,0 +1,121 @@
+"""A run's courier in a process of its own, so that MLflow takes nothing from the stage.
+
+To import MLflow and open a store takes two seconds and more of Python's lock. In a thread beside a
+stage they cost more than themselves, for who waits for the lock waits for milliseconds at a time.
+In a process of the lowest priority they run while a core is idle. Where none ever is, which other
+processes can bring about, the run ends with a courier of the stage's own priority.
+
+The process says on its standard output when it is awake, MLflow imported. It finishes when it is
+told to, in a line on its standard input, answers with a line of JSON, and ends. It ends too when
+the stage is gone, however that went: its input has then come to its end, and on Linux the kernel
+kills it.
+
+Sharp edge: Linux schedules by session first where it groups processes automatically, and priority
+counts only inside a session. So the process stays in the stage's, in a group of its own, which a
+terminal's Ctrl-C passes by: the stage gets it, and then has the rest sent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pipeline
+from pipeline.process import end_with_parent
+from pipeline.tracking.courier import LIMIT, Courier
+from pipeline.tracking.store import name_of, tracking_uri
+
+LOWEST = 19  # of priorities, as `nice` counts
+AWAKE = "awake"
+STARVED = 4.0  # seconds to wake up in, when the stage has nothing left to do but wait for it
+SLACK = 2.0  # seconds in which the answer must come, beyond the courier's own limit
+
+
+class CourierProcess:
+    """Ships one journal until told to finish: a `Courier`, elsewhere.
+
+    Attributes:
+        run_id: the store's id for the run; known when it is finished.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.run_id: str | None = None
+        self._lacking: list[str] = []
+
+    def start(self, nice: int = LOWEST) -> None:
+        """Start the process, and do not wait for it."""
+        here = str(Path(pipeline.__file__).parents[1])
+        paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(self.folder), str(os.getpid()), str(nice)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            process_group=0,
+            text=True,
+        )
+
+    def finish(self, limit: float = LIMIT) -> None:
+        """Have the rest sent, as `Courier.finish` does; afterwards the process is gone."""
+        deadline = time.monotonic() + limit
+        if not self._speaks_within(min(STARVED, limit)):
+            self._end()
+            self.start(nice=0)
+        left = max(deadline - time.monotonic(), 0.0)
+        try:
+            said, _ = self._process.communicate(f"{left}\n", timeout=left + SLACK)
+            (line,) = (line for line in said.splitlines() if line != AWAKE)
+            answer = json.loads(line)
+            self.run_id, self._lacking = answer["run_id"], answer["lacking"]
+        except (subprocess.TimeoutExpired, ValueError):  # stuck, or dead
+            self._lacking = [f"{name_of(tracking_uri())}: the process that sends there failed"]
+        finally:
+            self._end()
+
+    def _speaks_within(self, seconds: float) -> bool:
+        """Whether there is something to read by then, be it the end of a process that is dead."""
+        output = self._process.stdout
+        assert output is not None, "it is a pipe"
+        return bool(select.select([output], [], [], seconds)[0])
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def lacking(self) -> list[str]:
+        """As `Courier.lacking`."""
+        return self._lacking
+
+
+def main(folder: str, parent: str, nice: str) -> None:
+    """The process: a courier for the journal in `folder`, until the stage `parent` says enough."""
+    end_with_parent(int(parent))
+    os.nice(int(nice))
+    answers, sys.stdout = sys.stdout, sys.stderr  # where nobody's print comes between
+
+    courier = Courier(Path(folder))
+    courier.start()
+
+    def say(line: str) -> None:
+        print(line, file=answers, flush=True)
+
+    def say_when_awake() -> None:
+        courier.awake.wait()
+        say(AWAKE)
+
+    threading.Thread(target=say_when_awake, daemon=True).start()
+    if limit := sys.stdin.readline():
+        courier.finish(float(limit))
+        say(json.dumps({"run_id": courier.run_id, "lacking": courier.lacking()}))
+    os._exit(0)  # whatever still waits for a store
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
