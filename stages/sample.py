@@ -11,8 +11,9 @@ import click
 from pipeline.console import FILE, FOLDER, Command
 
 if TYPE_CHECKING:
+    from pipeline.data.loader import Tokens
     from pipeline.generation.survey import Scorer, Survey
-    from pipeline.params import Gpt2, Sample
+    from pipeline.params import Gpt2, Params, Sample
     from pipeline.tracking.open_run import Run
 
 HEADLINES = ("distinct_2", "repetition", "copied", "longest_copy")  # that runs are compared by
@@ -34,11 +35,8 @@ def main(
     GPT-2 small's judgement of them, which depends on whether it is at hand, goes to MLflow alone.
     """
     from pipeline.data.loader import Tokens
-    from pipeline.generation.survey import survey, tokens_to_draw
-    from pipeline.model.saved import load_model
     from pipeline.params import Sample, flatten, load_params
-    from pipeline.progress import Progress
-    from pipeline.runtime import choose_runtime, keep_freed_memory
+    from pipeline.runtime import keep_freed_memory
     from pipeline.tracking.naming import run_name
     from pipeline.tracking.run import start_run
 
@@ -57,24 +55,37 @@ def main(
         description=introduction(params.sample),
         params=settings,
     ) as run:
-        model = load_model(folder).to(choose_runtime().device)
-        with (
-            Progress(tokens_to_draw(params.sample), "draw", unit="token", speed=True) as drawn,
-            Progress(len(corpus), "look for copies", unit="training token") as bar,
-        ):
-            scorer = gpt2_scorer(params.gpt2, bar.say)
-            result = survey(
-                model,
-                params.sample,
-                corpus,
-                scorer=scorer,
-                draw=drawn.advance,
-                advance=bar.advance,
-            )
+        result = drawn(params, folder, corpus)
         write(reports, result)
         log(run, reports, result)
         measures = result.chosen.measures.as_dict()
         run.describe(f"{introduction(params.sample)}\n\n{as_list(measures)}")
+
+
+def drawn(params: Params, folder: Path, corpus: Tokens) -> Survey:
+    """The samples of the folder's model, measured.
+
+    Here torch is imported, for a second on one core: the run has begun, and is being sent on
+    another.
+    """
+    from pipeline.generation.survey import survey, tokens_to_draw
+    from pipeline.model.saved import load_model
+    from pipeline.progress import Progress
+    from pipeline.runtime import choose_runtime
+
+    model = load_model(folder).to(choose_runtime().device)
+    with (
+        Progress(tokens_to_draw(params.sample), "draw", unit="token", speed=True) as drawing,
+        Progress(len(corpus), "look for copies", unit="training token") as looking,
+    ):
+        return survey(
+            model,
+            params.sample,
+            corpus,
+            scorer=gpt2_scorer(params.gpt2, looking.say),
+            draw=drawing.advance,
+            advance=looking.advance,
+        )
 
 
 def introduction(settings: Sample) -> str:

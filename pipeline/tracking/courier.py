@@ -43,7 +43,7 @@ class Courier(threading.Thread):
     Attributes:
         error: why the last attempt failed; None after one that went well.
         delivered: everything has arrived.
-        awake: set once MLflow is imported and the store opened, well or not.
+        awake: set once MLflow is imported and the store was asked for, well or not.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -66,6 +66,10 @@ class Courier(threading.Thread):
             self._reaped = reap()
         if offline():
             self.delivered = True  # as far as was asked for
+        else:
+            with suppress(Exception):  # whatever it is, it comes again below
+                self._shipper = self._connected()
+        self.awake.set()
         while not (self.delivered or self._abandoned):
             self._wake.wait(self._pause())
             self._wake.clear()
@@ -129,10 +133,7 @@ class Courier(threading.Thread):
 
     def _ship(self) -> None:
         if self._shipper is None:
-            try:
-                self._shipper = self._connected()
-            finally:
-                self.awake.set()
+            self._shipper = self._connected()
         force(self.folder)  # the store must not know more than the disk
         self._shipper.drain()
         if self._finishing or self._shipper.holds_back:

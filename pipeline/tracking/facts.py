@@ -6,7 +6,6 @@ import getpass
 import os
 import platform
 import subprocess
-import sys
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -69,10 +68,8 @@ def git_tags() -> dict[str, str]:
 
 
 def version_tags() -> dict[str, str]:
-    """Python, Lossbook, and torch where the stage has imported it."""
-    tags = {"lossbook.python": platform.python_version()}
-    if torch := sys.modules.get("torch"):
-        tags["lossbook.torch"] = str(torch.__version__)
+    """Python, torch and Lossbook."""
+    tags = {"lossbook.python": platform.python_version(), "lossbook.torch": version("torch")}
     with suppress(PackageNotFoundError):  # run from a bare checkout
         tags["lossbook.version"] = version("lossbook")
     return tags

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import platform
 import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
-from pipeline.tracking.facts import git_tags, standard_tags
+from pipeline.tracking.facts import git_tags, standard_tags, version_tags
 
 
 def git(*arguments: str) -> str:
@@ -67,3 +69,9 @@ def test_dvcs_experiment_is_named(bare_repo: Path, monkeypatch: pytest.MonkeyPat
     assert tags["stage"] == "baseline"
     assert tags["lossbook.workspace"] == ".dvc/tmp/exps/tmp1"
     assert all(isinstance(text, str) for text in tags.values())
+
+
+def test_the_versions_are_those_that_run(bare_repo: Path) -> None:
+    tags = version_tags()
+    assert tags["lossbook.torch"] == torch.__version__
+    assert tags["lossbook.python"] == platform.python_version()
