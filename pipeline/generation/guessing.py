@@ -10,10 +10,10 @@ guesses cost time only.
 
 from __future__ import annotations
 
-GUESS_COST, CHECK_COST = 0.4, 1.2  # of a plain step
+GUESS_COST, CHECK_COST = 0.35, 1.0  # of a plain step
 MOST = 12
 MEMORY = 0.95  # what past guesses still count, a guess later
-GUESS_FROM = 256  # tokens after which the copies have paid for themselves
+GUESS_FROM = 128  # tokens after which the copies have paid for themselves
 PROBE = 32  # plain steps after which guessing is tried again
 
 

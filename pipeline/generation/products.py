@@ -7,11 +7,13 @@ rows the weights are reordered once. `int8` rounds each output's weights to 8 bi
 its own, and each row's inputs likewise, so that no row's scale depends on its neighbours.
 
 Sharp edges: reordered and 8-bit weights are copies, valid until the model's weights change; the
-operators behind them are PyTorch's own compiler's, and are used only where they exist.
+operators behind them are PyTorch's own compiler's or, for FBGEMM's, deprecated, and are used only
+where they exist.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Literal, cast
 
@@ -49,28 +51,60 @@ def reordered(weight: Tensor, bias: Tensor | None) -> Product:
 
 
 def eight_bit(weight: Tensor, bias: Tensor | None) -> Product:
-    """The product on weights rounded to 8 bits, a scale an output; about 1 % off.
-
-    Inputs become unsigned bytes around 128 with a scale a row: the only kind that is fast on every
-    processor with byte products.
-    """
-    scale = torch.linalg.vector_norm(weight, torch.inf, dim=1).mul_(1 / 127).clamp_(min=TINY)
+    """The product on weights rounded to 8 bits, a scale an output; about 1 % off."""
+    largest = torch.maximum(weight.amax(1), -weight.amin(1))
+    scale = largest.mul_(1 / 127).clamp_(min=TINY)
     rounded = (weight / scale[:, None]).round_().to(torch.int8)
-    scale.mul_(1 / 127)  # and the inputs' 127th, once for all products
-    ordered = torch.ops.onednn.qlinear_prepack(rounded, [ROWS, weight.shape[1]])
+    return (_by_fbgemm if _has_fbgemm() else _by_onednn)(rounded, scale, bias)
+
+
+def _by_fbgemm(weight: Tensor, scale: Tensor, bias: Tensor | None) -> Product:
+    """For one row in a single call, which takes two thirds of the time of oneDNN's several."""
+    with warnings.catch_warnings(action="ignore"):  # of the type's end; then oneDNN does it all
+        typed = torch._make_per_channel_quantized_tensor(
+            weight, scale.double(), torch.zeros(len(weight), dtype=torch.int64), 0
+        )
+    packed = torch.ops.quantized.linear_prepack(typed, None)
+    one = torch.ops.quantized.linear_dynamic.default  # finds the inputs' scale itself
+    several = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
+
+    def product(x: Tensor) -> Tensor:
+        if x.numel() == x.shape[-1]:
+            y: Tensor = one(x, packed, False)
+            return y if bias is None else y.add_(bias)
+        largest = _largest(x)
+        return _rescaled(several(x / largest, 1 / 127, 128, packed), largest, bias)
+
+    return product
+
+
+def _by_onednn(weight: Tensor, scale: Tensor, bias: Tensor | None) -> Product:
+    """Inputs become unsigned bytes around 128: the only kind that is fast on every processor."""
+    scale = scale / 127  # and the inputs' 127th, once for all products
+    ordered = torch.ops.onednn.qlinear_prepack(weight, [ROWS, weight.shape[1]])
     zero = torch.zeros(len(weight), dtype=torch.int64)
     middle = torch.tensor(128.5)  # the conversion to bytes cuts, so half a step rounds
     multiply = torch.ops.onednn.qlinear_pointwise.default
 
     def product(x: Tensor) -> Tensor:
-        largest = torch.linalg.vector_norm(x, torch.inf, dim=-1, keepdim=True).clamp_(min=TINY)
+        largest = _largest(x)
         bytes_ = torch.addcdiv(middle, x, largest, value=127).to(torch.uint8)
         y: Tensor = multiply(
             bytes_, 1.0, 128, ordered, scale, zero, None, 1.0, 0, torch.float32, "none", [], ""
         )
-        return y.mul_(largest) if bias is None else torch.addcmul(bias, y, largest)
+        return _rescaled(y, largest, bias)
 
     return product
+
+
+def _largest(rows: Tensor) -> Tensor:
+    """Each row's largest magnitude, (..., 1), never 0."""
+    largest: Tensor = torch.linalg.vector_norm(rows, torch.inf, dim=-1, keepdim=True)
+    return largest.clamp_(min=TINY)
+
+
+def _rescaled(y: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    return y.mul_(scale) if bias is None else torch.addcmul(bias, y, scale)
 
 
 MAKERS: dict[Kind, Make] = {
@@ -114,6 +148,15 @@ def _is_plain_float(model: nn.Module) -> bool:
 def _has(operator: str) -> bool:
     namespace, name = operator.split("::")
     return torch.backends.mkldnn.is_available() and hasattr(getattr(torch.ops, namespace), name)
+
+
+def _has_fbgemm() -> bool:
+    """Without VNNI its sums of two products overflow."""
+    return (
+        torch.backends.quantized.engine in ("x86", "fbgemm")
+        and torch.cpu._is_vnni_supported()
+        and hasattr(torch, "_make_per_channel_quantized_tensor")
+    )
 
 
 def _require_bytes(weight: Tensor) -> None:

@@ -38,21 +38,38 @@ def test_exact_products_are_linear(rows: int, inputs: int, outputs: int, biased:
         torch.testing.assert_close(make(weight, bias)(x), F.linear(x, weight, bias))
 
 
+@pytest.fixture(params=["fbgemm", "onednn"])
+def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Either library, where this machine has it."""
+    if request.param == "onednn":
+        monkeypatch.setattr(products, "_has_fbgemm", lambda: False)
+    elif not products._has_fbgemm():
+        pytest.skip("needs FBGEMM and VNNI")
+
+
+@pytest.mark.usefixtures("by")
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), SHAPES)
+@pytest.mark.parametrize("biased", [True, False])
 def test_eight_bits_are_about_1_percent_off_row_by_row(
-    rows: int, inputs: int, outputs: int
+    rows: int, inputs: int, outputs: int, biased: bool
 ) -> None:
     x, weight, bias = operands(rows, inputs, outputs)
-    product = products.eight_bit(weight, bias)
-    y, exact = product(x) - bias, F.linear(x, weight)
-    assert ((y - exact).norm(dim=-1) / exact.norm(dim=-1)).max() < 0.03
-    alone = torch.cat([product(row[None]) for row in x])
-    torch.testing.assert_close(product(x), alone, rtol=1e-6, atol=1e-6)
+    product = products.eight_bit(weight, bias if biased else None)
+    exact = F.linear(x, weight)
+    y, alone = product(x), torch.cat([product(row[None]) for row in x])
+    for near in (y, alone):
+        off = near - bias - exact if biased else near - exact
+        assert (off.norm(dim=-1) / exact.norm(dim=-1)).max() < 0.03
+    pairs = torch.cat([product(torch.stack([row, row]))[:1] for row in x])
+    among_others = product(torch.cat([x, 1000 * x]))[:rows]
+    torch.testing.assert_close(among_others, pairs, rtol=1e-6, atol=1e-6)
 
 
-def test_eight_bits_of_nothing_are_nothing() -> None:
+@pytest.mark.usefixtures("by")
+@pytest.mark.parametrize("rows", [1, 2])
+def test_eight_bits_of_nothing_are_nothing(rows: int) -> None:
     product = products.eight_bit(torch.zeros(3, 4), None)
-    assert product(torch.zeros(1, 4)).tolist() == [[0, 0, 0]]
+    assert product(torch.zeros(rows, 4)).tolist() == [[0, 0, 0]] * rows
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
