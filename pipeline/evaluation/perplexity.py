@@ -80,7 +80,8 @@ def window_losses(model: GPT, windows: Windows, indices: range) -> Tensor:
     device = model.wte.weight.device
     with torch.no_grad(), evaluating(model):
         hidden = model.hidden(inputs.to(device))  # (B, T, C)
-        return token_losses(hidden, model.head_weight, targets.to(device)).cpu()
+        head, classes = model.padded_head_weight, model.config.vocab_size
+        return token_losses(hidden, head, targets.to(device), classes=classes).cpu()
 
 
 @contextmanager

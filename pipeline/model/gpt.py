@@ -95,9 +95,19 @@ class GPT(nn.Module):
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
 
     @property
-    def head_weight(self) -> Tensor:
-        """(V, C): the head's own matrix, or the token embedding where they are tied."""
+    def padded_head_weight(self) -> Tensor:
+        """(V', C): the head's own matrix, or the token embedding where they are tied.
+
+        Rows from V on are padding, which a model has only for a quicker training.
+        """
         return (self.wte if self.config.tie_weights else self.lm_head).weight
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(V, C): the rows that are tokens."""
+        padded = self.padded_head_weight
+        classes = self.config.vocab_size
+        return padded if len(padded) == classes else padded[:classes]
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """Token ids (B, T), T <= context_length, to the last layer norm's output (B, T, C)."""

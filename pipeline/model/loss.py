@@ -4,8 +4,9 @@ The head's product and the softmax run over a few rows at a time. In training th
 taken in the same pass, while a chunk's logits are still in the cache: this is the fused linear
 cross-entropy of Liger Kernel, on PyTorch's own operations.
 
-Where products are in 16 bits, the head is padded to a multiple of 64 rows for them alone: tensor
-cores are far slower on 50,257, and a CPU's AVX-512 by a quarter. The parameter keeps its rows.
+Where products are in 16 bits, the head is padded to a multiple of 64 rows for them: tensor cores
+are far slower on 50,257, and a CPU's AVX-512 by a quarter. The model that learns keeps its rows; a
+head that comes padded already is not copied.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ CACHED = 2**19  # logits; in fp32 they and their exponentials stay in a core's c
 Softmax = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
-def token_losses(hidden: Tensor, head_weight: Tensor, targets: Tensor) -> Tensor:
+def token_losses(
+    hidden: Tensor, head_weight: Tensor, targets: Tensor, *, classes: int | None = None
+) -> Tensor:
     """Nats for each target token, float32, without gradients.
 
     Args:
         hidden: (..., C) outputs of the last layer norm.
-        head_weight: (V, C).
+        head_weight: (V, C), or more rows, of which the first `classes` are tokens.
         targets: (...) token ids.
 
     Returns:
@@ -40,7 +43,7 @@ def token_losses(hidden: Tensor, head_weight: Tensor, targets: Tensor) -> Tensor
     rows = hidden.reshape(-1, hidden.shape[-1])
     labels = targets.reshape(-1)
     losses = [
-        F.cross_entropy(logits.float(), label, reduction="none")
+        F.cross_entropy(logits[:, :classes].float(), label, reduction="none")
         for h, t in zip(rows.split(CHUNK), labels.split(CHUNK), strict=True)
         for logits, label in _in_cache(F.linear(h, head_weight), t)
     ]
@@ -48,7 +51,12 @@ def token_losses(hidden: Tensor, head_weight: Tensor, targets: Tensor) -> Tensor
 
 
 def mean_loss(
-    hidden: Tensor, head_weight: Tensor, targets: Tensor, *, compiled: bool = False
+    hidden: Tensor,
+    head_weight: Tensor,
+    targets: Tensor,
+    *,
+    classes: int | None = None,
+    compiled: bool = False,
 ) -> Tensor:
     """The mean of `token_losses`, a scalar with gradients for `hidden` and `head_weight`.
 
@@ -56,7 +64,11 @@ def mean_loss(
         compiled: fuse what lies between the products with `torch.compile`.
     """
     loss = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, head_weight, targets, _compiled_softmax() if compiled else _softmax
+        hidden,
+        head_weight,
+        targets,
+        len(head_weight) if classes is None else classes,
+        _compiled_softmax() if compiled else _softmax,
     )
     return cast(Tensor, loss)
 
@@ -64,19 +76,24 @@ def mean_loss(
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head_weight: Tensor, targets: Tensor, softmax: Softmax
+        ctx: Any,
+        hidden: Tensor,
+        head_weight: Tensor,
+        targets: Tensor,
+        classes: int,
+        softmax: Softmax,
     ) -> Tensor:
         dtype = _product_dtype(hidden)
         rows = hidden.reshape(-1, hidden.shape[-1]).to(dtype)  # (N, C)
         labels = targets.reshape(-1)
-        weight = _padded(head_weight, dtype)  # (V', C)
+        weight = padded(head_weight, dtype)  # (V', C)
         chunk = CUDA_CHUNK if rows.is_cuda else CHUNK
         total = torch.zeros((), dtype=torch.float32, device=rows.device)
         grad_rows = torch.empty_like(rows)
         grad_weight: Tensor | None = None
         for start in range(0, len(rows), chunk):
             h, t = rows[start : start + chunk], labels[start : start + chunk]
-            loss, grad = softmax(F.linear(h, weight), t, len(head_weight))
+            loss, grad = softmax(F.linear(h, weight), t, classes)
             total += loss
             grad_rows[start : start + chunk] = grad @ weight
             grad_weight = _add_product(grad_weight, grad, h / len(rows))
@@ -87,12 +104,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total / len(rows)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         (scale,) = grads
         grad_hidden, grad_weight = ctx.saved_tensors
         if scale.is_cpu and scale == 1.0:  # elsewhere, looking would be waiting
-            return grad_hidden, grad_weight, None, None
-        return grad_hidden * scale, grad_weight.mul_(scale), None, None
+            return grad_hidden, grad_weight, None, None, None
+        return grad_hidden * scale, grad_weight.mul_(scale), None, None, None
 
 
 def _softmax(logits: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -132,16 +149,16 @@ def _compiled_softmax() -> Softmax:
     return torch.compile(_fusible_softmax, dynamic=False)
 
 
-def _padded(head_weight: Tensor, dtype: torch.dtype) -> Tensor:
+def padded(head_weight: Tensor, dtype: torch.dtype) -> Tensor:
     """The head's matrix in the products' type; in 16 bits with rows of zeros up to a multiple."""
     classes, width = head_weight.shape
     missing = -classes % MULTIPLE
     if dtype.itemsize != 2 or not missing:
         return head_weight.to(dtype)
-    padded = head_weight.new_empty(classes + missing, width, dtype=dtype)
-    padded[:classes] = head_weight
-    padded[classes:] = 0.0
-    return padded
+    weight = head_weight.new_empty(classes + missing, width, dtype=dtype)
+    weight[:classes] = head_weight
+    weight[classes:] = 0.0
+    return weight
 
 
 def _add_product(total: Tensor | None, grad: Tensor, rows: Tensor) -> Tensor:

@@ -43,8 +43,13 @@ class Objective(nn.Module):
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Token ids (B, T) and the ids that follow them (B, T) to nats a token, a scalar."""
-        hidden = self.model.hidden(inputs)
-        return mean_loss(hidden, self.model.head_weight, targets, compiled=self.compiled)
+        return mean_loss(
+            self.model.hidden(inputs),
+            self.model.padded_head_weight,
+            targets,
+            classes=self.model.config.vocab_size,
+            compiled=self.compiled,
+        )
 
 
 def recompute_activations(model: GPT) -> None:

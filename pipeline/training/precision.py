@@ -2,8 +2,9 @@
 
 Autocast would cast every matrix in every forward pass and cast every gradient back into fresh
 memory. Here the bf16 copies stay allocated and are written once a step, and bf16 gradients are
-added into fp32 buffers that stay allocated too. Embeddings and layer norms are one tensor in
-both models, so the residual stream stays fp32, as under autocast.
+added into fp32 buffers that stay allocated too. The head's copy has the rows of padding that its
+products want. Embeddings and layer norms are one tensor in both models, so the residual stream
+stays fp32, as under autocast.
 
 A step touches a hundredth of the token embedding's rows. Its gradient comes as those rows, and they
 alone are written into the buffer, and cleared in it a step later.
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.model.gpt import GPT, unfilled
+from pipeline.model.loss import padded
 from pipeline.runtime import Runtime
 
 
@@ -48,17 +50,19 @@ class WorkingCopy:
     def _build(self, master: GPT) -> GPT:
         working = unfilled(master.config)
         matrices = {id(p) for p in _matrices(master)}
-        state: dict[str, Tensor] = {}
-        copies: dict[str, nn.Parameter] = {}
+        state: dict[str, nn.Parameter] = {}
         for name, parameter in master.named_parameters():
+            state[name] = parameter
             if id(parameter) in matrices:
-                copies[name] = nn.Parameter(parameter.detach().to(torch.bfloat16))
-                self._pairs.append((parameter, copies[name]))
-            state[name] = copies.get(name, parameter)
+                rounded = padded if parameter is master.head_weight else Tensor.to
+                state[name] = nn.Parameter(rounded(parameter.detach(), torch.bfloat16))
+                self._pairs.append((parameter, state[name]))
         if self._by_rows:
             state["wte.weight"] = nn.Parameter(master.wte.weight.detach())  # with its own gradient
             working.wte.sparse = True
-        working.load_state_dict(state, assign=True)  # the very tensors, so that gradients meet
+        for name, parameter in state.items():  # the very tensors, so that gradients meet
+            module, _, attribute = name.rpartition(".")
+            setattr(working.get_submodule(module), attribute, parameter)
         return working.train(master.training)
 
     def reset_gradients(self) -> None:
@@ -80,10 +84,11 @@ class WorkingCopy:
             assert working.grad is not None, "every matrix takes part in every forward pass"
             if master.grad is None:
                 master.grad = torch.empty_like(master)
+            grad = working.grad[: len(master)]
             if self._collected:
-                master.grad.add_(working.grad)
+                master.grad.add_(grad)
             else:
-                master.grad.copy_(working.grad)
+                master.grad.copy_(grad)
             working.grad = None
         self._collected = True
 
@@ -104,7 +109,7 @@ class WorkingCopy:
     def refresh(self) -> None:
         """Round the master's matrices into the copies, after an optimizer step."""
         for master, working in self._pairs:
-            working.copy_(master)
+            working[: len(master)] = master
 
 
 def _matrices(model: GPT) -> list[nn.Parameter]:

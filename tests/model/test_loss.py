@@ -51,6 +51,14 @@ def test_token_losses_keep_the_targets_shape() -> None:
     torch.testing.assert_close(losses.flatten(), expected)
 
 
+def test_rows_past_the_classes_are_no_tokens() -> None:
+    hidden, weight, targets = random_case(6, 4, 11)
+    padded = torch.cat([weight, torch.full((5, 4), 3.0)])
+    for losses in (token_losses, mean_loss):
+        expected = losses(hidden, weight, targets)
+        torch.testing.assert_close(losses(hidden, padded, targets, classes=11), expected)
+
+
 def test_padded_classes_get_no_loss_and_no_gradient() -> None:
     hidden, weight, targets = random_case(6, 4, 11)
     logits = (hidden @ weight.T).detach()
