@@ -66,6 +66,7 @@ class Sample(Record):
     completion: str
     temperature: float
     top_k: int | None = None
+    copies: tuple[tuple[int, int], ...] = ()
     longest_copy: str = ""
     longest_copy_tokens: int = 0
 

@@ -143,7 +143,8 @@ def log(run: Run, reports: Path, result: Survey) -> None:
         run.log_metrics(numbers(place, cell.measures.as_dict()))
     samples = [sample.as_dict() for sample in result.samples]
     run.log_samples([{**sample, "weights": "last"} for sample in samples])
-    run.log_table(samples, "samples_measured.json")
+    cells = [{name: v for name, v in sample.items() if name != "copies"} for sample in samples]
+    run.log_table(cells, "samples_measured.json")
     for name in (GRID, NEXT_TOKEN):
         run.log_artifact(reports / name, "figures")
     run.log_artifact(reports / "samples.md")

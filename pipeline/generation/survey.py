@@ -48,10 +48,16 @@ class Sample:
             "finish_reason": self.completion.finish_reason,
             "mean_log_prob": rounded(self.completion.mean_log_prob),
             "copied": rounded(self.copying.copied / tokens) if tokens else None,
+            "copies": self._copies(),
             "longest_copy": decode(self.copying.longest),
             "longest_copy_tokens": len(self.copying.longest),
             "longest_copy_position": self.copying.position,
         }
+
+    def _copies(self) -> list[list[int]]:
+        """The copied spans in characters of the completion."""
+        tokens = self.completion.tokens
+        return [[len(decode(tokens[:end])) for end in span] for span in self.copying.spans]
 
 
 @dataclass(frozen=True)

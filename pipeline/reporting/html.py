@@ -107,6 +107,7 @@ def template(name: str) -> Template:
     )
     environment.filters |= {
         "running": shading.running,
+        "flowing": shading.flowing,
         "visible": shading.visible,
         "unbroken": unbroken,
         "in_a_word": in_a_word,

@@ -3,7 +3,7 @@
 A grid of sixteen settings measures ten things on three prompts. The page shows the three measures
 that temperature and top-k decide, the first prompt at each temperature, and folds away the rest;
 a measure that is the same everywhere is a sentence, and a text that several settings gave is
-shown once.
+shown once, with what it copied from the training text marked.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ AXES = {"temperature", "top_k"}
 SETTINGS = AXES | {"top_p", "min_p", "seed"}
 
 Row = Mapping[str, Any]
-Texts = Mapping[str, Sequence[tuple[str, str]]]  # prompt to (settings in words, continuation)
+Pieces = Sequence[tuple[bool, str]]  # of a continuation: whether it is copied, and the text
+Texts = Mapping[str, Sequence[tuple[str, Pieces]]]  # prompt to (settings in words, continuation)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def sampling_section(grid: Sequence[Row], samples: Sequence[Row]) -> SamplingSec
     Args:
         grid: a row a setting, its measures beside `temperature` and `top_k`.
         samples: a row a sample: `prompt`, `completion`, `temperature`, `top_k`, and what it
-            copied, `longest_copy` and `longest_copy_tokens`.
+            copied: `copies`, spans of characters, `longest_copy` and `longest_copy_tokens`.
     """
     if not grid and not samples:
         return None
@@ -131,16 +132,28 @@ def measures(cells: Collection[Row]) -> list[str]:
     ]
 
 
-def by_prompt(samples: Sequence[Row]) -> dict[str, list[tuple[str, str]]]:
+def by_prompt(samples: Sequence[Row]) -> dict[str, list[tuple[str, Pieces]]]:
     """Prompt to its different texts, each under all the settings that gave it."""
-    found: dict[str, dict[str, list[str]]] = {}
+    found: dict[str, dict[str, list[Row]]] = {}
     for sample in samples:
         texts = found.setdefault(sample["prompt"], {})
-        texts.setdefault(sample["completion"], []).append(_words(sample))
+        texts.setdefault(sample["completion"], []).append(sample)
     return {
-        prompt: [("; ".join(dict.fromkeys(words)), text) for text, words in texts.items()]
+        prompt: [
+            ("; ".join(dict.fromkeys(map(_words, same))), pieces(same[0]))
+            for same in texts.values()
+        ]
         for prompt, texts in found.items()
     }
+
+
+def pieces(sample: Row) -> list[tuple[bool, str]]:
+    """The completion, cut where copying begins and ends."""
+    text, cut, end = sample["completion"], [], 0
+    for start, stop in sample["copies"]:
+        cut += [(False, text[end:start]), (True, text[start:stop])]
+        end = stop
+    return [(copied, piece) for copied, piece in [*cut, (False, text[end:])] if piece]
 
 
 def _first(samples: Sequence[Row]) -> list[Row]:

@@ -97,8 +97,13 @@ def step(nats: float) -> int:
 
 def running(text: str) -> str:
     """Text in one paragraph, control characters shown by their signs, newlines by ↵ and a blank."""
+    return flowing(text).strip()
+
+
+def flowing(text: str) -> str:
+    """The same for a piece of a text, whose outer blanks are the text's."""
     signed = re.sub(r"\n+", lambda breaks: "↵" * len(breaks[0]) + " ", text)
-    return signed.translate(_SIGNS).strip()
+    return signed.translate(_SIGNS)
 
 
 def visible(token: str) -> str:

@@ -15,7 +15,7 @@ from pipeline.generation.rows import Completion, FinishReason
 from pipeline.generation.sampling import Sampling
 from pipeline.model.gpt import GPT
 
-NONE = Copying(0)
+NONE = Copying()
 
 
 def completion(
@@ -42,7 +42,7 @@ def test_repetition_is_of_4_grams() -> None:
 
 def test_a_group_is_pooled_over_its_tokens() -> None:
     group = [completion([1] * 9, -2.0, "end_of_text"), completion([1, 2], -4.0)]
-    copyings = [Copying(8, (1,) * 8, 3), NONE]
+    copyings = [Copying(((0, 8),), (1,) * 8, 3), NONE]
     measures = measure(group, copyings, gpt2_nats=[20.0, 2.0])
     assert measures.mean_log_prob == pytest.approx((10 * -2.0 + 2 * -4.0) / 12)
     assert measures.gpt2_perplexity == pytest.approx(math.exp(22 / 11))

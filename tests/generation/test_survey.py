@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data.tokenizer import encode
+from pipeline.data.tokenizer import decode, encode
 from pipeline.generation.decode import generate, next_token_probabilities
 from pipeline.generation.sampling import Sampling
 from pipeline.generation.survey import Survey, plan, survey, tokens_to_draw
@@ -39,6 +39,9 @@ class Corpus:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         return self.tokens[start:stop]
+
+    def let_go(self) -> None:
+        pass
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +84,9 @@ def test_what_the_greedy_sample_copies_is_found(result: Survey, greedy: tuple[in
     )
     assert sample.copying.longest == greedy[2:]
     assert sample.copying.position == 2
+    assert sample.copying.spans == ((2, 12),)
+    ((start, stop),) = sample.as_dict()["copies"]
+    assert sample.completion.text[start:stop] == decode(greedy[2:])
     assert cell.measures.gpt2_perplexity == pytest.approx(np.exp(2))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.reporting.sampling_section import sampling_section
+from pipeline.reporting.sampling_section import pieces, sampling_section
 
 TOP_KS = [1, 25, None]
 GRID = [
@@ -30,6 +30,7 @@ def sample(prompt: str, temperature: float, top_k: int | None) -> dict[str, Any]
         "completion": text,
         "temperature": temperature,
         "top_k": top_k,
+        "copies": [[len(prompt) + 1, len(text)]] * greedy,
         "longest_copy": "again" * greedy,
         "longest_copy_tokens": 9 * greedy,
     }
@@ -54,11 +55,17 @@ def test_equal_texts_stand_once_under_all_their_settings() -> None:
     assert section is not None
     assert section.count == 12
     assert section.all["two"] == [
-        ("greedy", "two again"),
-        ("temperature 1, top-k\u00a025", "two 1 25"),
-        ("temperature 1", "two 1 None"),
+        ("greedy", [(False, "two "), (True, "again")]),
+        ("temperature 1, top-k\u00a025", [(False, "two 1 25")]),
+        ("temperature 1", [(False, "two 1 None")]),
     ]
-    assert section.first == {"one": [("greedy", "one again"), ("temperature 1", "one 1 None")]}
+    assert [words for words, _ in section.first["one"]] == ["greedy", "temperature 1"]
+
+
+def test_a_text_is_cut_where_copying_begins_and_ends() -> None:
+    row = {"completion": "It was a night.", "copies": [[0, 2], [8, 15]]}
+    assert pieces(row) == [(True, "It"), (False, " was a"), (True, " night.")]
+    assert pieces({"completion": "", "copies": []}) == []
 
 
 def test_the_longest_copied_passage_is_shown_where_there_is_one() -> None:
