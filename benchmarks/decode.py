@@ -3,8 +3,7 @@
 All continue one prompt by 200 tokens, greedily, with GPT-2 small's architecture and random
 weights (or, for Lossbook, those of `--model`), in float32 on the CPU; what differs is how. `the
 book` is its `generate_text_simple` on its own model, which computes everything anew for each
-token; it is taken from the package `llms-from-scratch` where that is installed, else its algorithm
-runs on Lossbook's model.
+token; it is in the package `llms-from-scratch`, and left out where that is missing.
 Contenders take turns, and a round's times are medians over the rounds.
 
 At a batch of one the limit of plain decoding is reading the weights once a token: `of memory` is
@@ -14,6 +13,7 @@ prepared, as the peers' models are loaded; `cold` starts from the bare weights. 
 of params.yaml, 4 temperatures with 4 top-k, where the greedy cells are one row; `16 seeds` are as
 many rows that are all different.
 
+    pip install --no-deps llms-from-scratch
     python benchmarks/decode.py [--size 1558M] [--precision bf16] [--model FOLDER] [--rounds 3]
 """
 
@@ -29,6 +29,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -109,7 +110,10 @@ def report(weights: int, tokens: int, times: dict[str, list[float]]) -> None:
 def all_contenders(model: GPT, *, peers: bool) -> Iterator[tuple[str, Contender]]:
     fp32 = model.wte.weight.dtype == torch.float32
     if peers and fp32:
-        yield "the book", the_book(model)
+        if find_spec("llms_from_scratch") is None:
+            print("the book is left out: pip install --no-deps llms-from-scratch")
+        else:
+            yield "the book", the_book(model.config)
         yield "transformers", transformers()
     decoder = Decoder(model).prepare()
     yield ONE, lossbook(decoder, [GREEDY])
@@ -169,14 +173,11 @@ def bytes_a_token(model: GPT) -> int:
     return sum(p.nbytes for p in read) + head
 
 
-def the_book(model: GPT) -> Contender:
-    """`generate_text_simple`, or, where the package is missing, what it does."""
+def the_book(config: GPTConfig) -> Contender:
+    """`generate_text_simple` on the book's own model."""
+    from llms_from_scratch.ch04 import GPTModel, generate_text_simple
+
     prompt = torch.tensor([PROMPT])
-    try:
-        from llms_from_scratch.ch04 import GPTModel, generate_text_simple
-    except ImportError:
-        return lambda tokens: recompute(model, prompt, tokens)
-    config = model.config
     book = GPTModel(
         {
             "vocab_size": config.vocab_size,
@@ -189,15 +190,6 @@ def the_book(model: GPT) -> Contender:
         }
     ).eval()
     return lambda tokens: generate_text_simple(book, prompt, tokens, config.context_length)
-
-
-def recompute(model: GPT, tokens: torch.Tensor, count: int) -> torch.Tensor:
-    """Logits of the whole context for every token, of which the last one's are used."""
-    with torch.no_grad():
-        for _ in range(count):
-            logits = model(tokens[:, -model.config.context_length :])[:, -1]
-            tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True)], dim=1)
-    return tokens
 
 
 def transformers() -> Contender:

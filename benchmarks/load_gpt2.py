@@ -7,7 +7,8 @@ rounds, since others' work on the machine only ever adds to them; peaks are the 
 process holds at most, less what it held when everything was imported. `the book` is the package
 `llms-from-scratch`: `load_gpt2_params_from_tf_ckpt`, `GPTModel`, `load_weights_into_gpt`.
 
-The book's way to 1558M takes 20 GB of memory; `--without-book` leaves it out.
+The book's way to 1558M takes 20 GB of memory; `--without-book` leaves it out, as does a missing
+package.
 
     pip install --no-deps llms-from-scratch
     python benchmarks/load_gpt2.py [--sizes 355M 1558M] [--rounds 3] [--without-book]
@@ -28,6 +29,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -49,8 +51,12 @@ def main() -> None:
     elif arguments.child:
         print(json.dumps(read(arguments.child, arguments.folder)))
     else:
+        without_book = arguments.without_book
+        if find_spec("llms_from_scratch") is None and not without_book:
+            without_book = True
+            print("the book is left out: pip install --no-deps llms-from-scratch")
         for size in arguments.sizes:
-            compare(size, arguments.rounds, CONTENDERS[arguments.without_book :])
+            compare(size, arguments.rounds, CONTENDERS[without_book:])
 
 
 def parse() -> argparse.Namespace:
