@@ -177,8 +177,7 @@ class Decoding:
         tokens, margins = self.sampler.draw(logits, keys)
         if not self.supply.exact:
             return tokens
-        lowest, highest = logits.aminmax(dim=-1)
-        rounding = ROUNDING[self.network.wte.dtype] * torch.maximum(highest, -lowest)
+        rounding = ROUNDING[self.network.wte.dtype] * logits.abs().amax(-1)
         close = torch.nonzero(margins <= rounding).flatten().tolist()
         for i in close:
             logits[i] = self.network.reference_logits(rows[i].window(self.context_length))
