@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pipeline.data.loader import Tokens
     from pipeline.generation.survey import Scorer, Survey
     from pipeline.params import Gpt2, Params, Sample
+    from pipeline.runtime import Runtime
     from pipeline.tracking.open_run import Run
 
 HEADLINES = ("distinct_2", "repetition", "copied", "longest_copy")  # that runs are compared by
@@ -73,7 +74,8 @@ def drawn(params: Params, folder: Path, corpus: Tokens) -> Survey:
     from pipeline.progress import Progress
     from pipeline.runtime import choose_runtime
 
-    model = load_model(folder).to(choose_runtime().device)
+    runtime = choose_runtime()
+    model = load_model(folder).to(runtime.device)
     with (
         Progress(tokens_to_draw(params.sample), "draw", unit="token", speed=True) as drawing,
         Progress(len(corpus), "look for copies", unit="training token") as looking,
@@ -82,7 +84,7 @@ def drawn(params: Params, folder: Path, corpus: Tokens) -> Survey:
             model,
             params.sample,
             corpus,
-            scorer=gpt2_scorer(params.gpt2, looking.say),
+            scorer=gpt2_scorer(params.gpt2, runtime, looking.say),
             draw=drawing.advance,
             advance=looking.advance,
         )
@@ -104,19 +106,23 @@ def as_list(measures: dict[str, Any]) -> str:
     return "\n".join(f"- {name.replace('_', ' ')}: {value:.4g}" for name, value in told.items())
 
 
-def gpt2_scorer(settings: Gpt2, say: Callable[[str], None]) -> Scorer | None:
-    """GPT-2 small as a judge of the samples, where it is at hand."""
-    from functools import partial
-
+def gpt2_scorer(settings: Gpt2, runtime: Runtime, say: Callable[[str], None]) -> Scorer | None:
+    """GPT-2 small as a judge of the samples, where it is at hand, in the precision that is fast."""
     from pipeline.errors import UserError
     from pipeline.generation.diversity import nats_under
-    from pipeline.gpt2.load import load_gpt2
+    from pipeline.gpt2.kept import load_kept
 
     try:
-        return partial(nats_under, load_gpt2("124M", settings))
+        judge = load_kept("124M", settings).to(runtime.device)
     except UserError as error:
         say(f"no perplexity under GPT-2 small: {error}")
         return None
+
+    def score(prompts: Sequence[Sequence[int]], drawn: Sequence[Sequence[int]]) -> list[float]:
+        with runtime.autocast():
+            return nats_under(judge, prompts, drawn)
+
+    return score
 
 
 def write(reports: Path, result: Survey) -> None:
