@@ -45,7 +45,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
     help="int8 is fastest on a CPU, and a little off.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output, at the end.")
-@click.option("--params", type=FILE, default=Path("params.yaml"), show_default=True)
+@click.option("--params", "given_params", type=FILE, show_default="params.yaml, if it is there")
 def generate(
     prompt: str | None,
     model: str,
@@ -54,7 +54,7 @@ def generate(
     num_samples: int,
     precision: Any,
     as_json: bool,
-    params: Path,
+    given_params: Path | None,
     **given: Any,
 ) -> None:
     """Continue PROMPT, or standard input, as a model here would.
@@ -67,7 +67,8 @@ def generate(
     from pipeline.params import Params, load_params
     from pipeline.runtime import choose_runtime
 
-    settings = (load_params(params) if params.exists() else Params()).sample
+    params = given_params or Path("params.yaml")
+    settings = (load_params(params) if given_params or params.exists() else Params()).sample
     samplings = samplings_of(settings.model_dump(), given, num_samples)
     text = read_prompt(prompt)
     stream = Stream(text, num_samples)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import pytest
 from click.testing import CliRunner, Result
@@ -164,6 +166,30 @@ def test_generate_reads_standard_input(repository: Path) -> None:
     assert by_pipe.output.startswith("He said")
 
 
+@pytest.mark.parametrize("prompt", ["", "<|endoftext|>", "word " * 100])
+def test_generate_takes_any_text(repository: Path, prompt: str) -> None:
+    """None, a special token's name, more than the context holds: shown, then continued."""
+    result = generate("--temperature", "0", "--max-new-tokens", "3", input=prompt)
+    assert result.exit_code == 0
+    assert result.output.startswith(prompt)
+    assert len(result.output) > len(prompt) + 1
+
+
+def test_generate_ends_with_the_reader_of_its_pipe(repository: Path) -> None:
+    endless = ("generate", "He said", "--max-new-tokens", "100000")
+    environment = {**os.environ, "PYTHONPATH": str(STORY.parents[3])}
+    with Popen(
+        [sys.executable, "-m", "pipeline.cli", *endless], env=environment, stdout=PIPE, stderr=PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(7) == b"He said"
+        process.stdout.close()
+        errors = process.stderr.read().decode()
+        assert process.wait(timeout=60) == 1
+    assert "Traceback" not in errors
+
+
 def test_generate_finds_weights_by_run_folder_and_name(repository: Path) -> None:
     key = read("train_run.json")["run"]
     run_id = read("train_run.json")["run_id"]
@@ -191,6 +217,7 @@ def test_generate_finds_weights_by_run_folder_and_name(repository: Path) -> None
         (["--top-p", "1.5"], "top_p must be above 0 and at most 1, not 1.5"),
         (["--temperature", "-1"], "temperature must be a number from 0 up, not -1"),
         (["--seed", "-1"], "seed must be at least 0"),
+        (["--params", "elsewhere.yaml"], "elsewhere.yaml: No such file or directory"),
     ],
 )
 def test_generate_says_what_is_wrong(repository: Path, arguments: list[str], said: str) -> None:
