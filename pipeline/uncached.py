@@ -1,4 +1,4 @@
-"""Writing large files past the page cache.
+"""Writing and reading large files past the page cache.
 
 A checkpoint is gigabytes that hardly anybody reads. Through the page cache the CPU would copy them
 into memory that has to be found first, a second a gigabyte on a virtual machine, and what others
@@ -11,6 +11,10 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
+from itertools import cycle
 from pathlib import Path
 from types import TracebackType
 
@@ -25,7 +29,7 @@ class UncachedFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._descriptor, self._direct = _opened(path)
+        self._descriptor = _opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         self._block = mmap.mmap(-1, BLOCK)  # whole pages, so aligned
         self._filled = 0
 
@@ -69,31 +73,79 @@ class UncachedFile:
             done = 0
             while done < size:
                 if (size - done) % ALIGNMENT:
-                    self._leave_direct()
+                    _leave_direct(self._descriptor)
                 try:
                     done += os.write(self._descriptor, block[done:size])
                 except OSError as error:
-                    if error.errno != errno.EINVAL or not self._direct:
+                    if error.errno != errno.EINVAL or not _leave_direct(self._descriptor):
                         raise
-                    self._leave_direct()  # the file system took the flag and does not do it
         self._filled = 0
 
-    def _leave_direct(self) -> None:
-        if self._direct:
-            import fcntl
 
-            flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
-            fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
-            self._direct = False
+def read_blocks(path: Path) -> Iterator[memoryview]:
+    """A file's content, in blocks that hold until the next is asked for; one is read ahead.
+
+    Raises:
+        OSError: the file is missing, or the disk fails.
+    """
+    file = FileIO(_opened(path, os.O_RDONLY))
+    blocks = [mmap.mmap(-1, BLOCK) for _ in range(2)]
+    try:
+        with file, ThreadPoolExecutor(1) as ahead:
+            sizes = (ahead.submit(_read, file, block) for block in cycle(blocks))
+            coming = next(sizes)
+            for block in cycle(blocks):
+                size = coming.result()
+                coming = next(sizes)
+                if not size:
+                    return
+                with memoryview(block) as view, view[:size] as filled:
+                    yield filled
+    finally:
+        for block in blocks:
+            block.close()
 
 
-def _opened(path: Path) -> tuple[int, bool]:
-    """A new or emptied file's descriptor, and whether it writes directly."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
+def _read(file: FileIO, block: mmap.mmap) -> int:
+    """Fill the block from where the file is; fewer bytes than that at its end alone."""
+    done = 0
+    with memoryview(block) as view:
+        while done < BLOCK:
+            if done % ALIGNMENT:
+                _leave_direct(file.fileno())
+            try:
+                count = file.readinto(view[done:])
+            except OSError as error:
+                if error.errno != errno.EINVAL or not _leave_direct(file.fileno()):
+                    raise
+                continue
+            if not count:
+                break
+            done += count
+    return done
+
+
+def _opened(path: Path, flags: int) -> int:
+    """A descriptor that is direct where the file system has that."""
+    flags |= getattr(os, "O_CLOEXEC", 0)
     if hasattr(os, "O_DIRECT"):
         try:
-            return os.open(path, flags | os.O_DIRECT, 0o666), True
+            return os.open(path, flags | os.O_DIRECT, 0o666)
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise
-    return os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666), False
+    return os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666)
+
+
+def _leave_direct(descriptor: int) -> bool:
+    """Go on through the page cache; whether that is a change.
+
+    For what is no multiple of the alignment, and for file systems that take the flag alone.
+    """
+    if not hasattr(os, "O_DIRECT"):
+        return False
+    import fcntl
+
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+    return bool(flags & os.O_DIRECT)

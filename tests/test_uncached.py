@@ -1,4 +1,4 @@
-"""Files written past the page cache hold what was written, whatever its sizes."""
+"""Files written and read past the page cache hold what was written, whatever its sizes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import os
 import resource
 import subprocess
 import sys
+from io import FileIO
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.uncached import ALIGNMENT, BLOCK, UncachedFile
+from pipeline.uncached import ALIGNMENT, BLOCK, UncachedFile, read_blocks
 
 SIZES = [0, 1, ALIGNMENT - 1, ALIGNMENT, ALIGNMENT + 1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 17]
 
@@ -32,6 +33,27 @@ def written(path: Path, parts: list[bytes]) -> bytes:
 def test_what_is_written_can_be_read(tmp_path: Path, sizes: list[int]) -> None:
     parts = [os.urandom(size) for size in sizes]
     assert written(tmp_path / "file", parts) == b"".join(parts)
+
+
+@pytest.mark.parametrize("size", [*SIZES, 3 * BLOCK])
+def test_what_is_in_a_file_is_read(tmp_path: Path, size: int) -> None:
+    data = os.urandom(size)
+    (tmp_path / "file").write_bytes(data)
+    read = [bytes(block) for block in read_blocks(tmp_path / "file")]
+    assert b"".join(read) == data
+    assert all(len(block) == BLOCK for block in read[:-1])
+
+
+def test_reading_may_end_early(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(3 * BLOCK))
+    blocks = read_blocks(tmp_path / "file")
+    block = next(blocks)
+    assert len(block) == BLOCK
+    blocks.close()
+    with pytest.raises(ValueError, match="released"):
+        len(block)
+    with pytest.raises(FileNotFoundError):
+        next(read_blocks(tmp_path / "none"))
 
 
 def test_a_longer_file_is_emptied_first(tmp_path: Path) -> None:
@@ -55,6 +77,23 @@ def test_a_file_system_that_refuses_is_written_as_always(
     monkeypatch.setattr(os, "write", refuse)
     data = os.urandom(BLOCK + 100)
     assert written(tmp_path / "file", [data]) == data
+
+
+def test_a_file_system_that_refuses_is_read_as_always(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing(FileIO):
+        def readinto(self, buffer: memoryview) -> int:
+            import fcntl
+
+            if fcntl.fcntl(self.fileno(), fcntl.F_GETFL) & os.O_DIRECT:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            return super().readinto(buffer)
+
+    monkeypatch.setattr("pipeline.uncached.FileIO", Refusing)
+    data = os.urandom(BLOCK + 100)
+    (tmp_path / "file").write_bytes(data)
+    assert b"".join(bytes(block) for block in read_blocks(tmp_path / "file")) == data
 
 
 def test_a_limit_in_the_middle_is_an_error(tmp_path: Path) -> None:

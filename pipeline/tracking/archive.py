@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pipeline.files import folder_aside
 from pipeline.tracking import home
-from pipeline.tracking.artifacts import md5_of
+from pipeline.tracking.artifacts import digests_of
 from pipeline.tracking.cursor import CURSOR
 from pipeline.tracking.facts import process_of
 from pipeline.tracking.journal import ARTIFACTS, JOURNAL, read_header, read_story
@@ -94,7 +94,8 @@ def _has_finished(folder: Path, state: str) -> bool:
 def _was_cut_short(folder: Path, under_dvc: bool) -> bool:
     if not (folder / EXITED).exists():
         return True
-    return under_dvc and not home.dvc_cached(md5_of(folder / JOURNAL)).exists()
+    (md5,) = digests_of(folder / JOURNAL, "md5")
+    return under_dvc and not home.dvc_cached(md5).exists()
 
 
 def prune(folder: Path) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.files import sha256_of, written_aside
+from pipeline.files import written_aside
 from pipeline.tracking import home
 from pipeline.tracking.journal import ARTIFACTS
+from pipeline.uncached import read_blocks
 
 
 def artifact_path(name: str, folder: str = "") -> str:
@@ -56,8 +57,7 @@ def reference(source: Path, path: str) -> dict[str, Any]:
         UserError: it cannot be read.
     """
     try:
-        with ThreadPoolExecutor(2) as pool:  # gigabytes, and hashing lets other threads run
-            md5, sha256 = pool.map(lambda digest: digest(source), (md5_of, sha256_of))
+        sha256, md5 = digests_of(source, "sha256", "md5")
         size = source.stat().st_size
     except OSError as error:
         raise UserError(f"{source}: {error.strerror}") from None
@@ -65,10 +65,14 @@ def reference(source: Path, path: str) -> dict[str, Any]:
     return {"path": path, "sha256": sha256, "bytes": size, "reference": place, "md5": md5}
 
 
-def md5_of(path: Path) -> str:
-    """The name of a file's content in DVC's cache."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+def digests_of(path: Path, *names: str) -> list[str]:
+    """A large file's digests, each on a thread of its own, read once for all of them."""
+    digests = [hashlib.new(name, usedforsecurity=False) for name in names]
+    with ThreadPoolExecutor(len(digests)) as pool:
+        for block in read_blocks(path):
+            for done in [pool.submit(digest.update, block) for digest in digests]:
+                done.result()
+    return [digest.hexdigest() for digest in digests]
 
 
 def locate(journal: Path, artifact: dict[str, Any]) -> Path | None:
@@ -90,5 +94,5 @@ def _holds(path: Path, artifact: dict[str, Any]) -> bool:
     return (
         path.is_file()
         and path.stat().st_size == artifact["bytes"]  # spares hashing a gigabyte that differs
-        and sha256_of(path) == artifact["sha256"]
+        and digests_of(path, "sha256") == [artifact["sha256"]]
     )
