@@ -138,9 +138,17 @@ def generate(
     )
 
 
-def complete(model: GPT, prompt: str, sampling: Sampling, max_new_tokens: int) -> str:
+def complete(
+    model: GPT,
+    prompt: str,
+    sampling: Sampling,
+    max_new_tokens: int,
+    *,
+    precision: Precision = "model",
+) -> str:
     """The continuation of one prompt, without the prompt."""
-    return generate(model, [encode(prompt)], [sampling], max_new_tokens)[0].text
+    tokens = [encode(prompt)]
+    return generate(model, tokens, [sampling], max_new_tokens, precision=precision)[0].text
 
 
 def next_token_probabilities(

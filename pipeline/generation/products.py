@@ -3,8 +3,9 @@
 At a few rows a step's time is the time to read the weights, so what counts is how a kernel walks
 through memory. On a CPU that is oneDNN's, on the weights as they lie: on an AMD processor BLAS
 (MKL) was measured to take 1.2 to 3.7 times as long for 1 to 33 rows. For many steps of several
-rows the weights are reordered once. `int8` rounds each output's weights to 8 bits with a scale of
-its own, and each row's inputs likewise, so that no row's scale depends on its neighbours.
+rows, and in bf16 of one, the weights are reordered once: there that takes half the time. `int8`
+rounds each output's weights to 8 bits with a scale of its own, and each row's inputs likewise, so
+that no row's scale depends on its neighbours.
 
 Sharp edges: reordered and 8-bit weights are copies, valid until the model's weights change; the
 operators behind them are PyTorch's own compiler's or, for FBGEMM's, deprecated, and are used only
@@ -123,25 +124,34 @@ def choose(model: nn.Module, rows: int, steps: int, precision: Precision) -> Kin
     if precision == "int8":
         _require_bytes(next(model.parameters()))
         return "eight_bit"
-    if not (_is_plain_float(model) and _has("mkldnn::_linear_pointwise")):
+    if not _computes_by_onednn(model):
         return "plain"
-    pays = rows > 1 and steps >= REORDER_FROM
+    pays = steps >= REORDER_FROM and (rows > 1 or next(model.parameters()).dtype == torch.bfloat16)
     return "reordered" if pays and can_copy(model, "reordered") else "direct"
 
 
 def can_copy(model: nn.Module, kind: Literal["reordered", "eight_bit"]) -> bool:
     """Whether such a copy of the weights can be computed with, and may take the memory."""
     size = sum(w.nbytes for w in model.parameters())
+    if kind == "reordered":
+        return _computes_by_onednn(model) and size <= COPY_BYTES
     return (
-        _is_plain_float(model)
-        and (size if kind == "reordered" else size // 4) <= COPY_BYTES
-        and _has("mkldnn::_linear_pointwise")
-        and (kind == "reordered" or _has("onednn::qlinear_pointwise"))
+        _is_all(model, torch.float32)
+        and size // 4 <= COPY_BYTES
+        and _has("onednn::qlinear_pointwise")
     )
 
 
-def _is_plain_float(model: nn.Module) -> bool:
-    return all(w.device.type == "cpu" and w.dtype == torch.float32 for w in model.parameters())
+def _computes_by_onednn(model: nn.Module) -> bool:
+    if not _has("mkldnn::_linear_pointwise"):
+        return False
+    return _is_all(model, torch.float32) or (
+        _is_all(model, torch.bfloat16) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
+def _is_all(model: nn.Module, dtype: torch.dtype) -> bool:
+    return all(w.device.type == "cpu" and w.dtype == dtype for w in model.parameters())
 
 
 def _has(operator: str) -> bool:

@@ -98,6 +98,22 @@ def test_the_kind_of_product_follows_the_work(tiny: Tiny, rows: int, steps: int,
     assert products.choose(tiny(), rows=rows, steps=steps, precision="model") == name
 
 
+@pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="a CPU without bf16 products"
+)
+def test_in_bf16_weights_are_reordered_for_one_row_too(tiny: Tiny) -> None:
+    model = tiny(2, n_embd=32).bfloat16()
+    assert products.choose(model, rows=1, steps=50, precision="model") == "reordered"
+    assert products.choose(model, rows=1, steps=2, precision="model") == "direct"
+    linear = model.h[0].mlp.c_fc
+    with torch.inference_mode():
+        for rows in (1, 3):
+            x = torch.randn(rows, 32).bfloat16()
+            for make in (products.direct, products.reordered):
+                got = make(linear.weight.detach(), linear.bias.detach())(x)
+                torch.testing.assert_close(got, linear(x), rtol=0.02, atol=0.02)
+
+
 @pytest.mark.parametrize("prompts", [[[1, 2, 3]], [[1, 2, 3], [4]], [[9], [8, 7, 6, 5], [3, 2]]])
 def test_a_cache_of_fixed_addresses_gives_the_same_logits(
     tiny: Tiny, prompts: list[list[int]]
