@@ -132,9 +132,11 @@ def choose(model: nn.Module, rows: int, steps: int, precision: Precision) -> Kin
 
 def can_copy(model: nn.Module, kind: Literal["reordered", "eight_bit"]) -> bool:
     """Whether such a copy of the weights can be computed with, and may take the memory."""
+    if not _computes_by_onednn(model):
+        return False
     size = sum(w.nbytes for w in model.parameters())
     if kind == "reordered":
-        return _computes_by_onednn(model) and size <= COPY_BYTES
+        return size <= COPY_BYTES
     return (
         _is_all(model, torch.float32)
         and size // 4 <= COPY_BYTES
@@ -143,6 +145,7 @@ def can_copy(model: nn.Module, kind: Literal["reordered", "eight_bit"]) -> bool:
 
 
 def _computes_by_onednn(model: nn.Module) -> bool:
+    """Whether oneDNN's product takes these weights, and is the quick one for them."""
     if not _has("mkldnn::_linear_pointwise"):
         return False
     return _is_all(model, torch.float32) or (
