@@ -156,8 +156,8 @@ class _Handler(BaseHTTPRequestHandler):
         block = 16384
         for start in range(0, len(data), block):
             piece = data[start : start + block]
+            self.request_log.sent += len(piece)  # first: a test may look as soon as it has come
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if fault.chunked else piece)
-            self.request_log.sent += len(piece)
         if fault.chunked and fault.cut is None:
             self.wfile.write(b"0\r\n\r\n")
 
@@ -165,8 +165,8 @@ class _Handler(BaseHTTPRequestHandler):
         for byte in data:
             if self.server.closing.wait(0.05):
                 return
-            self.wfile.write(bytes([byte]))
             self.request_log.sent += 1
+            self.wfile.write(bytes([byte]))
 
     def log_message(self, format: str, *args: object) -> None:
         pass
