@@ -23,6 +23,7 @@ CHUNK = 512  # rows, the default batch: 512 x 50257 logits are 51 MB in bf16
 CUDA_CHUNK = 4096  # 412 MB in bf16
 MULTIPLE = 64  # of classes
 CACHED = 2**19  # logits; in fp32 they and their exponentials stay in a core's cache
+SMALLEST = 1e-30  # a probability that fp32 still holds with all its digits
 
 Softmax = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
@@ -118,14 +119,27 @@ def _softmax(logits: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tens
     Columns from `classes` on are padding, without a gradient. The logits are overwritten.
     """
     loss = torch.zeros((), dtype=torch.float32, device=logits.device)
-    for some, label in _in_cache(logits, labels[:, None]):
-        log_probs = F.log_softmax(some[:, :classes], dim=-1, dtype=torch.float32)
-        loss -= log_probs.gather(1, label).sum()
-        grad = log_probs.exp_()  # d(sum of losses) / d(logits) = softmax - onehot
+    for some, label in _in_cache(logits[:, :classes], labels[:, None]):
+        grad = some.softmax(dim=-1, dtype=torch.float32)
+        loss += _nats(grad, some, label)
+        # d(sum of losses) / d(logits) = softmax - onehot
         grad.scatter_add_(1, label, grad.new_full(label.shape, -1.0))
-        some[:, :classes] = grad
+        some.copy_(grad)
     logits[:, classes:] = 0.0
     return loss, logits
+
+
+def _nats(probabilities: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """The summed loss of `labels` (N, 1), given the softmax (N, V) of `logits` (N, V).
+
+    A logarithm of the label's probability where fp32 holds that; else by way of the likeliest
+    class, whose probability is never small. On a GPU always so: looking would be waiting.
+    """
+    of_labels = probabilities.gather(1, labels)
+    if logits.is_cpu and bool((of_labels > SMALLEST).all()):
+        return -of_labels.log().sum()
+    log_sum_exp = logits.amax(1, keepdim=True) - probabilities.amax(1, keepdim=True).log()
+    return (log_sum_exp - logits.gather(1, labels)).sum()
 
 
 def _in_cache(logits: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

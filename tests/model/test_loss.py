@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -68,6 +70,22 @@ def test_padded_classes_get_no_loss_and_no_gradient() -> None:
         loss, grad = softmax(padded.clone(), targets, 11)
         torch.testing.assert_close((loss, grad[:, :11]), expected)
         assert not grad[:, 11:].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_label_of_no_probability_has_its_finite_loss(dtype: torch.dtype) -> None:
+    logits = torch.tensor([[300.0, 0.0, 1.0], [2.0, 0.0, 1.0]]).to(dtype)
+    targets = torch.tensor([1, 0])
+    expected = F.cross_entropy(logits.float(), targets, reduction="sum")
+    loss, grad = _softmax(logits.clone(), targets, 3)
+    torch.testing.assert_close(loss, expected)
+    assert grad[0].tolist() == [1.0, -1.0, 0.0]
+
+
+def test_logits_that_are_no_numbers_are_no_loss() -> None:
+    logits = torch.tensor([[1.0, math.nan, 0.0], [2.0, 0.0, 1.0]])
+    loss, _ = _softmax(logits, torch.tensor([0, 0]), 3)
+    assert loss.isnan()
 
 
 def test_chunks_of_bf16_products_are_summed_in_fp32() -> None:
