@@ -93,7 +93,7 @@ def main() -> None:
     if arguments.child:
         print(json.dumps(CONTENDERS[arguments.child](setting)))
         return
-    names = arguments.only or list(CONTENDERS)
+    names = [n for n in CONTENDERS if n in (arguments.only or CONTENDERS) or "products" in n]
     if find_spec("llms_from_scratch") is None and "the book, fp32" in names:
         names.remove("the book, fp32")
         print("the book is left out: pip install --no-deps llms-from-scratch")
@@ -111,7 +111,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--steps", type=int, default=6, help="measured in a round")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--only", nargs="+", choices=CONTENDERS)
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, help="and the products")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser.parse_args()
