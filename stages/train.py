@@ -135,7 +135,7 @@ def lead(
             if trainer.step:
                 bar.say(f"going on from the checkpoint of step {trainer.step}")
                 bar.go_on_from(trainer.step)
-            job.run(trainer, rescue=state / "last_good")
+            job.run(trainer, rescue=state / "best")
             if trainer.step < trainer.total_steps:
                 patience = job.params.train.early_stopping
                 bar.say(f"stopped: no lower validation loss in {patience} evaluations")

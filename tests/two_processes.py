@@ -41,7 +41,7 @@ def train(case: Case, tokens: Path, world: World = ALONE) -> dict[str, Any]:
     observer = Losses()
     trainer = job_of(case, tokens, world).trainer(observer)
     trainer.run()
-    weights = trainer.last_good.tensors
+    weights = trainer.last_weights.tensors
     return {
         "losses": [step.loss for step in observer.steps],
         "norms": [step.grad_norm for step in observer.steps],

@@ -1,6 +1,6 @@
 """Checkpoints on disk: a training between two steps, whole or not there, the last two of them.
 
-    weights-00000040.pth      the model's weights after a step; also the best and the last good
+    weights-00000040.pth      the model's weights after a step; also the best
     optimizer-00000040.pth    AdamW's moments
     checkpoint-00000040.json  everything else, and which files with which checksums belong to it
 
@@ -56,8 +56,7 @@ class Checkpoint:
     Attributes:
         step: optimizer steps taken.
         weights: those of the model.
-        best: those of the lowest validation loss.
-        last_good: those of the last evaluation; often the same object as one of the others.
+        best: those of the lowest validation loss; the same object where they are the same.
         optimizer: its state dict.
         record: history and whatever else fits into JSON.
     """
@@ -65,16 +64,13 @@ class Checkpoint:
     step: int
     weights: Weights
     best: Weights
-    last_good: Weights
     optimizer: dict[str, Any]
     record: dict[str, Any]
 
     def without_tensors(self) -> Checkpoint:
         """What a rank needs to know that gets its tensors from another one."""
-        weights, best, last_good = (
-            Weights(weights.step, {}) for weights in (self.weights, self.best, self.last_good)
-        )
-        return Checkpoint(self.step, weights, best, last_good, {}, self.record)
+        weights, best = (Weights(weights.step, {}) for weights in (self.weights, self.best))
+        return Checkpoint(self.step, weights, best, {}, self.record)
 
 
 class CheckpointFolder:
@@ -156,7 +152,6 @@ class CheckpointFolder:
             step=step,
             weights=weights[files["weights"]],
             best=weights[files["best"]],
-            last_good=weights[files["last_good"]],
             optimizer=values[files["optimizer"]],
             record=body["record"],
         )
@@ -189,7 +184,7 @@ class CheckpointFolder:
 
 def _files_of(checkpoint: Checkpoint) -> dict[str, tuple[str, Any]]:
     """Each part's file and content; parts that are the same weights share a file."""
-    parts = {name: getattr(checkpoint, name) for name in ("weights", "best", "last_good")}
+    parts = {name: getattr(checkpoint, name) for name in ("weights", "best")}
     files = {name: (f"weights-{part.step:08}.pth", part.tensors) for name, part in parts.items()}
     return files | {"optimizer": (f"optimizer-{checkpoint.step:08}.pth", checkpoint.optimizer)}
 

@@ -60,7 +60,6 @@ class Checkpointer:
         *,
         weights: Weights,
         best: Weights,
-        last_good: Weights,
         optimizer: dict[str, Any],
         record: dict[str, Any],
     ) -> None:
@@ -68,7 +67,7 @@ class Checkpointer:
         assert not self._is_writing(), "ask is_due first"
         self._report()
         self._buffers = copied(optimizer, self._buffers)
-        checkpoint = Checkpoint(weights.step, weights, best, last_good, self._buffers, record)
+        checkpoint = Checkpoint(weights.step, weights, best, self._buffers, record)
         self._thread = threading.Thread(
             target=self._write, args=(checkpoint,), name="lossbook-checkpoint"
         )

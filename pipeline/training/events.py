@@ -73,4 +73,4 @@ class Silent:
 
 
 class Diverged(UserError):
-    """The loss is NaN or infinite; the trainer still holds `last_good` weights."""
+    """The loss is NaN or infinite; the trainer still holds its `best_weights`."""

@@ -169,7 +169,7 @@ class TrainingJob:
             self.trainer(Silent()).run()
 
     def run(self, trainer: Trainer, rescue: Path) -> None:
-        """Train; where the loss diverges, leave the last good weights in the folder `rescue`.
+        """Train; where the loss diverges, leave the best weights in the folder `rescue`.
 
         Raises:
             Diverged: a loss is not finite.
@@ -180,12 +180,14 @@ class TrainingJob:
         except torch.OutOfMemoryError as error:
             raise UserError(_memory_is_short(self.params, error)) from None
         except Diverged as error:
-            if not trainer.last_good:
+            if trainer.best_weights is None:
                 raise
             save_config(rescue, trainer.model.config)
-            save_weights(rescue, trainer.last_good.tensors, "last")
-            step = trainer.last_good.step
-            raise Diverged(f"{error}; the weights of step {step} are kept in {rescue}") from None
+            save_weights(rescue, trainer.best_weights.tensors, "last")
+            step = trainer.best_weights.step
+            raise Diverged(
+                f"{error}; the best weights, of step {step}, are kept in {rescue}"
+            ) from None
 
 
 def _memory_is_short(params: Params, error: torch.OutOfMemoryError) -> str:
@@ -202,9 +204,8 @@ def save_training(folder: Path, trainer: Trainer, start: Start) -> None:
     save_config(folder, trainer.model.config)
     start.save(folder)
     assert trainer.best_weights is not None, "a training evaluates at step 0"
-    assert trainer.last_good is not None, "and at the end"
-    assert trainer.last_good.step == trainer.step
-    save_weights(folder, trainer.last_good.tensors, "last")
+    assert trainer.last_weights is not None, "a training hands them over at its end"
+    save_weights(folder, trainer.last_weights.tensors, "last")
     save_weights(folder, trainer.best_weights.tensors, "best")
     save_whole(folder / OPTIMIZER, trainer.last_optimizer)
 

@@ -56,8 +56,7 @@ class Trainer:
         step: optimizer steps taken.
         history: every evaluation so far.
         best: the evaluation of the lowest validation loss; `best_weights` are its weights.
-        last_good: weights of the last evaluation, whose losses were finite; at the end the last.
-        last_optimizer: the optimizer's state at the end.
+        last_weights, last_optimizer: the weights and the optimizer's state, at the end.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class Trainer:
         self.history: list[Evaluation] = []
         self.best: Evaluation | None = None
         self.best_weights: Weights | None = None
-        self.last_good: Weights | None = None
+        self.last_weights: Weights | None = None
         self.last_optimizer: dict[str, Any] = {}
 
     def run(self) -> None:
@@ -127,7 +126,7 @@ class Trainer:
                     self.show_sample(epoch + 1)
                 self.save_checkpoint()
                 if self.is_done():
-                    self.last_optimizer = self.parallel.optimizer_state(self.optimizer)
+                    self.hand_over()
                     return
 
     def reset_gradients(self) -> None:
@@ -199,10 +198,9 @@ class Trainer:
             learning_rate=self.learning_rate(),
         )
         self.history.append(evaluation)
-        self.last_good = None  # its memory serves the next snapshot
-        self.last_good = self.snapshot()
         if self.best is None or evaluation.val_loss < self.best.val_loss:
-            self.best, self.best_weights = evaluation, self.last_good
+            self.best_weights = None  # its memory serves the next snapshot
+            self.best, self.best_weights = evaluation, self.snapshot()
         self.observer.on_evaluation(evaluation)
 
     def tell_steps(self, readings: Iterable[Reading]) -> None:
@@ -238,16 +236,14 @@ class Trainer:
             return
         self.tell_steps(self.readings.all())
         assert self.best_weights is not None
-        assert self.last_good is not None
-        same = self.last_good.step == self.step
-        weights = self.last_good if same else self.snapshot()
+        same = self.best_weights.step == self.step
+        weights = self.best_weights if same else self.snapshot()
         optimizer = self.parallel.optimizer_state(self.optimizer)
         if self.checkpoints is None:
             return  # a rank that has only taken part in gathering
         self.checkpoints.save(
             weights=weights,
             best=self.best_weights,
-            last_good=self.last_good,
             optimizer=optimizer,
             record={
                 "history": [asdict(evaluation) for evaluation in self.history],
@@ -263,14 +259,19 @@ class Trainer:
         self.working.refresh()
         self.step = checkpoint.step
         self.history = [Evaluation(**row) for row in checkpoint.record["history"]]
-        self.best_weights, self.last_good = checkpoint.best, checkpoint.last_good
+        self.best_weights = checkpoint.best
         self.best = next(row for row in self.history if row.step == self.best_weights.step)
         self.spikes = SpikeDetector(checkpoint.record["losses"])
         self.observer.restore(checkpoint.record["observer"])
 
     def snapshot(self) -> Weights:
-        """The weights as they are now, on rank 0."""
+        """A copy of the weights as they are now, on rank 0."""
         return Weights(self.step, self.parallel.weights())
+
+    def hand_over(self) -> None:
+        """Leave the last weights and the optimizer's state; they change no more."""
+        self.last_weights = Weights(self.step, self.parallel.weights(copy=False))
+        self.last_optimizer = self.parallel.optimizer_state(self.optimizer)
 
     def dropout_owner(self, micro: int) -> str:
         """Each rank drops out in its own way, the first as one process does."""

@@ -74,12 +74,16 @@ class Parallel:
         """Give every rank the state, as `Optimizer.state_dict` has it, that rank 0 has."""
         load_optimizer(self.world, self.master, optimizer, state)
 
-    def weights(self) -> dict[str, Tensor]:
-        """Copies of all weights on the CPU, for rank 0; nothing for the others."""
+    def weights(self, *, copy: bool = True) -> dict[str, Tensor]:
+        """All weights on the CPU, for rank 0; nothing for the others.
+
+        Args:
+            copy: whether training on must not change them.
+        """
         if not self.world.is_first:
             return {}
         state = self.master.state_dict()
-        return {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}
+        return {name: tensor.to("cpu", copy=copy) for name, tensor in state.items()}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """`Optimizer.state_dict`, on any device, for rank 0; nothing for the others."""

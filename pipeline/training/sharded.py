@@ -63,7 +63,7 @@ class Sharded(Parallel):
         norm = super().gradient_norm()
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
-    def weights(self) -> dict[str, Tensor]:
+    def weights(self, *, copy: bool = True) -> dict[str, Tensor]:
         self._sharded.reshard()  # an evaluation leaves embeddings and head gathered
         return gather_weights(self.master)
 

@@ -31,22 +31,22 @@ def evaluation(step: int, val_loss: float, train_loss: float = 1.0) -> Evaluatio
     return Evaluation(step, step / 10, step * 512, train_loss, val_loss, 4e-4)
 
 
-def test_a_loss_that_diverges_keeps_the_last_good_weights(
+def test_a_loss_that_diverges_keeps_the_best_weights(
     job: TrainingJob, make_trainer, tmp_path: Path
 ) -> None:
     trainer, memory = make_trainer(eval_every=2)
 
     def poison(step) -> None:
         if step.step == 5:
-            good = trainer.last_good.tensors["ln_f.weight"].clone()
+            good = trainer.best_weights.tensors["ln_f.weight"].clone()
             trainer.model.ln_f.weight.data.fill_(math.nan)
-            assert torch.equal(trainer.last_good.tensors["ln_f.weight"], good)
+            assert torch.equal(trainer.best_weights.tensors["ln_f.weight"], good)
 
     memory.on_step = poison
-    rescue = tmp_path / "last_good"
-    with pytest.raises(Diverged, match=f"the weights of step 4 are kept in {rescue}"):
+    rescue = tmp_path / "best"
+    with pytest.raises(Diverged, match=f"the best weights, of step 4, are kept in {rescue}"):
         job.run(trainer, rescue)
-    assert torch.equal(load_model(rescue).wte.weight, trainer.last_good.tensors["wte.weight"])
+    assert torch.equal(load_model(rescue).wte.weight, trainer.best_weights.tensors["wte.weight"])
 
 
 def test_a_gpu_without_memory_for_the_batch_is_an_error_with_a_way_out(
@@ -61,7 +61,7 @@ def test_a_gpu_without_memory_for_the_batch_is_an_error_with_a_way_out(
     with pytest.raises(
         UserError, match=r"^train\.batch_size: 2 windows do not fit .*auto"
     ) as caught:
-        job.run(trainer, tmp_path / "last_good")
+        job.run(trainer, tmp_path / "best")
     assert "(CUDA out of memory)" in str(caught.value)
 
 
@@ -71,8 +71,8 @@ def test_a_loss_that_was_never_good_keeps_nothing(
     trainer, _ = make_trainer()
     trainer.model.ln_f.weight.data.fill_(math.inf)
     with pytest.raises(Diverged, match=r"after step 0 .*learning_rate"):
-        job.run(trainer, tmp_path / "last_good")
-    assert not (tmp_path / "last_good").exists()
+        job.run(trainer, tmp_path / "best")
+    assert not (tmp_path / "best").exists()
 
 
 def test_the_fingerprint_is_of_what_decides_the_weights(job: TrainingJob) -> None:

@@ -189,7 +189,7 @@ def test_divergence_stops_with_one_line_and_good_weights(make_trainer) -> None:
     with pytest.raises(Diverged, match=r"training loss became nan after step 5.*learning_rate"):
         trainer.run()
     assert trainer.history[-1].step == 4
-    assert all(torch.isfinite(t).all() for t in trainer.last_good.tensors.values())
+    assert all(torch.isfinite(t).all() for t in trainer.best_weights.tensors.values())
 
 
 def test_too_few_windows_for_a_step() -> None:

@@ -78,4 +78,4 @@ def test_a_loss_that_diverges_is_found_a_step_late_with_good_weights(make_late_t
         trainer.run()
     assert trainer.step == 8
     assert trainer.history[-1].step == 4
-    assert all(torch.isfinite(t).all() for t in trainer.last_good.tensors.values())
+    assert all(torch.isfinite(t).all() for t in trainer.best_weights.tensors.values())
