@@ -77,7 +77,8 @@ class Network:
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = cache.append(layer, k, v)
-            return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+            y = F.scaled_dot_product_attention(q.to(keys.dtype), keys, values, attn_mask=mask)
+            return y.to(q.dtype)
 
         x = self.wte[tokens] + self.wpe[cache.positions(T)]
         hidden = self._run(weights.layers, x, attend)

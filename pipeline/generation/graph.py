@@ -43,8 +43,8 @@ class FixedCache(Cache):
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         keys, values = self.keys[layer], self.values[layer]
-        keys.index_copy_(2, self.column, key)
-        values.index_copy_(2, self.column, value)
+        keys.index_copy_(2, self.column, key.to(keys.dtype))
+        values.index_copy_(2, self.column, value.to(values.dtype))
         return keys, values
 
     def advance(self, count: int) -> None:
