@@ -122,19 +122,21 @@ def test_ties_at_the_kth_logit_keep_the_lowest_ids() -> None:
     assert kept(torch.zeros(7), temperature=0.0) == [0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
-    logits=st.lists(st.integers(-3, 3), min_size=1, max_size=40),
-    k=st.integers(1, 50),
-    copies=st.integers(1, 3),
+    shape=st.tuples(st.integers(1, 4), st.integers(1, 3000)),
+    largest=st.sampled_from([1, 30, 10**6]),  # all equal, many equal, few equal
+    k=st.integers(1, 60),
+    seed=st.integers(0, 10**6),
 )
-def test_top_is_a_stable_sort(logits: list[int], k: int, copies: int) -> None:
-    k = min(k, len(logits))
-    rows = torch.tensor(logits, dtype=torch.float32).repeat(copies, 1)
-    values, ids = top(rows, k)
-    expected = sorted(range(len(logits)), key=lambda i: (-logits[i], i))[:k]
-    assert ids.tolist() == [expected] * copies
-    assert values.tolist() == [[logits[i] for i in expected]] * copies
+def test_top_is_a_stable_sort(shape: tuple[int, int], largest: int, k: int, seed: int) -> None:
+    drawn = torch.Generator().manual_seed(seed)
+    logits = torch.randint(0, largest, shape, generator=drawn).float()
+    k = min(k, shape[1])
+    values, ids = top(logits, k)
+    expected = torch.sort(logits, dim=-1, descending=True, stable=True)
+    assert torch.equal(ids, expected.indices[:, :k])
+    assert torch.equal(values, expected.values[:, :k])
 
 
 @pytest.mark.parametrize("k", [9, 10, 1000])
