@@ -11,8 +11,9 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from io import FileIO
 from itertools import cycle
 from pathlib import Path
@@ -28,7 +29,16 @@ class UncachedFile:
     A block that raises leaves a file without its end.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        beside: Callable[[memoryview], AbstractContextManager[None]] = lambda block: nullcontext(),
+    ) -> None:
+        """
+        Args:
+            beside: around the writing of each block, which holds for as long.
+        """
+        self._beside = beside
         self._descriptor = _opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         self._block = mmap.mmap(-1, BLOCK)  # whole pages, so aligned
         self._filled = 0
@@ -69,13 +79,13 @@ class UncachedFile:
             self._block.close()
 
     def _write_out(self, size: int) -> None:
-        with memoryview(self._block) as block:
+        with memoryview(self._block) as view, view[:size] as block, self._beside(block):
             done = 0
             while done < size:
                 if (size - done) % ALIGNMENT:
                     _leave_direct(self._descriptor)
                 try:
-                    done += os.write(self._descriptor, block[done:size])
+                    done += os.write(self._descriptor, block[done:])
                 except OSError as error:
                     if error.errno != errno.EINVAL or not _leave_direct(self._descriptor):
                         raise

@@ -269,11 +269,11 @@ def write_outputs(
     from pipeline.params import flatten
     from pipeline.reporting.plots import loss_curves
     from pipeline.training.job import save_training, summary, verdict, write_history
-    from stages.trained_model import log_trained_model
+    from stages.trained_model import log_saved
 
     assert trainer.best is not None, "a training evaluates at step 0"
-    save_training(folder, trainer, job.start)
-    log_trained_model(run, job, trainer.best, folder)  # first: it is published meanwhile
+    # Each file is logged as it comes: the best weights are published while others are written.
+    save_training(folder, trainer, job.start, partial(log_saved, run, job, trainer.best, folder))
     write_history(reports / "history.csv", trainer.history)
     write_json(
         reports / "train.json", results := summary(trainer.model, trainer.history, trainer.best)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.data.loader import Windows
+    from pipeline.digests import Digests
     from pipeline.params import Sample
     from pipeline.tracking.open_run import Run
     from pipeline.training.events import Evaluation
@@ -22,19 +23,24 @@ if TYPE_CHECKING:
 CODE = Path(__file__).with_name("served_model.py")
 
 
-def log_trained_model(run: Run, job: TrainingJob, best: Evaluation, folder: Path) -> None:
-    """Log the folder's weights, which DVC keeps: they are hashed, not copied.
+def log_saved(
+    run: Run, job: TrainingJob, best: Evaluation, folder: Path, name: str, digests: Digests
+) -> None:
+    """Log a file of the folder, which DVC keeps: its digests, no copy.
 
     Args:
         best: the evaluation that `best.pth` comes from; the lowest loss is champion.
     """
     from pipeline.model.saved import FILES
-    from pipeline.training.start import OPTIMIZER
 
+    if name != FILES["best"]:
+        run.log_artifact(folder / name, "model", copy=False, upload=False, digests=digests)
+        return
     run.log_model(
         CODE,
         folder / FILES["best"],
         [folder / "config.json"],
+        digests=digests,
         defaults=served_defaults(job.params.sample),
         metrics={
             "val_loss": best.val_loss,
@@ -45,8 +51,6 @@ def log_trained_model(run: Run, job: TrainingJob, best: Evaluation, folder: Path
         },
         measured_on=measured_on(job.val_windows),
     )
-    for name in (FILES["last"], OPTIMIZER):  # hashed while the model is being published
-        run.log_artifact(folder / name, "model", copy=False, upload=False)
 
 
 def served_defaults(settings: Sample) -> dict[str, float]:

@@ -7,6 +7,8 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
@@ -54,6 +56,23 @@ def test_reading_may_end_early(tmp_path: Path) -> None:
         len(block)
     with pytest.raises(FileNotFoundError):
         next(read_blocks(tmp_path / "none"))
+
+
+def test_each_block_holds_while_it_is_written(tmp_path: Path) -> None:
+    data, seen = os.urandom(2 * BLOCK + 5), []
+
+    @contextmanager
+    def beside(block: memoryview) -> Iterator[None]:
+        first = bytes(block)
+        yield
+        assert block == first
+        seen.append(first)
+
+    with UncachedFile(tmp_path / "file", beside) as file:
+        file.write(data[:7])
+        file.write(data[7:])
+    assert seen == [data[:BLOCK], data[BLOCK : 2 * BLOCK], data[2 * BLOCK :]]
+    assert (tmp_path / "file").read_bytes() == data
 
 
 def test_a_longer_file_is_emptied_first(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from pipeline.digests import Digests
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json, written_aside
 from pipeline.model.gpt import GPT, GPTConfig, unfilled
@@ -24,18 +25,26 @@ def save_config(folder: Path, config: GPTConfig) -> None:
     write_json(folder / "config.json", asdict(config))
 
 
-def save_weights(folder: Path, state: dict[str, torch.Tensor], which: Weights) -> None:
-    """Write a state dict, its tensors on the CPU, whole or not at all."""
-    save_whole(folder / FILES[which], {name: tensor.cpu() for name, tensor in state.items()})
+def save_weights(folder: Path, state: dict[str, torch.Tensor], which: Weights) -> Digests:
+    """Write a state dict, its tensors on the CPU, whole or not at all, as `save_whole` does."""
+    return save_whole(folder / FILES[which], {name: t.cpu() for name, t in state.items()})
 
 
-def save_whole(path: Path, value: object) -> None:
+def save_whole(path: Path, value: object) -> Digests:
     """`torch.save`, aside and renamed; equal values give equal bytes.
 
     It writes to a file and not to a path, whose name torch would put into the archive.
+
+    Returns:
+        the file's SHA-256 and MD5, taken while the disk was writing.
     """
-    with written_aside(path) as aside, UncachedFile(aside) as file:
+    with (
+        Digests("sha256", "md5") as digests,
+        written_aside(path) as aside,
+        UncachedFile(aside, beside=digests.taking) as file,
+    ):
         save_into(file, _pooled(value, {}))
+    return digests
 
 
 def save_into(file: Any, value: object) -> None:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipeline.digests import Digests, digests_of
 from pipeline.errors import UserError
 from pipeline.files import written_aside
 from pipeline.tracking import home
 from pipeline.tracking.journal import ARTIFACTS
-from pipeline.uncached import read_blocks
 
 
 def artifact_path(name: str, folder: str = "") -> str:
@@ -50,29 +49,27 @@ def keep_bytes(journal: Path, data: bytes, path: str) -> dict[str, Any]:
     return {"path": path, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
 
-def reference(source: Path, path: str) -> dict[str, Any]:
+def reference(source: Path, path: str, digests: Digests | None = None) -> dict[str, Any]:
     """Name a file that stays where it is.
+
+    Args:
+        digests: its SHA-256 and MD5, where they are known already.
 
     Raises:
         UserError: it cannot be read.
     """
     try:
-        sha256, md5 = digests_of(source, "sha256", "md5")
+        digests = digests or digests_of(source, "sha256", "md5")
         size = source.stat().st_size
     except OSError as error:
         raise UserError(f"{source}: {error.strerror}") from None
-    place = Path(os.path.relpath(source)).as_posix()
-    return {"path": path, "sha256": sha256, "bytes": size, "reference": place, "md5": md5}
-
-
-def digests_of(path: Path, *names: str) -> list[str]:
-    """A large file's digests, each on a thread of its own, read once for all of them."""
-    digests = [hashlib.new(name, usedforsecurity=False) for name in names]
-    with ThreadPoolExecutor(len(digests)) as pool:
-        for block in read_blocks(path):
-            for done in [pool.submit(digest.update, block) for digest in digests]:
-                done.result()
-    return [digest.hexdigest() for digest in digests]
+    return {
+        "path": path,
+        "sha256": digests["sha256"],
+        "bytes": size,
+        "reference": Path(os.path.relpath(source)).as_posix(),
+        "md5": digests["md5"],
+    }
 
 
 def locate(journal: Path, artifact: dict[str, Any]) -> Path | None:
@@ -94,5 +91,5 @@ def _holds(path: Path, artifact: dict[str, Any]) -> bool:
     return (
         path.is_file()
         and path.stat().st_size == artifact["bytes"]  # spares hashing a gigabyte that differs
-        and digests_of(path, "sha256") == [artifact["sha256"]]
+        and digests_of(path, "sha256")["sha256"] == artifact["sha256"]
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.digests import Digests
 from pipeline.tracking import artifacts
 from pipeline.tracking.journal import JOURNAL, Journal, now, points_of, read_story
 from pipeline.tracking.limits import (
@@ -172,7 +173,13 @@ class Run:
             self._append({"input": given})
 
     def log_artifact(
-        self, path: Path, folder: str = "", *, copy: bool = True, upload: bool = True
+        self,
+        path: Path,
+        folder: str = "",
+        *,
+        copy: bool = True,
+        upload: bool = True,
+        digests: Digests | None = None,
     ) -> None:
         """Journal a file as `folder/NAME`.
 
@@ -180,6 +187,7 @@ class Run:
             copy: False for a large file that DVC keeps: it is known by its path in the
                 repository and its hashes, and must not change before the run ends.
             upload: False for a file that the journal knows and the store need not hold.
+            digests: SHA-256 and MD5 of a file that is not copied, where they are known already.
 
         Raises:
             UserError: the file cannot be read.
@@ -188,7 +196,7 @@ class Run:
         if copy:
             artifact = artifacts.keep_copy(self.folder, path, target)
         else:
-            artifact = artifacts.reference(path, target)
+            artifact = artifacts.reference(path, target, digests)
         self._add(artifact if upload else {**artifact, "stays": True})
 
     def log_model(
@@ -197,6 +205,7 @@ class Run:
         weights: Path,
         files: Sequence[Path],
         *,
+        digests: Digests | None = None,
         defaults: Mapping[str, float],
         metrics: Mapping[str, float],
         measured_on: str,
@@ -207,6 +216,7 @@ class Run:
             code: the file that MLflow is to execute (`served_model`).
             weights: a state dict that `torch.save` wrote and DVC keeps; it is not copied.
             files: small ones that the code needs beside the weights.
+            digests: SHA-256 and MD5 of the weights, where they are known already.
             defaults: of `served_model.PARAMS`; `top_k` 0 keeps every token.
             metrics: the model's own, `val_loss` among them: the lowest is champion.
             measured_on: text and windows; losses are compared where it is equal.
@@ -214,7 +224,7 @@ class Run:
         Raises:
             UserError: a file cannot be read.
         """
-        self.log_artifact(weights, "model", copy=False, upload=False)
+        self.log_artifact(weights, "model", copy=False, upload=False, digests=digests)
         for path in (code, *files):
             self.log_artifact(path, "model")
         known = self._story.artifacts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -12,11 +13,12 @@ import torch
 from torch.optim import Optimizer
 
 from pipeline.data.loader import Windows
+from pipeline.digests import Digests
 from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.fingerprint import fingerprint
 from pipeline.model.gpt import GPT
-from pipeline.model.saved import save_config, save_weights, save_whole
+from pipeline.model.saved import FILES, save_config, save_weights, save_whole
 from pipeline.params import Params
 from pipeline.runtime import Runtime, choose_runtime
 from pipeline.training.batch_size import with_largest_batch
@@ -199,15 +201,25 @@ def _memory_is_short(params: Params, error: torch.OutOfMemoryError) -> str:
     )
 
 
-def save_training(folder: Path, trainer: Trainer, start: Start) -> None:
-    """Write the folder of a trained model: config, start, last and best weights, optimizer."""
-    save_config(folder, trainer.model.config)
-    start.save(folder)
+def save_training(
+    folder: Path,
+    trainer: Trainer,
+    start: Start,
+    on_saved: Callable[[str, Digests], None] = lambda name, digests: None,
+) -> None:
+    """Write the folder of a trained model: config, start, best and last weights, optimizer.
+
+    Args:
+        on_saved: told each large file's name, once it is there, and its digests.
+    """
     assert trainer.best_weights is not None, "a training evaluates at step 0"
     assert trainer.last_weights is not None, "a training hands them over at its end"
-    save_weights(folder, trainer.last_weights.tensors, "last")
-    save_weights(folder, trainer.best_weights.tensors, "best")
-    save_whole(folder / OPTIMIZER, trainer.last_optimizer)
+    save_config(folder, trainer.model.config)
+    start.save(folder)
+    best, last = trainer.best_weights.tensors, trainer.last_weights.tensors
+    on_saved(FILES["best"], save_weights(folder, best, "best"))
+    on_saved(FILES["last"], save_weights(folder, last, "last"))
+    on_saved(OPTIMIZER, save_whole(folder / OPTIMIZER, trainer.last_optimizer))
 
 
 def write_history(path: Path, history: list[Evaluation]) -> None:
