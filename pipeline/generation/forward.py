@@ -146,7 +146,8 @@ def pack(model: GPT, kind: products.Kind) -> Weights:
 
 def _norm(norm: nn.LayerNorm) -> Norm:
     weight, bias = norm.weight.detach(), norm.bias.detach()
-    return lambda x: F.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
+    shape, eps = norm.normalized_shape, norm.eps
+    return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
 
 
 def _attend_causally(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -40,6 +40,14 @@ class Supply(Protocol):
     def step_kind(self, rows: int, steps: int) -> Kind: ...
     def can_guess(self, steps: int) -> bool: ...
     def weights(self, kind: Kind) -> Weights: ...
+
+
+class Drawn(NamedTuple):
+    """Some draws: each one's token, its log-probability in nats, whether rounding may decide."""
+
+    tokens: list[int]
+    log_probs: list[float]
+    close: list[bool]
 
 
 class Decoding:
@@ -130,9 +138,11 @@ class Decoding:
         tokens = self._tensor([[row.new[-1], *guessed]])
         weights = self.supply.weights(self.supply.step_kind(count + 1, GUESS_FROM))
         logits = self.network.advance(tokens, self.cache, weights)[0]  # (count + 1, V)
+        keys = [row.key(place) for place in range(count + 1)]
+        drawn = self._drawn(Sampler([row.sampling] * (count + 1)), logits, keys)
         right = 0
         for place in range(count + 1):
-            self._draw([row], logits[place : place + 1])
+            self._give(row, drawn, place)
             if row.done or place == count or row.new[-1] != guessed[place]:
                 break
             right += 1
@@ -146,11 +156,20 @@ class Decoding:
         for place in range(count):
             token = guessed[-1] if guessed else row.new[-1]
             logits = self.network.advance(self._tensor([[token]]), self.cache, weights)[:, 0]
-            guessed += self.sampler.draw(logits, [row.key(place)])[0].tolist()
+            if row.sampling.greedy:  # without the margin, which a guess does not need
+                guessed.append(int(logits.argmax()))
+            else:
+                guessed += self.sampler.draw(logits, [row.key(place)])[0].tolist()
         return guessed
 
     def _draw(self, rows: list[Row], logits: Tensor) -> None:
         """Give each row its next token."""
+        drawn = self._drawn(self.sampler, logits, [row.key() for row in rows])
+        for place, row in enumerate(rows):
+            self._give(row, drawn, place)
+
+    def _drawn(self, sampler: Sampler, logits: Tensor, keys: list[int]) -> Drawn:
+        """What the sampler draws from logits (n, V)."""
         if logits.is_mps:
             logits = logits.cpu()  # which has the float64 that sampling counts in
         log_total = torch.logsumexp(logits, dim=-1)
@@ -159,29 +178,24 @@ class Decoding:
                 "the model's logits are not finite: its weights hold NaN or infinity, as after a "
                 "training that diverged; train again with a lower train.learning_rate"
             )
-        tokens = self._choose(rows, logits)
+        tokens, margins = sampler.draw(logits, keys)
         log_probs = logits.gather(1, tokens[:, None])[:, 0] - log_total
-        for row, token, log_prob in zip(rows, tokens.tolist(), log_probs.tolist(), strict=True):
-            row.take(token, log_prob, self.end_of_text)
-            if self.on_token is not None and row.finish_reason == "length":
-                for index in row.wanted_by:
-                    self.on_token(index, token)
+        rounding = ROUNDING[self.network.wte.dtype] * logits.abs().amax(-1)
+        return Drawn(tokens.tolist(), log_probs.tolist(), (margins <= rounding).tolist())
 
-    def _choose(self, rows: list[Row], logits: Tensor) -> Tensor:
-        """A token a row, (B,).
+    def _give(self, row: Row, drawn: Drawn, place: int) -> None:
+        """Give the row the token that was drawn at a place.
 
         Batches and caches round differently from a pass over the whole context. Where that could
         decide between two tokens, that pass is made, so that the choice is its choice.
         """
-        keys = [row.key() for row in rows]
-        tokens, margins = self.sampler.draw(logits, keys)
-        if not self.supply.exact:
-            return tokens
-        rounding = ROUNDING[self.network.wte.dtype] * logits.abs().amax(-1)
-        close = torch.nonzero(margins <= rounding).flatten().tolist()
-        for i in close:
-            logits[i] = self.network.reference_logits(rows[i].window(self.context_length))
-        return self.sampler.draw(logits, keys)[0] if close else tokens
+        if self.supply.exact and drawn.close[place]:
+            logits = self.network.reference_logits(row.window(self.context_length))
+            drawn, place = self._drawn(Sampler([row.sampling]), logits[None], [row.key()]), 0
+        row.take(drawn.tokens[place], drawn.log_probs[place], self.end_of_text)
+        if self.on_token is not None and row.finish_reason == "length":
+            for index in row.wanted_by:
+                self.on_token(index, drawn.tokens[place])
 
     def _regroup(self) -> bool:
         """Drop finished rows, fork, and move those out of the cache whose context is full."""
