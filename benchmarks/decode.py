@@ -9,7 +9,8 @@ Contenders take turns, and a round's times are medians over the rounds.
 At a batch of one the limit of plain decoding is reading the weights once a token: `of memory` is
 tokens a second over what the memory's bandwidth, measured here, would allow. Guessing ahead on
 8-bit weights goes beyond: its tokens are the same, several for one reading. The decoder is
-prepared, as the peers' models are loaded; `cold` starts from the bare weights. The grid is that
+prepared, as the peers' models are loaded; `cold` starts from the bare weights. `int8` and `bf16`
+round, and are not exact. The grid is that
 of params.yaml, 4 temperatures with 4 top-k, where the greedy cells are one row; `16 seeds` are as
 many rows that are all different.
 
@@ -97,14 +98,14 @@ def report(weights: int, tokens: int, times: dict[str, list[float]]) -> None:
     one, book, peer = seconds[ONE], seconds.get("the book"), seconds.get("transformers")
     print(f"memory: {bandwidth / 1e9:.1f} GB/s; the weights of a token: {weights / 1e6:.0f} MB")
     heads = ("seconds", "tokens/s", "the book", "transf.", "one", "of memory")
-    print(f"{'':24}" + "".join(f"{head:>11}" for head in heads))
+    print(f"{'':26}" + "".join(f"{head:>11}" for head in heads))
     for name, taken in seconds.items():
         rows = 16 if ", 16" in name else 1
         cells = [f"{taken:.2f}", f"{rows * tokens / taken:.1f}"]
         cells += ["" if base is None else f"{base / taken:.1f} x" for base in (book, peer)]
         cells.append(f"{taken / one:.2f}")
         cells.append(f"{weights * tokens / taken / bandwidth:.0%}" if rows == 1 else "")
-        print(f"{name:24}" + "".join(f"{cell:>11}" for cell in cells))
+        print(f"{name:26}" + "".join(f"{cell:>11}" for cell in cells))
 
 
 def all_contenders(model: GPT, *, peers: bool) -> Iterator[tuple[str, Contender]]:
@@ -126,6 +127,10 @@ def all_contenders(model: GPT, *, peers: bool) -> Iterator[tuple[str, Contender]
     if peers and fp32:
         yield "lossbook, 16 seeds", lossbook(decoder, SEEDS)
         yield "lossbook, 16, int8", lossbook(eight_bit, SEEDS)
+        rounded = Decoder(model, "bf16")
+        yield "lossbook, one, bf16", lossbook(rounded, [GREEDY])
+        yield "lossbook, 16 (grid), bf16", lossbook(rounded, GRID)
+        yield "lossbook, 16, bf16", lossbook(rounded, SEEDS)
         yield "lossbook, one, cold", cold(model, [GREEDY])
         yield "lossbook, 16, cold", cold(model, GRID)
 
