@@ -10,9 +10,8 @@ At a batch of one the limit of plain decoding is reading the weights once a toke
 tokens a second over what the memory's bandwidth, measured here, would allow. Guessing ahead on
 8-bit weights goes beyond: its tokens are the same, several for one reading. The decoder is
 prepared, as the peers' models are loaded; `cold` starts from the bare weights. `int8` and `bf16`
-round, and are not exact. The grid is that
-of params.yaml, 4 temperatures with 4 top-k, where the greedy cells are one row; `16 seeds` are as
-many rows that are all different.
+round, and are not exact. The grid is that of params.yaml, 4 temperatures with 4 top-k, where the
+greedy cells are one row; `16 seeds` are as many rows that are all different.
 
     pip install --no-deps llms-from-scratch
     python benchmarks/decode.py [--size 1558M] [--precision bf16] [--model FOLDER] [--rounds 3]

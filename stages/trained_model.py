@@ -38,7 +38,7 @@ def log_saved(
         return
     run.log_model(
         CODE,
-        folder / FILES["best"],
+        folder / name,
         [folder / "config.json"],
         digests=digests,
         defaults=served_defaults(job.params.sample),

@@ -43,7 +43,8 @@ class Supply(Protocol):
 
 
 class Drawn(NamedTuple):
-    """Some draws: each one's token, its log-probability in nats, whether rounding may decide."""
+    """Some draws: each one's token, its log-probability in nats, and, where the model's own
+    choice is promised, whether rounding may decide."""
 
     tokens: list[int]
     log_probs: list[float]
@@ -180,8 +181,11 @@ class Decoding:
             )
         tokens, margins = sampler.draw(logits, keys)
         log_probs = logits.gather(1, tokens[:, None])[:, 0] - log_total
-        rounding = ROUNDING[self.network.wte.dtype] * logits.abs().amax(-1)
-        return Drawn(tokens.tolist(), log_probs.tolist(), (margins <= rounding).tolist())
+        close = [False] * len(keys)
+        if self.supply.exact:
+            rounding = ROUNDING[self.network.wte.dtype] * logits.abs().amax(-1)
+            close = (margins <= rounding).tolist()
+        return Drawn(tokens.tolist(), log_probs.tolist(), close)
 
     def _give(self, row: Row, drawn: Drawn, place: int) -> None:
         """Give the row the token that was drawn at a place.
@@ -189,7 +193,7 @@ class Decoding:
         Batches and caches round differently from a pass over the whole context. Where that could
         decide between two tokens, that pass is made, so that the choice is its choice.
         """
-        if self.supply.exact and drawn.close[place]:
+        if drawn.close[place]:
             logits = self.network.reference_logits(row.window(self.context_length))
             drawn, place = self._drawn(Sampler([row.sampling]), logits[None], [row.key()]), 0
         row.take(drawn.tokens[place], drawn.log_probs[place], self.end_of_text)
