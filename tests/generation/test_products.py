@@ -18,7 +18,8 @@ from pipeline.generation.sampling import Sampling
 from pipeline.model.gpt import GPT
 
 Tiny = Callable[..., GPT]
-SHAPES = [(1, 5, 3), (1, 64, 48), (2, 64, 48), (3, 9, 7), (4, 64, 48), (10, 33, 17)]  # rows, inputs, outputs
+# Rows, inputs, outputs.
+SHAPES = [(1, 5, 3), (1, 64, 48), (2, 64, 48), (3, 9, 7), (4, 64, 48), (10, 33, 17)]
 
 
 def operands(rows: int, inputs: int, outputs: int) -> tuple[torch.Tensor, ...]:
