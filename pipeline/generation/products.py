@@ -32,7 +32,7 @@ Kind = Literal["plain", "direct", "reordered", "eight_bit"]
 
 TINY = torch.finfo(torch.float32).tiny
 ROWS = 32  # for which copies are laid out: fastest of the powers of two at 3 to 16 rows
-FEWEST = 5  # rows for reordered weights: 16 ms for 124M's, where 1 to 3 rows took 21, 25 and 18
+FEWEST = 4  # rows that reordered weights multiply; fewer would take longer
 REORDER_FROM = 24  # steps after which reordering the weights has paid for itself
 COPY_BYTES = 2 << 30  # of weights: beyond this, memory for a copy is dearer than time
 
@@ -54,7 +54,7 @@ def reordered(weight: Tensor, bias: Tensor | None) -> Product:
 
     def product(x: Tensor) -> Tensor:
         rows = x.shape[:-1].numel()
-        if rows >= FEWEST - 1:
+        if rows >= FEWEST:
             return multiply(x)
         y = multiply(F.pad(x.reshape(rows, -1), (0, 0, 0, FEWEST - rows)))
         return y[:rows].view(*x.shape[:-1], -1)
