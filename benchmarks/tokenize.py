@@ -35,10 +35,11 @@ from itertools import cycle
 from pathlib import Path
 
 import pipeline.data
-from pipeline.data.documents import Document
-from pipeline.data.parquet import Corpus, CorpusWriter
-from pipeline.data.workers import cores
-from pipeline.files import folder_aside
+
+from pipeline.corpus.documents import Document
+from pipeline.corpus.parquet import Corpus, CorpusWriter
+from pipeline.corpus.workers import cores
+from pipeline.system.files import folder_aside
 
 STORY = Path(pipeline.data.__file__).parent / "texts" / "what-seemed-likely.txt"
 SENTENCES = 250  # a document
@@ -157,7 +158,7 @@ class Clock:
 
 
 def by_tiktoken(corpus: Path, _scheduler: str, clock: Clock) -> dict[str, float]:
-    from pipeline.data.tokenizer import encoding
+    from pipeline.tokens.tokenizer import encoding
 
     encode = encoding().encode_ordinary_batch
     seconds, tokens = 0.0, 0
@@ -180,8 +181,8 @@ def by_tiktoken(corpus: Path, _scheduler: str, clock: Clock) -> dict[str, float]
 
 
 def by_split(corpus: Path, scheduler: str, clock: Clock) -> dict[str, float]:
-    from pipeline.data.split import split
-    from pipeline.data.tokenizer import encoding
+    from pipeline.split.split import split
+    from pipeline.tokens.tokenizer import encoding
 
     encoding()
     with tempfile.TemporaryDirectory(dir=corpus.parent) as folder:

@@ -28,9 +28,9 @@ import numpy as np
 import psutil
 import torch
 
-from pipeline.data.tokenizer import VOCABULARY
-from pipeline.data.tokens import SHARD, TokenWriter
 from pipeline.params import Params
+from pipeline.split.writer import SHARD, TokenWriter
+from pipeline.tokens.tokenizer import VOCABULARY
 from pipeline.training.events import Evaluation, Step
 from pipeline.training.job import TrainingJob
 

@@ -46,7 +46,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.model.gpt import GPT, GPT2_VOCAB_SIZE, GPTConfig
-from pipeline.runtime import Runtime, keep_freed_memory
+from pipeline.model.runtime import Runtime, keep_freed_memory
 from pipeline.training.throughput import flops_per_token, peak_flops
 
 LEARNING_RATE, WEIGHT_DECAY = 4e-4, 0.1

@@ -30,7 +30,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-STORY = ROOT / "pipeline/data/texts/what-seemed-likely.txt"
+STORY = ROOT / "pipeline/corpus/texts/what-seemed-likely.txt"
 PROMPT = "Every effort moves you"
 
 
@@ -80,7 +80,7 @@ def train_as_the_book(text: Path) -> None:
     from llms_from_scratch.ch04 import GPTModel
     from llms_from_scratch.ch05 import train_model_simple
 
-    from pipeline.data.tokenizer import encoding
+    from pipeline.tokens.tokenizer import encoding
 
     encoding()  # lays the vocabulary where tiktoken looks for it
     config = {

@@ -9,7 +9,7 @@ from importlib import import_module
 
 import click
 
-from pipeline.console import Group
+from pipeline.commands.console import Group
 
 # name: module of the command, and the line that `--help` shows
 COMMANDS = {

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.console import FILE, FOLDER, Command
+from pipeline.commands.console import FILE, FOLDER, Command
 
 if TYPE_CHECKING:
-    from pipeline.data.loader import Windows
     from pipeline.evaluation.baseline import Baseline
     from pipeline.gpt2.cache import Place
     from pipeline.params import Params
+    from pipeline.tokens.windows import Windows
     from pipeline.tracking.open_run import Run
 
 
@@ -36,10 +36,10 @@ def main(
     journal: Path,
 ) -> None:
     """Loss, perplexity, bits per byte and completions of one GPT-2."""
-    from pipeline.data.loader import Windows
     from pipeline.evaluation.baseline import as_report, as_token_losses, weights_of
-    from pipeline.files import write_json, write_text
     from pipeline.params import load_params
+    from pipeline.system.files import write_json, write_text
+    from pipeline.tokens.windows import Windows
 
     params = load_params(params_file)
     length = params.model.context_length
@@ -59,8 +59,8 @@ def main(
 def measured(place: Place, params: Params, splits: dict[str, Windows], journal: Path) -> Baseline:
     """Measure the size in a run of its own, which every experiment on the same data shares."""
     from pipeline.evaluation.baseline import measure_baseline
-    from pipeline.progress import Progress
-    from pipeline.runtime import choose_runtime
+    from pipeline.model.runtime import choose_runtime
+    from pipeline.system.progress import Progress
     from pipeline.tracking.run import start_run
 
     with start_run(

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.console import FILE, FOLDER, Command
+from pipeline.commands.console import FILE, FOLDER, Command
 
 if TYPE_CHECKING:
-    from pipeline.evaluation.comparison import Comparison
-    from pipeline.reporting.html import Page
+    from pipeline.comparison.page import Page
+    from pipeline.comparison.table import Comparison
     from pipeline.tracking.open_run import Run
 
 # Beside the page; a run's description has no files beside it.
@@ -46,12 +46,12 @@ def main(
     journal: Path,
 ) -> None:
     """Put every model's losses side by side: table, figure and report."""
-    from pipeline.data.tokenizer import token_bytes
-    from pipeline.evaluation.comparison import compare
-    from pipeline.evaluation.token_comparison import token_view
+    from pipeline.comparison.report import Context, make_page, markdown, read_history
+    from pipeline.comparison.table import compare
+    from pipeline.comparison.tokens import token_view
     from pipeline.params import load_params
+    from pipeline.tokens.tokenizer import token_bytes
     from pipeline.tracking.run import start_run
-    from stages.comparison_page import Context, make_page, markdown, read_history
 
     settings = load_params(params)
     context = Context.read(settings, corpus, split, samples, parent)
@@ -74,11 +74,11 @@ def main(
 
 def write(reports: Path, comparison: Comparison, page: Page) -> None:
     """Write `comparison.*`; the JSON last, as the mark that the rest is there."""
-    from pipeline.files import write_json, write_text
-    from pipeline.reporting.comparison_figures import draw_sizes
-    from pipeline.reporting.html import render
-    from pipeline.reporting.tables import to_csv
-    from stages.comparison_page import markdown, rows_of
+    from pipeline.comparison.columns import to_csv
+    from pipeline.comparison.figures import draw_sizes
+    from pipeline.comparison.page import render
+    from pipeline.comparison.report import markdown, rows_of
+    from pipeline.system.files import write_json, write_text
 
     html = render(page)
     write_text(reports / "comparison.csv", to_csv(page.rows))
@@ -90,7 +90,7 @@ def write(reports: Path, comparison: Comparison, page: Page) -> None:
 
 def log(run: Run, reports: Path, comparison: Comparison) -> None:
     """Record numbers, table, figure and report."""
-    from stages.comparison_page import metrics, rows_of
+    from pipeline.comparison.report import metrics, rows_of
 
     run.log_metrics(metrics(comparison))
     run.log_table(list(rows_of(comparison).values()), "comparison.json")

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.console import FILE, FOLDER, Command
+from pipeline.commands.console import FILE, FOLDER, Command
 
 if TYPE_CHECKING:
-    from pipeline.data.loader import Windows
-    from pipeline.evaluation.perplexity import Losses
     from pipeline.model.gpt import GPT
+    from pipeline.model.perplexity import Losses
     from pipeline.params import Compare
+    from pipeline.tokens.windows import Windows
     from pipeline.tracking.open_run import Run
 
 
@@ -37,13 +37,13 @@ def main(
     journal: Path,
 ) -> None:
     """Loss, perplexity and bits per byte of the untrained, best and last weights."""
-    from pipeline.data.loader import Windows
     from pipeline.evaluation.scratch import VERSIONS, as_report, load_version, measure_splits
-    from pipeline.evaluation.token_view import shown_losses, shown_targets
-    from pipeline.files import write_json
+    from pipeline.evaluation.token_losses import shown_losses, shown_targets
     from pipeline.model.saved import load_config
     from pipeline.params import load_params
-    from pipeline.progress import Progress
+    from pipeline.system.files import write_json
+    from pipeline.system.progress import Progress
+    from pipeline.tokens.windows import Windows
     from pipeline.tracking.run import start_run
     from pipeline.tracking.weights import folder_of_run
 
@@ -100,9 +100,9 @@ def headlines(measured: dict[str, dict[str, Losses]]) -> dict[str, float]:
 
 def complete_all(model: GPT, settings: Compare) -> list[dict[str, str]]:
     """Greedy completions of `compare.prompts`, as every GPT-2 gives them."""
-    from pipeline.data.tokenizer import encode
     from pipeline.generation.decode import generate
     from pipeline.generation.sampling import Sampling
+    from pipeline.tokens.tokenizer import encode
 
     prompts = [encode(prompt) for prompt in settings.prompts]
     greedy = [Sampling(temperature=0.0)] * len(prompts)

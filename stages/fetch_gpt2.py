@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.console import FILE, Command
+from pipeline.commands.console import FILE, Command
 
 
 @click.command(cls=Command)
@@ -15,10 +15,10 @@ from pipeline.console import FILE, Command
 @click.option("--report", type=FILE, required=True, help="JSON of files and digests to write.")
 def main(params_file: Path, size: str, report: Path) -> None:
     """Fetch GPT-2's weights once for this user, outside the repository."""
-    from pipeline.files import write_json
     from pipeline.gpt2.fetch import fetch
     from pipeline.params import load_params
-    from pipeline.process import die_with_parent
+    from pipeline.system.files import write_json
+    from pipeline.system.process import die_with_parent
 
     die_with_parent()
     result = fetch(size, load_params(params_file).gpt2)

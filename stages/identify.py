@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.console import FILE, Command
+from pipeline.commands.console import FILE, Command
 
 
 @click.command(cls=Command)
@@ -19,9 +19,9 @@ from pipeline.console import FILE, Command
 @click.option("--report", type=FILE, required=True, help="The JSON file to write.")
 def main(params: Path, report: Path) -> None:
     """Note the digest of a local corpus, so that DVC sees when it has changed."""
-    from pipeline.data.corpora import identify
-    from pipeline.files import write_json
+    from pipeline.corpus.corpora import identify
     from pipeline.params import load_params
+    from pipeline.system.files import write_json
 
     write_json(report, identify(load_params(params).prepare))
 

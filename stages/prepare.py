@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.console import FILE, FOLDER, Command
+from pipeline.commands.console import FILE, FOLDER, Command
 
 SMALL = 1 << 25  # bytes of a corpus that is ready before anyone asks when
 
@@ -17,10 +17,10 @@ SMALL = 1 << 25  # bytes of a corpus that is ready before anyone asks when
 @click.option("--report", type=FILE, required=True, help="The JSON file to write.")
 def main(params: Path, corpus: Path, report: Path) -> None:
     """Bring the corpus that prepare.corpus names into a folder of Parquet files."""
-    from pipeline.data.corpora import find, prepare
-    from pipeline.files import write_json
+    from pipeline.corpus.corpora import find, prepare
     from pipeline.params import load_params
-    from pipeline.progress import Progress
+    from pipeline.system.files import write_json
+    from pipeline.system.progress import Progress
 
     settings = load_params(params).prepare
     source = find(settings)

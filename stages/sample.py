@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.console import FILE, FOLDER, Command
+from pipeline.commands.console import FILE, FOLDER, Command
 
 if TYPE_CHECKING:
-    from pipeline.data.loader import Tokens
-    from pipeline.generation.survey import Scorer, Survey
+    from pipeline.model.runtime import Runtime
     from pipeline.params import Gpt2, Params, Sample
-    from pipeline.runtime import Runtime
+    from pipeline.sampling.grid import Scorer, Survey
+    from pipeline.tokens.windows import Tokens
     from pipeline.tracking.open_run import Run
 
 HEADLINES = ("distinct_2", "repetition", "copied", "longest_copy")  # that runs are compared by
@@ -35,9 +35,9 @@ def main(
 
     GPT-2 small's judgement of them, which depends on whether it is at hand, goes to MLflow alone.
     """
-    from pipeline.data.loader import Tokens
+    from pipeline.model.runtime import keep_freed_memory
     from pipeline.params import Sample, flatten, load_params
-    from pipeline.runtime import keep_freed_memory
+    from pipeline.tokens.windows import Tokens
     from pipeline.tracking.naming import run_name
     from pipeline.tracking.run import start_run
 
@@ -69,10 +69,10 @@ def drawn(params: Params, folder: Path, corpus: Tokens) -> Survey:
     Here torch is imported, for a second on one core: the run has begun, and is being sent on
     another.
     """
-    from pipeline.generation.survey import survey, tokens_to_draw
+    from pipeline.model.runtime import choose_runtime
     from pipeline.model.saved import load_model
-    from pipeline.progress import Progress
-    from pipeline.runtime import choose_runtime
+    from pipeline.sampling.grid import survey, tokens_to_draw
+    from pipeline.system.progress import Progress
 
     runtime = choose_runtime()
     model = load_model(folder).to(runtime.device)
@@ -109,8 +109,8 @@ def as_list(measures: dict[str, Any]) -> str:
 def gpt2_scorer(settings: Gpt2, runtime: Runtime, say: Callable[[str], None]) -> Scorer | None:
     """GPT-2 small as a judge of the samples, where it is at hand, in the precision that is fast."""
     from pipeline.errors import UserError
-    from pipeline.generation.diversity import nats_under
     from pipeline.gpt2.kept import load_kept
+    from pipeline.sampling.metrics import nats_under
 
     try:
         judge = load_kept("124M", settings).to(runtime.device)
@@ -127,8 +127,8 @@ def gpt2_scorer(settings: Gpt2, runtime: Runtime, say: Callable[[str], None]) ->
 
 def write(reports: Path, result: Survey) -> None:
     """Write the figures and the page; the JSON last, as the mark that the rest is there."""
-    from pipeline.files import write_json, write_text
-    from pipeline.reporting.samples import draw, markdown
+    from pipeline.sampling.markdown import draw, markdown
+    from pipeline.system.files import write_json, write_text
 
     samples = result.as_dict()
     draw(samples, reports / GRID, reports / NEXT_TOKEN)

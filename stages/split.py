@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.console import FILE, FOLDER, Command
+from pipeline.commands.console import FILE, FOLDER, Command
 
 if TYPE_CHECKING:
-    from pipeline.data.parquet import Corpus
+    from pipeline.corpus.parquet import Corpus
     from pipeline.params import Params
     from pipeline.tracking.open_run import Run
 
@@ -32,11 +32,11 @@ LISTED = 10_000  # documents left out that MLflow's table shows; the corpus's fo
 @click.option("--report", type=FILE, required=True, help="The JSON file to write.")
 def main(params: Path, corpus: Path, tokens: Path, report: Path) -> None:
     """Split the corpus into training, validation and test tokens, memory-mapped uint16."""
-    from pipeline.data.parquet import Corpus
-    from pipeline.data.split import split
-    from pipeline.files import write_json
+    from pipeline.corpus.parquet import Corpus
     from pipeline.params import load_params
-    from pipeline.progress import Progress
+    from pipeline.split.split import split
+    from pipeline.system.files import write_json
+    from pipeline.system.progress import Progress
 
     settings = load_params(params)
     text = Corpus.open(corpus)
@@ -94,7 +94,7 @@ def numbers(meta: dict[str, Any], facts: dict[str, Any]) -> dict[str, float]:
 
 def log_statistics(run: Run, corpus: Corpus, tokens: dict[str, Any]) -> None:
     """The tables, the figure and the page of excerpts."""
-    from pipeline.reporting.corpus_plots import length_histograms
+    from pipeline.plots.lengths import length_histograms
 
     texts = corpus.meta["statistics"]
     run.log_table(tokens["most_common"], "most_common_tokens.json")

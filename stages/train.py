@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.console import FILE, FOLDER, Command
+from pipeline.commands.console import FILE, FOLDER, Command
 
 if TYPE_CHECKING:
-    from pipeline.generation.products import Precision
+    from pipeline.distributed.rendezvous import Meeting
+    from pipeline.distributed.world import World
+    from pipeline.generation.matmul_kernels import Precision
     from pipeline.model.gpt import GPT
-    from pipeline.progress import Progress
+    from pipeline.system.progress import Progress
     from pipeline.tracking.open_run import Run
     from pipeline.training.events import Evaluation, Step
     from pipeline.training.job import TrainingJob
     from pipeline.training.loop import Trainer
-    from pipeline.training.meeting import Meeting
-    from pipeline.training.world import World
 
 SAMPLE_TOKENS = 50
 
@@ -42,10 +42,10 @@ def main(params_file: Path, tokens: Path, folder: Path, reports: Path, journal: 
     With `train.processes` above 1, and under torchrun, several processes train together. Rank 0
     alone leads: it writes, tracks and tells.
     """
+    from pipeline.distributed.world import World
     from pipeline.params import load_params
     from pipeline.tracking.weights import folder_of_run
     from pipeline.training.job import TrainingJob
-    from pipeline.training.world import World
 
     params = load_params(params_file)
     world = World.of_torchrun() or World.of_one_machine(params.train.processes)
@@ -75,11 +75,11 @@ def refuse_own_output(init_from: str, folder: Path) -> None:
 
 def follow(world: World, meeting: Meeting | None, params_file: Path, tokens: Path) -> None:
     """Train as any rank but the first."""
+    from pipeline.distributed.rendezvous import joined
+    from pipeline.model.runtime import keep_freed_memory
     from pipeline.params import load_params
-    from pipeline.runtime import keep_freed_memory
     from pipeline.tracking.weights import folder_of_run
     from pipeline.training.job import TrainingJob
-    from pipeline.training.meeting import joined
 
     keep_freed_memory()
     job = TrainingJob.open(load_params(params_file), tokens, world, folder_of_run)
@@ -88,7 +88,7 @@ def follow(world: World, meeting: Meeting | None, params_file: Path, tokens: Pat
 
 
 def follow_torchrun(world: World, params_file: Path, tokens: Path) -> None:
-    from pipeline.training.meeting import RankLost, after_rank_0
+    from pipeline.distributed.rendezvous import RankLost, after_rank_0
 
     try:
         with after_rank_0():
@@ -101,12 +101,12 @@ def lead(
     job: TrainingJob, follow: Callable[..., None], folder: Path, reports: Path, journal: Path
 ) -> None:
     """Train as rank 0, and write what comes of it; further ranks run `follow` meanwhile."""
-    from pipeline.progress import Progress
-    from pipeline.runtime import keep_freed_memory
+    from pipeline.distributed.launch import together
+    from pipeline.model.runtime import keep_freed_memory
+    from pipeline.system.progress import Progress
     from pipeline.tracking.home import state_folder
     from pipeline.tracking.run import start_run
     from pipeline.training.checkpointer import Checkpointer
-    from pipeline.training.ranks import together
 
     keep_freed_memory()
     state = state_folder("train", job.fingerprint)
@@ -265,11 +265,11 @@ def write_outputs(
     """Write what dvc.yaml declares, and the same numbers to the run."""
     import pandas as pd
 
-    from pipeline.files import write_json
     from pipeline.params import flatten
-    from pipeline.reporting.plots import loss_curves
+    from pipeline.plots.curves import loss_curves
+    from pipeline.serving.trained_model import log_saved
+    from pipeline.system.files import write_json
     from pipeline.training.job import save_training, summary, verdict, write_history
-    from stages.trained_model import log_saved
 
     assert trainer.best is not None, "a training evaluates at step 0"
     # Each file is logged as it comes: the best weights are published while others are written.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,8 +16,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The many processes that tests start compile a module once, whatever the shell says.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves helpers to us
 
+pytest_plugins = ["tests.helpers.trainers"]  # fixtures of several folders
 
 # `make test` gives a file to one worker, so that what it shares is made once.
 LONGEST = "test_pipeline.py"  # the worker that met it last would work alone

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from repository import ROOT
+
+from tests.helpers.repository import ROOT
 
 SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
 GUARD = "if sys.path[0].endswith('benchmarks'):\n    sys.path.pop(0)"

@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 import pytest
-from commands_in_docs import PAGES, ROOT, all_commands
 from ruamel.yaml import YAML
 
 from pipeline.cli import main as lossbook
 from pipeline.params import Params
+from tests.helpers.commands_in_docs import PAGES, ROOT, all_commands
 
 PLACEHOLDER = re.compile(r"\b[A-Z][A-Z_]{2,}\b|…")  # of a usage: PATH, NAME, REV
 TARGETS = set(re.findall(r"(?m)^([a-z-]+):.*##", (ROOT / "Makefile").read_text()))

@@ -18,18 +18,18 @@ STAGES: dict[str, dict] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
 # They decide nothing about a result: what they would change is checked by params.yaml's test,
 # or is the view of a result.
 WATCHERS = (
-    "pipeline.cache",
-    "pipeline.console",
+    "pipeline.system.user_cache",
+    "pipeline.commands.console",
     "pipeline.errors",
-    "pipeline.files",
-    "pipeline.fingerprint",
+    "pipeline.system.files",
+    "pipeline.training.fingerprint",
     "pipeline.params",
     "pipeline.params_errors",
-    "pipeline.process",
-    "pipeline.progress",
+    "pipeline.system.process",
+    "pipeline.system.progress",
     "pipeline.tracking",
     "pipeline.reporting",
-    "stages.trained_model",
+    "pipeline.serving.trained_model",
 )
 DRAW = {"compare", "sample"}  # for these the drawing is the result
 # Samples show how a training goes, and change no weight; what GPT-2 thinks of samples goes to

@@ -20,9 +20,9 @@ from pathlib import Path
 import psutil
 import pytest
 from mlflow import MlflowClient
-from repository import Repository, outside
 
 from pipeline.tracking.journal import JOURNAL, read_events
+from tests.helpers.repository import Repository, outside
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 
 import pytest
-from repository import Repository, stages_run
 
-from pipeline.data.tokenizer import VOCABULARY
 from pipeline.gpt2.export import export
 from pipeline.model.gpt import GPT, GPTConfig, initialise
+from pipeline.tokens.tokenizer import VOCABULARY
+from tests.helpers.repository import Repository, stages_run
 
 
 @pytest.fixture(scope="module")

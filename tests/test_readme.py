@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 import requests
-from commands_in_docs import PAGES, ROOT, blocks
-from repository import TINY, Repository, outside
+
+from tests.helpers.commands_in_docs import PAGES, ROOT, blocks
+from tests.helpers.repository import TINY, Repository, outside
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 README = PAGES[0]
@@ -32,7 +33,7 @@ class Clone(Repository):
             target.parent.mkdir(parents=True, exist_ok=True)
             if (ROOT / name).exists():
                 shutil.copy(ROOT / name, target)
-        story = (ROOT / "pipeline/data/texts/what-seemed-likely.txt").read_text()
+        story = (ROOT / "pipeline/corpus/texts/what-seemed-likely.txt").read_text()
         (folder / "story.txt").write_text(story[:2500])
         for key, value in TINY.items():
             self.set(key, value)

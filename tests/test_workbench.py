@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import chromium, save_picture
-from repository import ROOT, Repository, outside
 from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
+
+from tests.helpers.chromium import chromium, save_picture
+from tests.helpers.repository import ROOT, Repository, outside
 
 REFUSED = "n_embd 64 is not a multiple of n_head 3"
 # Enough for curves that fall, part and rise again.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.console import Command
+from pipeline.commands.console import Command
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,11 +61,11 @@ def generate(
 
     Settings that are not given are those of params.yaml's `sample` section.
     """
-    from pipeline.commands.models import load_any
-    from pipeline.data.tokenizer import encode
     from pipeline.generation import decode
+    from pipeline.model.runtime import choose_runtime
     from pipeline.params import Params, load_params
-    from pipeline.runtime import choose_runtime
+    from pipeline.tokens.tokenizer import encode
+    from pipeline.weights import load_any
 
     params = given_params or Path("params.yaml")
     settings = (load_params(params) if given_params or params.exists() else Params()).sample
@@ -127,7 +127,7 @@ class Stream:
         self._begun = False
 
     def __call__(self, row: int, token: int) -> None:
-        from pipeline.data.tokenizer import token_bytes
+        from pipeline.tokens.tokenizer import token_bytes
 
         # A character may span tokens: it is shown when it is whole.
         text = self.decoders[row].decode(token_bytes(token))

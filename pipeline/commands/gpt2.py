@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.console import Command
+from pipeline.commands.console import Command
 
 
 @click.command(cls=Command)
@@ -26,8 +26,8 @@ from pipeline.console import Command
 )
 def export(folder: Path, model: str, weights: str, params: Path) -> None:
     """Write a model into FOLDER in Hugging Face's layout, as `transformers` loads it."""
-    from pipeline.commands.models import load_any
     from pipeline.gpt2 import export as exporting
+    from pipeline.weights import load_any
 
     chosen = load_any(model, "best" if weights == "best" else "last", params)
     exporting.export(chosen, folder)

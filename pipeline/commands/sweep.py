@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.console import FOLDER, Command
+from pipeline.commands.console import FOLDER, Command
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:

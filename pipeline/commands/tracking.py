@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.console import Command
+from pipeline.commands.console import Command
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def ui(port: int) -> None:
     the list of trainings, the best first, with the params that differ. With MLFLOW_TRACKING_URI
     set to a server, that server's address is printed.
     """
-    from pipeline.process import sigterm_raises
+    from pipeline.system.process import sigterm_raises
     from pipeline.tracking.server import free_port, log_file, serve
     from pipeline.tracking.store import connect
     from pipeline.tracking.view import share_views

@@ -14,18 +14,18 @@ from typing import Any, Literal
 
 import torch
 
-from pipeline.data.loader import Windows
-from pipeline.data.tokenizer import VOCABULARY
 from pipeline.errors import UserError
-from pipeline.evaluation.perplexity import Losses, measure
-from pipeline.evaluation.token_view import shown_losses, shown_targets
-from pipeline.files import read_json
+from pipeline.evaluation.token_losses import shown_losses, shown_targets
 from pipeline.generation.decode import complete
 from pipeline.generation.sampling import Sampling
 from pipeline.gpt2.cache import Place, Record, place_of
 from pipeline.gpt2.load import hparams_of, read
 from pipeline.model.gpt import GPT
+from pipeline.model.perplexity import Losses, measure
 from pipeline.params import Compare, Gpt2
+from pipeline.system.files import read_json
+from pipeline.tokens.tokenizer import VOCABULARY
+from pipeline.tokens.windows import Windows
 
 Precision = Literal["fp32", "bf16"]
 Splits = dict[str, Windows]

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.loader import Windows
-from pipeline.evaluation.perplexity import Losses, measure
 from pipeline.model.gpt import GPT
+from pipeline.model.perplexity import Losses, measure
 from pipeline.model.saved import load_config, load_model
+from pipeline.model.start import FindRun, Start, starting_folder, starting_model
 from pipeline.params import Gpt2
-from pipeline.training.start import FindRun, Start, starting_folder, starting_model
+from pipeline.tokens.windows import Windows
 
 VERSIONS = ("untrained", "best", "last")
 

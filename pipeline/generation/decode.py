@@ -18,15 +18,15 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from pipeline.data.tokenizer import END_OF_TEXT, encode
-from pipeline.generation import products
+from pipeline.generation import matmul_kernels as products
 from pipeline.generation.forward import Network, Weights, pack
-from pipeline.generation.guessing import GUESS_FROM
 from pipeline.generation.loop import Decoding, OnToken
-from pipeline.generation.products import Kind, Precision
-from pipeline.generation.rows import Completion, check_tokens, rows_of
+from pipeline.generation.matmul_kernels import Kind, Precision
 from pipeline.generation.sampling import Sampler, Sampling
+from pipeline.generation.sequences import Completion, check_tokens, rows_of
+from pipeline.generation.speculative import GUESS_FROM
 from pipeline.model.gpt import GPT, unfilled
+from pipeline.tokens.tokenizer import END_OF_TEXT, encode
 
 __all__ = ["Completion", "Decoder", "complete", "generate", "next_token_probabilities"]
 

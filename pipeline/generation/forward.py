@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.generation import products
-from pipeline.generation.cache import Cache
-from pipeline.generation.products import Product
+from pipeline.generation import matmul_kernels as products
+from pipeline.generation.kv_cache import Cache
+from pipeline.generation.matmul_kernels import Product
 from pipeline.model.gpt import GPT, Block
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]

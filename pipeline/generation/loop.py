@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.generation.cache import Cache
+from pipeline.generation.cuda_graph import CapturedStep, FixedCache
 from pipeline.generation.forward import Network, Weights
-from pipeline.generation.graph import CapturedStep, FixedCache
-from pipeline.generation.guessing import GUESS_FROM, Guesses
-from pipeline.generation.products import Kind
-from pipeline.generation.rows import Row
+from pipeline.generation.kv_cache import Cache
+from pipeline.generation.matmul_kernels import Kind
 from pipeline.generation.sampling import Sampler
+from pipeline.generation.sequences import Row
+from pipeline.generation.speculative import GUESS_FROM, Guesses
 
 OnToken = Callable[[int, int], None]
 

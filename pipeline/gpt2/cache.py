@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.cache import cache_folder
 from pipeline.errors import Unavailable, UserError
-from pipeline.files import read_json, sha256_of, write_json
 from pipeline.gpt2 import huggingface, release
 from pipeline.params import Gpt2
+from pipeline.system.files import read_json, sha256_of, write_json
+from pipeline.system.user_cache import cache_folder
 
 Source = Literal["openai", "mirror", "huggingface", "local"]
 Layout = Literal["openai", "huggingface"]

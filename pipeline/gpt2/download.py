@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pipeline.data.download import HTML, public, reason_of, retry_after
 from pipeline.errors import Unavailable, UserError
 from pipeline.gpt2.network import Patience
 from pipeline.gpt2.part import Note, Part
+from pipeline.system.http import HTML, public, reason_of, retry_after
 
 if TYPE_CHECKING:
     from requests import Response, Session

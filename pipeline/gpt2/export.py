@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.data.tokenizer import END_OF_TEXT, VOCABULARY, packaged
 from pipeline.errors import UserError
-from pipeline.files import folder_aside, write_json
 from pipeline.gpt2.assemble import MATRICES
 from pipeline.gpt2.huggingface import CONFIG, FIXED, HEAD, PREFIX, WEIGHTS
 from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.system.files import folder_aside, write_json
+from pipeline.tokens.tokenizer import END_OF_TEXT, VOCABULARY, packaged
 
 TOKENIZER = {"vocab.json": "encoder.json", "merges.txt": "vocab.bpe"}  # theirs: OpenAI's
 

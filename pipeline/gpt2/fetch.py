@@ -20,18 +20,18 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.data.download import public
 from pipeline.errors import Unavailable, UserError
-from pipeline.files import sha256_of
 from pipeline.gpt2 import hub, huggingface, release
 from pipeline.gpt2.cache import Layout, Place, Record, place_of, source_of
 from pipeline.gpt2.network import Patience, reachable
 from pipeline.params import Gpt2
+from pipeline.system.files import sha256_of
+from pipeline.system.http import public
 
 if TYPE_CHECKING:
     from requests import Session
 
-    from pipeline.progress import Progress
+    from pipeline.system.progress import Progress
 
 MEGABYTE = 10**6
 LARGE = 16 * MEGABYTE  # a file that is worth a bar, and a look at its index beforehand
@@ -271,7 +271,7 @@ class _Meter(ExitStack):
             return
         done = have // MEGABYTE
         if self._bar is None:
-            from pipeline.progress import Progress
+            from pipeline.system.progress import Progress
 
             bar = Progress(total // MEGABYTE, self.title, unit="megabyte", done=done)
             self._bar = self.enter_context(bar)

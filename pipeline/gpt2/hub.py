@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pipeline.data.download import reason_of
 from pipeline.errors import Unavailable, UserError
-from pipeline.files import sha256_of
+from pipeline.system.files import sha256_of
+from pipeline.system.http import reason_of
 
 REPOSITORIES = {
     "124M": "openai-community/gpt2",

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
-from pipeline.files import read_json
 from pipeline.gpt2.release import Hparams
+from pipeline.system.files import read_json
 
 if TYPE_CHECKING:
     import torch

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
-from pipeline.files import folder_aside
 from pipeline.gpt2.cache import Record, place_of
 from pipeline.gpt2.load import load_gpt2
 from pipeline.model.saved import load_model, save_config, save_weights
+from pipeline.system.files import folder_aside
 
 if TYPE_CHECKING:
     from pipeline.model.gpt import GPT

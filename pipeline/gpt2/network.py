@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from pipeline.data.download import reason_of
 from pipeline.errors import Unavailable
+from pipeline.system.http import reason_of
 
 REACH = 2.0  # seconds for the hosts to accept a connection, all asked at once
 PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080, "socks4": 1080}

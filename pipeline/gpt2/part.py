@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.errors import Unavailable
-from pipeline.files import write_json
+from pipeline.system.files import write_json
 
 SPARE = 64 << 20  # bytes of disk to leave free
 

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import torch
 
-from pipeline.digests import Digests
 from pipeline.errors import UserError
-from pipeline.files import read_json, write_json, written_aside
 from pipeline.model.gpt import GPT, GPTConfig, unfilled
-from pipeline.uncached import UncachedFile
+from pipeline.system.digests import Digests
+from pipeline.system.direct_io import UncachedFile
+from pipeline.system.files import read_json, write_json, written_aside
 
 Weights = Literal["best", "last"]
 FILES: dict[Weights, str] = {"best": "best.pth", "last": "model.pth"}

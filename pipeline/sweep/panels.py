@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pipeline.reporting.sweep_plots import Curve, Line, Panel
+from pipeline.sweep.figures import Curve, Line, Panel
 from pipeline.sweep.ranking import LARGEST, Setting, Sweep, score
 from pipeline.sweep.selection import Trial
 from pipeline.sweep.verdict import in_words, short, shown

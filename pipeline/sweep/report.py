@@ -6,15 +6,14 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from pipeline.files import write_text
-from pipeline.reporting.drawn import drawn
-from pipeline.reporting.html import Figure
-from pipeline.reporting.sweep_page import SweepPage, Table, render_sweep, sweep_markdown
-from pipeline.reporting.sweep_plots import Panel, draw_curves, draw_panel, draw_sweep
+from pipeline.pages.figure import Figure, drawn
+from pipeline.sweep.figures import Panel, draw_curves, draw_panel, draw_sweep
+from pipeline.sweep.page import SweepPage, Table, render_sweep, sweep_markdown
 from pipeline.sweep.panels import curves, panels
 from pipeline.sweep.ranking import SEED, Setting, Sweep, score, seconds
 from pipeline.sweep.selection import Trial
 from pipeline.sweep.verdict import METRICS, in_words, listed, short, shown, verdict
+from pipeline.system.files import write_text
 
 TEXTS = frozenset({"run", "experiment", "error", "status", "then failed"})
 

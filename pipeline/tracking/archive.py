@@ -16,7 +16,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.files import folder_aside
+from pipeline.system.files import folder_aside
 from pipeline.tracking import home
 from pipeline.tracking.cursor import CURSOR
 from pipeline.tracking.facts import process_of

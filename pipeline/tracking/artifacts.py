@@ -11,9 +11,9 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.digests import Digests, digests_of
 from pipeline.errors import UserError
-from pipeline.files import written_aside
+from pipeline.system.digests import Digests, digests_of
+from pipeline.system.files import written_aside
 from pipeline.tracking import home
 from pipeline.tracking.journal import ARTIFACTS
 

@@ -27,7 +27,7 @@ import time
 from pathlib import Path
 
 import pipeline
-from pipeline.process import end_with_parent
+from pipeline.system.process import end_with_parent
 from pipeline.tracking.courier import LIMIT, Courier
 from pipeline.tracking.store import name_of, tracking_uri
 

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.files import write_json
-from pipeline.process import Terminated
+from pipeline.system.files import write_json
+from pipeline.system.process import Terminated
 from pipeline.tracking.archive import archive, hand_over
 from pipeline.tracking.courier import LIMIT, Courier, offline
 from pipeline.tracking.courier_process import CourierProcess

@@ -10,7 +10,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from pipeline.process import Process
+from pipeline.system.process import Process
 from pipeline.tracking import home
 
 HOST, SPACE, PID, STARTED = "lossbook.host", "lossbook.space", "lossbook.pid", "lossbook.started"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.files import read_json
+from pipeline.system.files import read_json
 from pipeline.tracking import book
 from pipeline.tracking.cursor import read_cursors
 from pipeline.tracking.facts import WORKSPACE

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.digests import Digests
+from pipeline.system.digests import Digests
 from pipeline.tracking import artifacts
 from pipeline.tracking.journal import JOURNAL, Journal, now, points_of, read_story
 from pipeline.tracking.limits import (

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.files import read_json
-from pipeline.process import die_with_parent, sigterm_raises
+from pipeline.system.files import read_json
+from pipeline.system.process import die_with_parent, sigterm_raises
 from pipeline.tracking import home
 from pipeline.tracking.archive import revive
 from pipeline.tracking.ending import Helpers, break_off, finish

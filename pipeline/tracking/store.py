@@ -31,7 +31,7 @@ from urllib.request import url2pathname
 from filelock import FileLock
 
 from pipeline.errors import UserError
-from pipeline.files import written_aside
+from pipeline.system.files import written_aside
 from pipeline.tracking import home
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.files import folder_aside
+from pipeline.system.files import folder_aside
 from pipeline.tracking import book, home
 from pipeline.tracking.artifacts import locate
 from pipeline.tracking.cursor import read_cursors

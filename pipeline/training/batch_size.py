@@ -15,11 +15,11 @@ from torch.optim import Optimizer
 
 from pipeline.errors import UserError
 from pipeline.model.gpt import GPT
+from pipeline.model.objective import Objective
+from pipeline.model.runtime import Runtime
+from pipeline.model.start import config_of
 from pipeline.params import Params
-from pipeline.runtime import Runtime
-from pipeline.training.objective import Objective
 from pipeline.training.optim import build_optimizer
-from pipeline.training.start import config_of
 
 ROOM = 0.92  # of the GPU's memory; the rest is for fragments and what lies outside the allocator
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.data.order import Indices, epoch_order
 from pipeline.errors import UserError
+from pipeline.model.runtime import derive_seed
 from pipeline.params import Train
-from pipeline.runtime import derive_seed
+from pipeline.tokens.order import Indices, epoch_order
 
 
 class Batches:

@@ -28,10 +28,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.files import write_text, written_aside
 from pipeline.model.saved import save_into
+from pipeline.system.direct_io import UncachedFile
+from pipeline.system.files import write_text, written_aside
 from pipeline.training.snapshot import Weights
-from pipeline.uncached import UncachedFile
 
 KEPT = 2
 BLOCK = 2**23

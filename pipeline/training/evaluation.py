@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.data.loader import Windows
-from pipeline.evaluation.perplexity import measure, window_losses
+from pipeline.distributed.world import World
 from pipeline.model.gpt import GPT
-from pipeline.training.world import World
+from pipeline.model.perplexity import measure, window_losses
+from pipeline.tokens.windows import Windows
 
 
 def shared_loss(

@@ -12,25 +12,14 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from pipeline.data.loader import Windows
-from pipeline.digests import Digests
+from pipeline.distributed.parallel import load_optimizer, place
+from pipeline.distributed.world import ALONE, World
 from pipeline.errors import UserError
-from pipeline.files import write_text
-from pipeline.fingerprint import fingerprint
 from pipeline.model.gpt import GPT
+from pipeline.model.objective import compiles
+from pipeline.model.runtime import Runtime, choose_runtime
 from pipeline.model.saved import FILES, save_config, save_weights, save_whole
-from pipeline.params import Params
-from pipeline.runtime import Runtime, choose_runtime
-from pipeline.training.batch_size import with_largest_batch
-from pipeline.training.batches import Batches
-from pipeline.training.checkpointer import Checkpointer
-from pipeline.training.events import Diverged, Evaluation, Observer, Silent
-from pipeline.training.loop import Trainer
-from pipeline.training.objective import compiles
-from pipeline.training.optim import build_optimizer
-from pipeline.training.parallel import load_optimizer, place
-from pipeline.training.schedule import total_steps
-from pipeline.training.start import (
+from pipeline.model.start import (
     OPTIMIZER,
     FindRun,
     Start,
@@ -40,7 +29,18 @@ from pipeline.training.start import (
     starting_model,
     starting_optimizer,
 )
-from pipeline.training.world import ALONE, World
+from pipeline.params import Params
+from pipeline.system.digests import Digests
+from pipeline.system.files import write_text
+from pipeline.tokens.windows import Windows
+from pipeline.training.batch_size import with_largest_batch
+from pipeline.training.batches import Batches
+from pipeline.training.checkpointer import Checkpointer
+from pipeline.training.events import Diverged, Evaluation, Observer, Silent
+from pipeline.training.fingerprint import fingerprint
+from pipeline.training.loop import Trainer
+from pipeline.training.optim import build_optimizer
+from pipeline.training.schedule import total_steps
 
 CODE = ("data/*.py", "model/*.py", "training/*.py", "evaluation/perplexity.py", "runtime.py")
 HISTORY = tuple(Evaluation.__dataclass_fields__)

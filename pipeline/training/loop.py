@@ -28,24 +28,24 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
 
-from pipeline.data.loader import Indices, Windows
+from pipeline.distributed.parallel import parallel
+from pipeline.distributed.world import ALONE, World
 from pipeline.model.gpt import GPT
+from pipeline.model.objective import Objective
+from pipeline.model.runtime import Runtime, derive_seed
 from pipeline.params import Train
-from pipeline.runtime import Runtime, derive_seed
+from pipeline.tokens.windows import Indices, Windows
 from pipeline.training.batches import Batches
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.checkpointer import Checkpointer
+from pipeline.training.delayed_metrics import Reading, Readings
 from pipeline.training.evaluation import shared_loss
 from pipeline.training.events import Diverged, Evaluation, Observer, Step
-from pipeline.training.objective import Objective
-from pipeline.training.parallel import parallel
 from pipeline.training.precision import WorkingCopy
-from pipeline.training.readings import Reading, Readings
 from pipeline.training.schedule import learning_rate, patience_is_over, total_steps
 from pipeline.training.snapshot import Weights
 from pipeline.training.spikes import SpikeDetector
 from pipeline.training.throughput import Meter
-from pipeline.training.world import ALONE, World
 
 
 class Trainer:

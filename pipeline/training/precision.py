@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.model.gpt import GPT, unfilled
 from pipeline.model.loss import padded
-from pipeline.runtime import Runtime
+from pipeline.model.runtime import Runtime
 
 
 class WorkingCopy:

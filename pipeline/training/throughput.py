@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pipeline.model.gpt import GPT
-from pipeline.runtime import Runtime
+from pipeline.model.runtime import Runtime
 
 # Dense bf16 FLOP/s from NVIDIA's data sheets, by words of the name that CUDA gives; cards that
 # are slower than their SXM sisters come first.

@@ -11,14 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.tokenizer import END_OF_TEXT, encode
 from pipeline.errors import UserError
-from pipeline.generation.cache import Cache
 from pipeline.generation.decode import Decoder, complete, generate
 from pipeline.generation.forward import Network, Weights
-from pipeline.generation.guessing import GUESS_FROM, Guesses
+from pipeline.generation.kv_cache import Cache
 from pipeline.generation.sampling import Sampling
+from pipeline.generation.speculative import GUESS_FROM, Guesses
 from pipeline.model.gpt import GPT
+from pipeline.tokens.tokenizer import END_OF_TEXT, encode
 
 VOCABULARY = 61
 END = VOCABULARY - 1

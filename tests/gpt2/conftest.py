@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from checkpoints import TINY, write_checkpoint
-from hostile import Hostile
 
 from pipeline.gpt2.network import Patience
 from pipeline.gpt2.release import Hparams
+from tests.helpers.checkpoints import TINY, write_checkpoint
+from tests.helpers.hostile import Hostile
 
 Write = Callable[..., Path]
 

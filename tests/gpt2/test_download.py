@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 import requests
-from hostile import Fault, Hostile
 
 from pipeline.errors import Unavailable, UserError
 from pipeline.gpt2.download import Download
 from pipeline.gpt2.network import Patience
+from tests.helpers.hostile import Fault, Hostile
 
 BODY = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(300_000)  # the same size

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import TINY
 from click.testing import CliRunner
 
 from pipeline.cli import main
-from pipeline.data.tokenizer import encode
 from pipeline.errors import UserError
 from pipeline.gpt2 import huggingface, tf_checkpoint
 from pipeline.gpt2.export import export
 from pipeline.model.gpt import GPT, GPTConfig, initialise
 from pipeline.model.saved import save_config, save_weights
+from pipeline.tokens.tokenizer import encode
+from tests.helpers.checkpoints import TINY
 
 Write = Callable[..., Path]
 

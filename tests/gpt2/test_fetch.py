@@ -11,11 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from checkpoints import TINY
-from hostile import Fault, Hostile
 
 from pipeline.errors import UserError
-from pipeline.files import sha256_of
 from pipeline.gpt2 import release
 from pipeline.gpt2.cache import place_of
 from pipeline.gpt2.fetch import fetch, verify_apart, verify_here
@@ -23,6 +20,9 @@ from pipeline.gpt2.load import load_gpt2
 from pipeline.gpt2.network import Patience
 from pipeline.gpt2.release import DATA, FILES, HPARAMS, INDEX
 from pipeline.params import Gpt2
+from pipeline.system.files import sha256_of
+from tests.helpers.checkpoints import TINY
+from tests.helpers.hostile import Fault, Hostile
 
 Write = Callable[..., Path]
 Fetch = Callable[..., dict]

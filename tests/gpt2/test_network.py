@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import requests
-from hostile import Hostile
 
 from pipeline.errors import Unavailable
 from pipeline.gpt2.download import Download
 from pipeline.gpt2.network import Patience, reachable
+from tests.helpers.hostile import Hostile
 
 
 @pytest.fixture(autouse=True)

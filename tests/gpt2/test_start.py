@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import TINY
 
 from pipeline.errors import UserError
 from pipeline.gpt2.assemble import config_of
 from pipeline.gpt2.load import load_gpt2
+from pipeline.model.start import Start, starting_model
 from pipeline.params import Gpt2
-from pipeline.training.start import Start, starting_model
+from tests.helpers.checkpoints import TINY
 
 START = Start(init_from="gpt2-124M", init="pytorch", seed=1)
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoints import TINY, random_weights
-from reference import transformers_logits
 
 from pipeline.errors import UserError
 from pipeline.gpt2 import tf_checkpoint
 from pipeline.gpt2.release import DATA, HPARAMS, INDEX, SIZES, Hparams
+from tests.helpers.checkpoints import TINY, random_weights
+from tests.helpers.reference import transformers_logits
 
 Write = Callable[..., Path]
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.files import read_json, write_json
 from pipeline.model.gpt import GPT, GPTConfig
 from pipeline.model.saved import load_model, save_config, save_weights
+from pipeline.system.files import read_json, write_json
 
 CONFIG = GPTConfig(n_layer=1, n_head=2, n_embd=8, context_length=4, vocab_size=11)
 

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoints import TINY, write_checkpoint
 from click.testing import CliRunner, Result
-from reference import transformers_logits
 
-from pipeline.data.loader import Windows
-from pipeline.data.tokenizer import byte_lengths, decode, encode
 from pipeline.evaluation.baseline import choose_precision
-from pipeline.evaluation.records import Baseline, TokenLosses, read_record
 from pipeline.gpt2.release import DATA
+from pipeline.reports import Baseline, TokenLosses, read_record
+from pipeline.tokens.tokenizer import byte_lengths, decode, encode
+from pipeline.tokens.windows import Windows
+from tests.helpers.checkpoints import TINY, write_checkpoint
+from tests.helpers.reference import transformers_logits
 
 PROMPTS = ["The capital of France is", "Two plus two equals"]
 LENGTH = 16

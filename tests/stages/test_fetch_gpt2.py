@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from checkpoints import TINY, write_checkpoint
 from click.testing import CliRunner, Result
-from hostile import Hostile
 
 from pipeline.gpt2.release import FILES
 from stages.fetch_gpt2 import main
+from tests.helpers.checkpoints import TINY, write_checkpoint
+from tests.helpers.hostile import Hostile
 
 Run = Callable[..., Result]
 

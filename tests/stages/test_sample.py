@@ -23,7 +23,7 @@ sample:
   max_new_tokens: 8
   grid: {temperature: [0.0, 1.4], top_k: [1, 25, null]}
 """
-STORY = Path(__file__).parents[2] / "pipeline/data/texts/what-seemed-likely.txt"
+STORY = Path(__file__).parents[2] / "pipeline/corpus/texts/what-seemed-likely.txt"
 
 
 def invoke(command: str, *arguments: str) -> Result:

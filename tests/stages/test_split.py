@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.data.corpora import prepare
-from pipeline.data.loader import Windows
+from pipeline.corpus.corpora import prepare
 from pipeline.params import Prepare
+from pipeline.tokens.windows import Windows
 from stages.split import main
 
 

@@ -23,7 +23,7 @@ split: {train_fraction: 0.8}
 model: {n_layer: 1, n_head: 2, n_embd: 16, context_length: 64}
 train: {epochs: 2, batch_size: 2, eval_every: 3, grad_clip: 1.0}
 """
-STORY = Path(__file__).parents[2] / "pipeline/data/texts/what-seemed-likely.txt"
+STORY = Path(__file__).parents[2] / "pipeline/corpus/texts/what-seemed-likely.txt"
 
 
 def invoke(command: str, *arguments: str) -> Result:

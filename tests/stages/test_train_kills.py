@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
-from real_stage import prepare_tokens, said, stage
+
+from tests.helpers.real_stage import prepare_tokens, said, stage
 
 PARAMS = """
 seed: 5

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from real_stage import prepare_tokens, said, stage, start
+
+from tests.helpers.real_stage import prepare_tokens, said, stage, start
 
 PARAMS = """
 seed: 5

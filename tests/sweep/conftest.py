@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.process import Terminated
+from pipeline.system.process import Terminated
 from pipeline.tracking import run as runs
 from pipeline.tracking.run import start_run
 from pipeline.tracking.store import ENVIRONMENT

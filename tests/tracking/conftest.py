@@ -19,9 +19,7 @@ from pipeline.tracking import store as store_module
 from pipeline.tracking.courier import Courier
 from pipeline.tracking.links import NOTE
 from pipeline.tracking.store import RUN_KEY, Store, connect
-
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves helpers to us
-from servers import MlflowServer, Postgres, Proxy, postgres_programs
+from tests.helpers.servers import MlflowServer, Postgres, Proxy, postgres_programs
 
 PROJECT = Path(__file__).parents[2]
 

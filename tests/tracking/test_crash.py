@@ -23,7 +23,7 @@ STEPS = 200
 TRAINING = f"""
 import os, signal, time
 from pathlib import Path
-from pipeline.files import write_text
+from pipeline.system.files import write_text
 from pipeline.tracking import home
 from pipeline.tracking.run import start_run
 

@@ -27,7 +27,7 @@ STEPS = 150
 TRAIN = f"""
 import os, sys, time
 from pathlib import Path
-from pipeline.files import write_text
+from pipeline.system.files import write_text
 from pipeline.tracking import home
 from pipeline.tracking.run import start_run
 

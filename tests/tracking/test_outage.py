@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import MlflowServer, Mode, Postgres, Proxy
 
 from pipeline.tracking import home, store
 from pipeline.tracking.open_run import Run
 from pipeline.tracking.run import start_run
 from pipeline.tracking.store import Store, connect
 from pipeline.tracking.sync import gather, synced
+from tests.helpers.servers import MlflowServer, Mode, Postgres, Proxy
 
 Snapshot = Callable[[Store], dict[str, dict[str, Any]]]
 

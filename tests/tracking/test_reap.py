@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.process import Process
+from pipeline.system.process import Process
 from pipeline.tracking import home
 from pipeline.tracking.facts import HOST, PID, SPACE, STARTED, process_of, process_tags
 from pipeline.tracking.journal import JOURNAL, read_events, read_story

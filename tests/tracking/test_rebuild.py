@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from repository import Repository
 
 from pipeline.tracking.store import Store
+from tests.helpers.repository import Repository
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the pipeline runs twice
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.process import Terminated
+from pipeline.system.process import Terminated
 from pipeline.tracking import home
 from pipeline.tracking.journal import JOURNAL, points_of, read_story
 from pipeline.tracking.links import NOTE

@@ -18,9 +18,7 @@ import pytest
 import torch
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
-from model_server import ask, completions, serving
 from safetensors.torch import load_file
-from servers import Proxy, free_port
 
 from pipeline.generation.decode import complete
 from pipeline.generation.sampling import Sampling
@@ -32,9 +30,11 @@ from pipeline.tracking.publish import Publisher, as_default
 from pipeline.tracking.run import start_run
 from pipeline.tracking.store import Store, connect
 from pipeline.tracking.sync import gather, synced
+from tests.helpers.model_server import ask, completions, serving
+from tests.helpers.servers import Proxy, free_port
 
 Registry = Callable[[Store], dict[str, dict[str, Any]]]
-CODE = Path(__file__).parents[2] / "stages" / "served_model.py"
+CODE = Path(__file__).parents[2] / "pipeline" / "serving" / "served_model.py"
 DEFAULTS = {"temperature": 0.8, "top_k": 25, "max_new_tokens": 8, "seed": 3}
 PROMPTS = ["Every effort moves you", "He said", ""]
 

@@ -7,10 +7,10 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.model.gpt import GPT
+from pipeline.model.objective import Objective
+from pipeline.model.runtime import Runtime
 from pipeline.params import Params, Train
-from pipeline.runtime import Runtime
 from pipeline.training.batch_size import largest_batch, largest_that_fits, with_largest_batch
-from pipeline.training.objective import Objective
 from pipeline.training.optim import build_optimizer
 
 CPU = Runtime(torch.device("cpu"), bf16=False)

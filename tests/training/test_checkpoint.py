@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 
+from pipeline.model.runtime import Runtime
 from pipeline.model.saved import save_whole
-from pipeline.runtime import Runtime
 from pipeline.training.checkpoint import Cancelled, CheckpointFolder
 from pipeline.training.checkpointer import Checkpointer
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.evaluation.perplexity import measure
+from pipeline.model.perplexity import measure
+from pipeline.model.runtime import Runtime
 from pipeline.params import Train
-from pipeline.runtime import Runtime
 from pipeline.training.batches import Batches
 from pipeline.training.events import Diverged
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from pipeline.model.gpt import GPT
 from pipeline.model.loss import mean_loss
-from pipeline.runtime import Runtime
+from pipeline.model.runtime import Runtime
 from pipeline.training.precision import WorkingCopy
 
 BF16 = Runtime(torch.device("cpu"), bf16=True)

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.model.gpt import GPT
-from pipeline.runtime import Runtime
+from pipeline.model.runtime import Runtime
 from pipeline.training.throughput import Meter, flops_per_token, peak_flops
 
 

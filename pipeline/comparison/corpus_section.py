@@ -1,0 +1,94 @@
+"""What the page shows of the text itself: how much there is, of which tokens, how long, excerpts.
+
+The numbers are those that `prepare` and `split` report under `statistics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.pages.figure import Figure, drawn
+from pipeline.plots.lengths import length_histograms
+
+SHOWN_EXCERPTS = 6
+VOCABULARY = 50_257
+
+
+@dataclass(frozen=True)
+class CorpusSection:
+    """The part of the page on the text.
+
+    Attributes:
+        sizes: what is counted, and how much of it there is.
+        tokens: the most common ones with their counts.
+        left_out: reason to documents.
+        lengths: the histograms; None for a single document.
+        excerpts: title and text.
+    """
+
+    sizes: Mapping[str, str]
+    tokens: Sequence[tuple[str, int]] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    lengths: Figure | None = None
+    excerpts: Sequence[tuple[str, str]] = ()
+
+
+def corpus_section(corpus: Mapping[str, Any], split: Mapping[str, Any]) -> CorpusSection | None:
+    """Choose what to show of `reports/corpus.json` and `reports/split.json`.
+
+    None where they hold no statistics.
+    """
+    texts, tokens = corpus.get("statistics"), split.get("statistics")
+    if not texts or not tokens:
+        return None
+    return CorpusSection(
+        sizes=_sizes(corpus, split, tokens),
+        tokens=[(one["text"], one["count"]) for one in tokens["most_common"]],
+        left_out=corpus.get("skipped", {}),
+        lengths=_lengths(texts, tokens) if corpus["documents"] > 1 else None,
+        excerpts=[(one["title"], one["text"]) for one in texts["excerpts"][:SHOWN_EXCERPTS]],
+    )
+
+
+def _sizes(
+    corpus: Mapping[str, Any], split: Mapping[str, Any], tokens: Mapping[str, Any]
+) -> dict[str, str]:
+    sides = {"train": "training", "val": "validation", "test": "test"}
+    total = sum(split[side]["tokens"] for side in sides if side in split)
+    documents = corpus["documents"]
+    mean = {"tokens a document": f"{tokens['tokens_per_document']:,.0f}"}
+    return {
+        "document" if documents == 1 else "documents": f"{documents:,}",
+        "characters": f"{corpus['characters']:,}",
+        "tokens": f"{total:,}",
+        **{
+            f"{name} tokens": f"{split[side]['tokens']:,}"
+            for side, name in sides.items()
+            if side in split
+        },
+        **(mean if documents > 1 else {}),
+        "characters a token": f"{tokens['characters_per_token']:.2f}",
+        f"different tokens, of {VOCABULARY:,}": f"{tokens['distinct_tokens']:,}",
+    }
+
+
+def _lengths(texts: Mapping[str, Any], tokens: Mapping[str, Any]) -> Figure:
+    classes = tokens["tokens_a_document"]
+    lengths = {"characters": texts["characters_a_document"], "tokens": classes}
+
+    def draw(path: Path, size: tuple[float, float]) -> None:
+        length_histograms(lengths, path, title="", size=size)
+
+    counts = [
+        f"{one['documents']:,} of {one['from']:,} to {one['below'] - 1:,}"
+        for one in classes
+        if one["documents"]
+    ]
+    return drawn(
+        draw,
+        f"Documents by their tokens: {'; '.join(counts)}.",
+        "How long the documents are; each class is twice as wide as the one before.",
+    )

@@ -1,0 +1,55 @@
+"""Digests of local files, read once: `identify` asks for them at every `dvc repro`.
+
+A digest is kept in the user's cache under the file's path, with the size, the time of the last
+change and the inode that it was found with. Small files are read each time, as are those changed
+in the last moments: a change that follows within the clock's step would go unseen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+
+from pipeline.system.files import sha256_of, write_text
+from pipeline.system.progress import Progress
+from pipeline.system.user_cache import cache_folder
+
+SMALL = 1 << 22  # bytes: read faster than it is looked up on many disks
+RECENT = 2.0  # seconds
+LARGE = 1 << 28  # bytes: reading takes long enough for someone to ask how long
+BLOCK = 1 << 22
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file."""
+    before = path.stat()
+    if before.st_size < SMALL or time.time() - before.st_mtime < RECENT:
+        return sha256_of(path)
+    state = [before.st_size, before.st_mtime_ns, before.st_ino]
+    name = hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()
+    note = cache_folder() / "digests" / f"{name}.json"
+    try:
+        kept = json.loads(note.read_text(encoding="utf-8"))
+        if kept["state"] == state:
+            return str(kept["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # none yet, or not ours
+    digest = _read(path) if before.st_size >= LARGE else sha256_of(path)
+    write_text(note, json.dumps({"state": state, "sha256": digest}) + "\n")
+    return digest
+
+
+def _read(path: Path) -> str:
+    """The SHA-256 of a large file, and how far that is."""
+    digest = hashlib.sha256()
+    size = path.stat().st_size
+    with (
+        open(path, "rb") as file,
+        Progress(size, f"read {path.name}", unit="byte", speed=True) as bar,
+    ):
+        while block := file.read(BLOCK):
+            digest.update(block)
+            bar.advance(len(block))
+    return digest.hexdigest()

@@ -1,0 +1,223 @@
+"""`train.processes: N`: this process becomes rank 0 and starts the others, on this machine.
+
+They are started by `torch.multiprocessing`, and not by torchrun's agent, because of who is whose
+parent: rank 0 stays the very process that DVC started. It holds the run, gets DVC's signals, and
+takes the others with it, also when it is killed: the kernel ends them (Linux). An agent would be
+one more process in between, whose death or whose workers' deaths the run would not hear of.
+
+The store through which the ranks find each other, and their connections, listen on 127.0.0.1 only.
+
+Sharp edge: an uncaught exception in a rank ends that rank alone. Rank 0 hears of it by the broken
+connection or by the watching thread, whichever comes first; the thread knows why.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed.distributed_c10d import Store
+from torch.multiprocessing.spawn import (
+    ProcessContext,
+    ProcessException,
+    ProcessExitedException,
+    ProcessRaisedException,
+    start_processes,
+)
+
+from pipeline.distributed.rendezvous import PATIENCE, Meeting, RankLost, joined
+from pipeline.distributed.world import World
+from pipeline.system.process import end_with_parent
+
+HOST = "127.0.0.1"
+# It warns of each process that it ends because another one has ended.
+logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+
+POLL = 0.02  # seconds
+HEARING = 10.0  # seconds between a broken connection and the news of who is gone, at most
+INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+
+
+class Started(Meeting):
+    """As a rank that was started knows the others."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self.store: Store = store
+
+    def wait_for_all(self, world: World) -> None:
+        self.store.set(_ready(world.rank), "")
+
+    def greet(self, world: World) -> None:
+        pass
+
+    def loss(self, *, is_sure: bool) -> str | None:
+        return "the connection to another rank is gone" if is_sure else None  # rank 0 knows more
+
+
+class Ranks(Started):
+    """As rank 0 knows those that it has started."""
+
+    def __init__(self, store: Store, processes: ProcessContext) -> None:
+        super().__init__(store)
+        self._processes = processes
+        self._loss: str | None = None
+        self._ended = threading.Event()  # all of them, or one of them badly
+        self._watching = threading.Thread(target=self._watch, name="lossbook-ranks", daemon=True)
+        self._watching.start()
+
+    def wait_for_all(self, world: World) -> None:
+        """
+        Raises:
+            RankLost: one ended before it was there.
+        """
+        keys = [_ready(rank) for rank in range(1, world.size)]
+        while not self.store.check(keys):
+            if self._ended.wait(POLL):
+                raise RankLost(f"train: {self._loss or 'a rank ended before the training began'}")
+
+    def loss(self, *, is_sure: bool) -> str | None:
+        self._ended.wait(HEARING if is_sure else 0.0)
+        return self._loss
+
+    def _watch(self) -> None:
+        try:
+            while not self._processes.join():
+                pass
+        except ProcessException as error:
+            self._loss = _in_words(error, len(self._processes.processes) + 1)
+        self._ended.set()
+        if self._loss is not None and torch.cuda.is_available():
+            _abort_nccl()
+
+    def kill(self) -> None:
+        """End those that still run; they hold nothing that is not rank 0's too."""
+        for process in self._processes.processes:
+            process.kill()
+        self._watching.join()  # it waits for them; two threads that do so disturb each other
+
+
+@contextmanager
+def together(
+    world: World, device: torch.device, follow: Callable[..., None], *args: Any
+) -> Iterator[None]:
+    """The block is rank 0's part; the others run `follow(world, meeting, *args)` meanwhile.
+
+    Where torchrun has started the others already, this only joins them.
+    """
+    if world.is_alone or World.of_torchrun() is not None:
+        with joined(world, device):
+            yield
+        return
+    with started(world.size, follow, *args) as ranks, joined(world, device, ranks):
+        yield
+
+
+@contextmanager
+def started(size: int, follow: Callable[..., None], *args: Any) -> Iterator[Ranks]:
+    """Ranks 1 to `size` - 1, each running `follow(world, meeting, *args)` in a new interpreter.
+
+    Each takes its share of this process's threads, and so does this one. Those that the block
+    leaves behind are killed.
+    """
+    threads = torch.get_num_threads()
+    share = max(1, threads // size)
+    with _on_loopback(), socket.create_server((HOST, 0)) as listening:
+        port = listening.getsockname()[1]
+        store = TCPStore(
+            HOST,
+            port,
+            is_master=True,
+            wait_for_workers=False,
+            timeout=PATIENCE,
+            master_listen_fd=os.dup(listening.fileno()),
+        )
+        processes = start_processes(
+            _rank,
+            args=(size, port, share, os.getpid(), follow, args),
+            nprocs=size - 1,
+            join=False,
+            start_method="spawn",
+        )
+        ranks = Ranks(store, processes)
+        torch.set_num_threads(share)
+        try:
+            yield ranks
+        finally:
+            torch.set_num_threads(threads)
+            ranks.kill()
+
+
+def _rank(
+    index: int,
+    size: int,
+    port: int,
+    threads: int,
+    parent: int,
+    follow: Callable[..., None],
+    args: tuple[Any, ...],
+) -> None:
+    """What a started process runs, as rank `index` + 1."""
+    end_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches rank 0 too, which ends all
+    torch.set_num_threads(threads)
+    world = World(index + 1, size, index + 1, size)
+    store = TCPStore(HOST, port, is_master=False, timeout=PATIENCE)
+    try:
+        follow(world, Started(store), *args)
+    except RankLost:
+        time.sleep(2 * HEARING)  # so that the lost one is seen to end first; rank 0 ends this one
+
+
+def _ready(rank: int) -> str:
+    return f"ready/{rank}"
+
+
+def _in_words(error: ProcessException, size: int) -> str:
+    rank = f"rank {error.error_index + 1} of {size}"
+    if isinstance(error, ProcessExitedException) and error.signal_name:
+        return f"{rank} was killed by {error.signal_name}"
+    if not isinstance(error, ProcessRaisedException):
+        return f"{rank} ended by itself"
+    trace = str(error).strip()
+    kind, _, message = trace.splitlines()[-1].partition(": ")
+    if kind.startswith("pipeline."):  # a UserError, in a sentence
+        return f"{rank}: {message}"
+    print(trace, file=sys.stderr)
+    return f"{rank} failed ({kind}: {message})"
+
+
+def _abort_nccl() -> None:
+    """Have rank 0 leave the NCCL collective in which it waits for a rank that is gone."""
+    if dist.is_initialized():
+        dist.distributed_c10d._abort_process_group()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have gloo and NCCL listen on 127.0.0.1, in this process and in those it starts."""
+    import psutil
+
+    addresses = psutil.net_if_addrs().items()
+    loopback = next(name for name, found in addresses if any(a.address == HOST for a in found))
+    before = {name: os.environ.get(name) for name in INTERFACES}
+    os.environ.update(dict.fromkeys(INTERFACES, loopback))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,112 @@
+"""Loss against training, in the style of `style`: what `train` draws and the comparison shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.plots.style import COLOURS, WIDE, compact, drawing, label_ends
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
+
+
+def loss_curves(
+    history: DataFrame,
+    path: Path,
+    *,
+    tokens_per_epoch: int,
+    references: Mapping[str, float] | None = None,
+    title: str = "Training and validation loss",
+    size: tuple[float, float] = WIDE,
+) -> None:
+    """Draw training and validation loss against epochs, with tokens seen along the top.
+
+    Args:
+        history: the columns `tokens_seen`, `train_loss` and `val_loss` (nats a token), one row
+            an evaluation; a loss that is NaN leaves a gap.
+        path: `.png` or `.svg`.
+        tokens_per_epoch: tokens that one pass over the training windows sees.
+        references: other models' validation losses, as level lines with their names.
+        size: width and height in inches.
+    """
+    with drawing(path, size) as figure:
+        axes = figure.add_subplot()
+        epochs = history["tokens_seen"].to_numpy(dtype=float) / tokens_per_epoch
+        ends = []
+        for column, name in (("train_loss", "training"), ("val_loss", "validation")):
+            loss = history[column].to_numpy(dtype=float)
+            known = loss[~np.isnan(loss)]
+            marker = "o" if len(known) < 3 else None  # a line of one point cannot be seen
+            axes.plot(epochs, loss, color=COLOURS[name], marker=marker, clip_on=False, zorder=3)
+            if len(known):
+                ends.append((float(known[-1]), name, COLOURS[name]))
+        for name, level in (references or {}).items():
+            axes.axhline(level, color=COLOURS["gpt2"], linewidth=1.0, linestyle=(0, (1, 2)))
+            ends.append((level, name, COLOURS["gpt2"]))
+        axes.set_xlim(0.0, float(epochs.max(initial=0.0)) or 1.0)
+        _fit_losses(axes)
+        _mark_best(axes, epochs, history["val_loss"].to_numpy(dtype=float))
+        label_ends(axes, ends)
+        axes.set(xlabel="epochs", ylabel="loss, nats a token", title=title)
+        _tokens_on_top(axes, tokens_per_epoch)
+
+
+def _mark_best(axes: Axes, epochs: Any, loss: Any) -> None:
+    """Ring the lowest validation loss and say what and where it is."""
+    if np.isnan(loss).all():
+        return
+    best = int(np.nanargmin(loss))
+    x, y = float(epochs[best]), float(loss[best])
+    axes.plot(
+        [x],
+        [y],
+        marker="o",
+        markersize=8,
+        color=COLOURS["validation"],
+        markerfacecolor=COLOURS["paper"],
+        markeredgewidth=2,
+        clip_on=False,
+        zorder=4,
+    )
+    where = x / axes.get_xlim()[1]  # the label must not run out of the picture
+    side = "left" if where < 0.15 else "right" if where > 0.85 else "center"
+    above = y < 0.85 * axes.get_ylim()[1]
+    axes.annotate(
+        f"best {y:.2f}, epoch {round(x, 1):g}",
+        (x, y),
+        xytext=({"left": 10, "center": 0, "right": -6}[side], 12 if above else -12),
+        textcoords="offset points",
+        ha=side,
+        va="bottom" if above else "top",
+        color=COLOURS["validation"],
+        zorder=5,
+    )
+
+
+def _fit_losses(axes: Axes) -> None:
+    """Start at 0 where the losses come near it; else show their range."""
+    low, high = axes.get_ylim()
+    if 0.0 < low < 0.4 * high or low < 0.0:
+        axes.set_ylim(0.0, high)
+
+
+def _tokens_on_top(axes: Axes, tokens_per_epoch: int) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=axes.get_xlim()[1] >= 2))
+    axes.spines["top"].set_visible(False)
+    top = axes.secondary_xaxis(
+        "top",
+        functions=(
+            lambda epochs: np.asarray(epochs) * tokens_per_epoch,
+            lambda seen: np.asarray(seen) / tokens_per_epoch,
+        ),
+    )
+    top.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    top.xaxis.set_major_formatter(FuncFormatter(lambda seen, _: compact(seen)))
+    top.set_xlabel("tokens seen")

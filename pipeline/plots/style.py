@@ -1,0 +1,173 @@
+"""The figures of Lossbook, drawn by matplotlib without pyplot or any global state.
+
+One style for all of them. A path that ends in `.png` gets a picture for README and MLflow; one
+that ends in `.svg` gets a drawing for a page: its text takes the page's font and its colours are
+CSS variables (`--plot-ink` and so on, with the light theme's value as the fallback), so that it
+follows light and dark. Equal numbers give equal bytes: nothing of the user's matplotlibrc, the
+fonts of the machine or the clock goes in.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.system.files import written_aside
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Each at least 4.5:1 on white where it colours text; told apart with any colour vision.
+COLOURS = {
+    "paper": "#ffffff",
+    "ink": "#1f2430",
+    "muted": "#5b6270",
+    "grid": "#e4e6ea",
+    "training": "#0b6fb8",
+    "validation": "#b3471d",
+    "gpt2": "#6d4aa8",
+    "green": "#1a7a57",
+    "ochre": "#8a6a00",
+    "pink": "#a8336f",
+}
+STYLE: Any = {  # matplotlib types its keys one by one
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+    "figure.facecolor": COLOURS["paper"],
+    "axes.facecolor": COLOURS["paper"],
+    "font.family": "DejaVu Sans",  # matplotlib's own, so the same everywhere
+    "font.size": 10,
+    "text.color": COLOURS["ink"],
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 12,
+    "axes.labelcolor": COLOURS["muted"],
+    "axes.edgecolor": COLOURS["muted"],
+    "axes.linewidth": 0.8,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": COLOURS["grid"],
+    "grid.linewidth": 0.8,
+    "xtick.color": COLOURS["muted"],
+    "ytick.color": COLOURS["muted"],
+    "xtick.major.width": 0.8,
+    "ytick.major.size": 0,
+    "lines.linewidth": 2.0,
+    "lines.solid_capstyle": "round",
+    "lines.solid_joinstyle": "round",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "lossbook",
+}
+WIDE = (8.0, 4.2)  # inches
+NARROW = (4.0, 3.6)  # for a phone: the same letters take half the width
+
+
+@contextmanager
+def drawing(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
+    """Yield a figure in the house style; save it at `path` when the block ends well."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context():
+        mpl.rcdefaults()  # not the user's matplotlibrc
+        with mpl.rc_context(STYLE):
+            figure = Figure(figsize=size, layout="constrained")
+            yield figure
+            data = _as_svg(figure) if path.suffix == ".svg" else _as_png(figure)
+    with written_aside(path) as aside:
+        aside.write_bytes(data)
+
+
+def size_axis(axes: Axes) -> None:
+    """Make x a log axis of parameters, its ticks written as `124M` is."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: compact(size)))
+    axes.spines["top"].set_visible(False)
+
+
+def compact(number: float) -> str:
+    """`46080` -> `46k`, `124439808` -> `124M`, `1.5e9` -> `1.5B`: two or three digits."""
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        # 999,500 is a million to three digits.
+        if abs(number) >= unit * 0.9995:
+            value = number / unit
+            digits = 0 if abs(value) >= 99.95 else 1
+            return f"{value:.{digits}f}".removesuffix(".0") + name
+    return f"{number:.0f}"
+
+
+def clear_of_each_other(axes: Axes, heights: Sequence[float]) -> list[float]:
+    """Heights for lines of text, as near to the given, ascending ones as they can stand."""
+    low, high = axes.get_ylim()
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    inches = 0.75 * figure.get_size_inches()[1]  # the axes' share
+    line = 1.35 * STYLE["font.size"] / 72 * (high - low) / inches
+    # Texts that touch share what they must give way: each group stands around its mean.
+    groups: list[list[float]] = []
+    for height in heights:
+        groups.append([height])
+        while len(groups) > 1 and _top(groups[-2], line) > _bottom(groups[-1], line):
+            groups[-2:] = [groups[-2] + groups[-1]]
+    return [
+        _bottom(group, line) + (place + 0.5) * line
+        for group in groups
+        for place in range(len(group))
+    ]
+
+
+def _bottom(group: Sequence[float], line: float) -> float:
+    return sum(group) / len(group) - len(group) * line / 2
+
+
+def _top(group: Sequence[float], line: float) -> float:
+    return _bottom(group, line) + len(group) * line
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Name each line beside its end."""
+    ends = sorted(ends)
+    heights = clear_of_each_other(axes, [y for y, _, _ in ends])
+    for (_, name, colour), y in zip(ends, heights, strict=True):
+        axes.annotate(
+            name,
+            (1.0, y),
+            xycoords=("axes fraction", "data"),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            annotation_clip=False,
+        )
+
+
+def _as_png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
+def _as_svg(figure: Figure) -> bytes:
+    """An SVG element to put into a page: no prologue, its colours CSS variables."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r" ?<metadata>.*?</metadata>\n| ?<style.*?</style>\n", "", svg, flags=re.S)
+    svg = re.sub(r" width=\"[\d.]+pt\" height=\"[\d.]+pt\"", "", svg, count=1)
+    for name, colour in COLOURS.items():
+        svg = svg.replace(colour, f"var(--plot-{name}, {colour})")
+    svg = re.sub(r"font-family: [^;\"]+", "font-family: inherit", svg)
+    return svg.encode()

@@ -1,0 +1,123 @@
+"""The JSON files that other stages leave for `compare`, read into typed records.
+
+A file that is missing, or that lacks a key or has a wrong one, is one line that names both; keys
+that `compare` does not need are left alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from pipeline.errors import UserError
+from pipeline.system.files import read_json
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+class SplitLosses(Record):
+    """A model's losses over one split: nats a token, exp(loss), and bits a UTF-8 byte."""
+
+    loss: float
+    perplexity: float
+    bits_per_byte: float
+    tokens: int
+    windows: int
+
+
+class Losses(Record):
+    train: SplitLosses
+    val: SplitLosses
+
+
+class Completion(Record):
+    prompt: str
+    completion: str
+
+
+class Evaluation(Losses):
+    """`reports/evaluate.json`; its own `train` and `val` are those of the last weights."""
+
+    context_length: int
+    corpus_sha256: str
+    best: Losses
+    untrained: Losses
+    completions: dict[Literal["best", "last"], tuple[Completion, ...]] = {}
+
+
+class BestPoint(Record):
+    epoch: float
+
+
+class Training(Record):
+    """`reports/train.json`."""
+
+    parameters: int
+    best: BestPoint
+
+
+class Baseline(Record):
+    """`reports/baselines/SIZE.json`; the losses are there when `status` is `measured`."""
+
+    status: Literal["measured", "unavailable"]
+    reason: str | None = None
+    parameters: int | None = None
+    context_length: int | None = None
+    corpus_sha256: str | None = None
+    train: SplitLosses | None = None
+    val: SplitLosses | None = None
+    completions: tuple[Completion, ...] = ()
+
+    @model_validator(mode="after")
+    def measured_has_numbers(self) -> Baseline:
+        needed = ("parameters", "context_length", "corpus_sha256", "train", "val")
+        missing = [name for name in needed if getattr(self, name) is None]
+        if self.status == "measured" and missing:
+            raise PydanticCustomError(
+                "measured", "is measured but lacks {names}", {"names": ", ".join(missing)}
+            )
+        return self
+
+
+class TokenLosses(Record):
+    """`reports/token_losses/*.json`: each model's nats for each of the same target tokens."""
+
+    corpus_sha256: str
+    context_length: int = Field(ge=1)
+    tokens: tuple[int, ...]
+    models: dict[str, tuple[float, ...]]
+
+    @model_validator(mode="after")
+    def one_loss_a_token(self) -> TokenLosses:
+        for model, losses in self.models.items():
+            if len(losses) != len(self.tokens):
+                raise PydanticCustomError(
+                    "length",
+                    "models.{model} has {losses} losses for {tokens} tokens",
+                    {"model": model, "losses": len(losses), "tokens": len(self.tokens)},
+                )
+        return self
+
+
+def read_record(path: Path, record: type[AnyRecord]) -> AnyRecord:
+    """Read one JSON file.
+
+    Raises:
+        UserError: it is missing, is not JSON, or lacks a key; names the file and the key.
+    """
+    try:
+        return record.model_validate(read_json(path))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"][:1].lower() + problem["msg"][1:]
+        detail = f"{key}: {message}" if key else message
+        raise UserError(f"{path}: {detail}; `dvc repro -f` rewrites it") from None

@@ -1,0 +1,127 @@
+"""The figures of sampling, in the style of `plots`: the grid as heat maps, and one next token.
+
+The functions take numbers and words, whoever made them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.plots.style import COLOURS, WIDE, drawing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Grid = Sequence[Sequence[float | None]]  # lines of cells
+
+COLUMNS = 3
+PANEL = (3.1, 2.7)  # inches
+# Pale to strong: a cell's number is read, its colour only found.
+RAMP = (COLOURS["paper"], "#cfe3f3", "#74b0dd", COLOURS["training"])
+# From cold to hot, apart in lightness too.
+STEPS = ("#0b3c63", COLOURS["training"], "#5fa8d9", "#d99a6c", COLOURS["validation"], "#6e2409")
+
+
+def sampling_heat_maps(
+    measures: Mapping[str, Grid],
+    path: Path,
+    *,
+    temperatures: Sequence[float],
+    top_ks: Sequence[int | None],
+    title: str = "What temperature and top-k do to samples",
+) -> None:
+    """Draw a heat map for each measure, temperatures down and top-k across.
+
+    Args:
+        measures: name to cells, one line a temperature; `None` leaves a cell blank.
+        path: `.png` or `.svg`.
+        temperatures, top_ks: the settings of the lines and columns; `None` is no top-k.
+    """
+    lines = math.ceil(len(measures) / COLUMNS)
+    columns = min(COLUMNS, len(measures))
+    size = (columns * PANEL[0], lines * PANEL[1] + 0.4)
+    with drawing(path, size) as figure:
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+        panels = figure.subplots(lines, columns, squeeze=False).flatten()
+        for panel, (name, cells) in zip(panels, measures.items(), strict=False):
+            _heat_map(panel, name, cells)
+            panel.set_yticks(range(len(temperatures)), [f"{t:g}" for t in temperatures])
+            panel.set_xticks(range(len(top_ks)), ["all" if k is None else str(k) for k in top_ks])
+            panel.set_xlabel("top-k")
+        for panel in panels[::columns]:
+            panel.set_ylabel("temperature")
+        for panel in panels[len(measures) :]:
+            panel.set_visible(False)
+
+
+def next_token_bars(
+    tokens: Sequence[str],
+    groups: Mapping[str, Mapping[str, Sequence[float]]],
+    path: Path,
+    *,
+    title: str,
+    size: tuple[float, float] = (WIDE[0], 5.4),
+) -> None:
+    """Draw how settings reshape the next token's distribution: a panel a group of settings.
+
+    Args:
+        tokens: the likeliest tokens, as text.
+        groups: a group's name to its settings, each with a probability a token, and one more for
+            all other tokens together.
+        path: `.png` or `.svg`.
+    """
+    with drawing(path, size) as figure:
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+        panels = figure.subplots(len(groups), 1, squeeze=False, sharex=True).flatten()
+        for panel, (name, settings) in zip(panels, groups.items(), strict=True):
+            _bars(panel, settings)
+            panel.set_title(name, fontsize=10)
+            panel.set_ylabel("probability")
+            panel.spines["top"].set_visible(False)
+        names = [*map(_visible, tokens), "all others"]
+        panels[-1].set_xticks(range(len(names)), names)
+        panels[-1].tick_params(axis="x", rotation=30)
+
+
+def _heat_map(axes: Axes, name: str, cells: Grid) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    values = np.array([[np.nan if c is None else c for c in line] for line in cells], dtype=float)
+    ramp = LinearSegmentedColormap.from_list("lossbook", RAMP)
+    axes.imshow(values, cmap=ramp, aspect="auto")
+    known = values[~np.isnan(values)]
+    middle = (known.min() + known.max()) / 2 if len(known) else 0.0
+    spread = bool(len(known)) and known.max() > known.min()
+    for (line, column), value in np.ndenumerate(values):
+        strong = spread and value > middle + (known.max() - middle) / 3
+        colour = COLOURS["paper"] if strong else COLOURS["ink"]
+        text = "" if np.isnan(value) else _short(float(value))
+        axes.text(column, line, text, ha="center", va="center", color=colour, fontsize=9)
+    axes.set_title(name, fontsize=10)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+
+
+def _bars(axes: Axes, settings: Mapping[str, Sequence[float]]) -> None:
+    width = 0.8 / len(settings)
+    colours = [STEPS[i * len(STEPS) // len(settings)] for i in range(len(settings))]
+    for i, (name, probabilities) in enumerate(settings.items()):
+        places = np.arange(len(probabilities)) + (i - (len(settings) - 1) / 2) * width
+        axes.bar(places, probabilities, width, color=colours[i % len(colours)], label=name)
+    axes.set_ylim(0.0, 1.0)
+    axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper center")
+
+
+def _visible(token: str) -> str:
+    """A token with its blanks to be seen, and no mathematics made of its dollar signs."""
+    return token.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥").replace("$", r"\$")
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 99.5 else f"{value:.3g}"

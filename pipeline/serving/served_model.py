@@ -1,0 +1,45 @@
+"""What MLflow executes to serve the scratch model: prompts in, completions out.
+
+It stands among the stages because, like them, it joins rooms that do not know each other: the
+pipeline's own decoder, so that a served model says what `lossbook generate` says, and tracking's
+shell of what MLflow expects. MLflow copies this file into the model; it imports nothing but
+`pipeline`, a copy of which goes with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.tracking.served_model import WEIGHTS, Complete, serve
+
+
+def load(folder: Path) -> Complete:
+    """The folder's model, on this machine's best device, as a function of prompts."""
+    from safetensors.torch import load_file
+
+    from pipeline.generation.decode import Decoder
+    from pipeline.generation.sampling import Sampling
+    from pipeline.model.runtime import choose_runtime
+    from pipeline.model.saved import load_config, model_of
+    from pipeline.tokens.tokenizer import encode
+
+    path = folder / WEIGHTS
+    model = model_of(load_config(folder), load_file(path), path).to(choose_runtime().device)
+    decoder = Decoder(model)  # kept: what it learns to compute faster serves every call
+
+    def complete(
+        prompts: Sequence[str], *, temperature: float, top_k: int, max_new_tokens: int, seed: int
+    ) -> list[str]:
+        if max_new_tokens < 1:
+            raise UserError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
+        sampling = Sampling(temperature=temperature, top_k=top_k or None, seed=seed)
+        rows = [encode(prompt) for prompt in prompts]
+        completions = decoder.generate(rows, [sampling] * len(rows), max_new_tokens)
+        return [completion.text for completion in completions]
+
+    return complete
+
+
+serve(load)

@@ -1,0 +1,284 @@
+"""The figures of a sweep, in the style of `plots`: losses by a param, and all runs' curves."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.plots.style import COLOURS, NARROW, WIDE, compact, drawing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+SERIES = ("validation", "training", "green", "gpt2", "ochre", "pink")
+MARKERS = "osD^vP"
+ALWAYS_LOG = ("learning_rate", "weight_decay")
+TICKS = 8
+LEGEND_LINE = 0.19  # inches
+SETTLED = 0.1  # of the tokens: before, all curves fall from the same height
+
+
+@dataclass(frozen=True)
+class Line:
+    """The settings that differ in one param alone.
+
+    Attributes:
+        label: what else they have in common; empty where there is but one line.
+        scores: the losses of each value's runs.
+    """
+
+    label: str
+    scores: Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Losses against one param; the best line comes first.
+
+    Attributes:
+        failed: the values at which every run failed.
+    """
+
+    param: str
+    lines: Sequence[Line]
+    failed: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run's loss by tokens seen.
+
+    Attributes:
+        series: its setting's rank from 0; None for a run without a result.
+    """
+
+    label: str
+    series: int | None
+    points: Sequence[tuple[int, float]]
+
+
+def draw_panel(panel: Panel, path: Path, ylabel: str, size: tuple[float, float] = WIDE) -> None:
+    """Losses against a param; every run a mark, the line through the means of seeds."""
+    with drawing(path, size) as figure:
+        _panel(figure.add_subplot(), panel, ylabel)
+        _legend(figure)
+
+
+def draw_curves(curves: Sequence[Curve], path: Path, size: tuple[float, float] = WIDE) -> None:
+    """All runs' curves over each other, the seeds of a setting in one colour."""
+    with drawing(path, size) as figure:
+        _curves(figure.add_subplot(), curves)
+        _legend(figure)
+
+
+def draw_sweep(panels: Sequence[Panel], curves: Sequence[Curve], path: Path, ylabel: str) -> None:
+    """All figures in one picture."""
+    count = len(panels) + bool(curves)
+    assert count, "a sweep without results has no figure"
+    with drawing(path, (WIDE[0], WIDE[1] * count)) as figure:
+        parts = figure.subfigures(count, squeeze=False)[:, 0]
+        for part, panel in zip(parts, panels, strict=False):
+            _panel(part.add_subplot(), panel, ylabel)
+            _legend(part)
+        if curves:
+            _curves(parts[-1].add_subplot(), curves)
+            _legend(parts[-1])
+
+
+def _panel(axes: Axes, panel: Panel, ylabel: str) -> None:
+    values = list(dict.fromkeys(v for line in panel.lines for v in line.scores))
+    place = _places([*values, *panel.failed])
+    for number, line in enumerate(panel.lines):
+        _line(axes, line, place, number)
+    _ring_best(axes, panel, place)
+    _mark_failed(axes, panel, place)
+    _ticks(axes, place, panel.param)
+    axes.set(xlabel=panel.param, ylabel=ylabel)
+    axes.spines["top"].set_visible(False)
+
+
+def _line(axes: Axes, line: Line, place: Mapping[str, float], number: int) -> None:
+    style, rank = _style(number), 0.1 * min(number, 9)  # the best on top
+    values = sorted(line.scores, key=place.__getitem__)
+    means = [_mean(line.scores[value]) for value in values]
+    axes.plot([place[v] for v in values], means, color=style["color"], zorder=3 - rank)
+    points = [(place[v], score) for v in values for score in line.scores[v]]
+    x, y = zip(*points, strict=True)
+    axes.plot(
+        x,
+        y,
+        linestyle="none",
+        markersize=7,
+        alpha=0.85,
+        zorder=5 - rank,
+        label=line.label or None,
+        **style,
+    )
+
+
+def _mean(scores: Sequence[float]) -> float:
+    return sum(scores) / len(scores)
+
+
+def _style(series: int | None) -> dict[str, Any]:
+    if series is None or series >= len(SERIES):
+        return {"color": COLOURS["muted"], "marker": "."}
+    return {"color": COLOURS[SERIES[series]], "marker": MARKERS[series]}
+
+
+def _places(values: Sequence[str]) -> dict[str, float]:
+    """Where each value stands: numbers at their place, anything else in a row."""
+    numbers = {value: _number(value) for value in values}
+    if all(number is not None for number in numbers.values()):
+        return {value: number for value, number in numbers.items() if number is not None}
+    numeric = sorted((n, v) for v, n in numbers.items() if n is not None)
+    words = sorted(v for v, n in numbers.items() if n is None)
+    return {value: float(i) for i, value in enumerate([*(v for _, v in numeric), *words])}
+
+
+def _number(value: str) -> float | None:
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _is_log(place: Mapping[str, float], param: str) -> bool:
+    numbers = list(place.values())
+    if min(numbers) <= 0 or any(_number(value) is None for value in place):
+        return False
+    return param in ALWAYS_LOG or max(numbers) / min(numbers) >= 8
+
+
+def _ticks(axes: Axes, place: Mapping[str, float], param: str) -> None:
+    """The values that were tried are the ticks."""
+    from matplotlib.ticker import NullLocator
+
+    if _is_log(place, param):
+        axes.set_xscale("log")
+    shown = sorted(place.items(), key=lambda pair: pair[1])
+    shown = shown[:: math.ceil(len(shown) / TICKS)]
+    axes.set_xticks([x for _, x in shown], [_short(value) for value, _ in shown])
+    axes.xaxis.set_minor_locator(NullLocator())
+    if len(place) > 1 and not _is_log(place, param):
+        margin = 0.08 * (max(place.values()) - min(place.values()))
+        axes.set_xlim(min(place.values()) - margin, max(place.values()) + margin)
+
+
+def _short(value: str) -> str:
+    """`0.0004` -> `4e-4`, so that neighbours on a log axis have room."""
+    number = _number(value)
+    if number and abs(number) < 0.01:
+        value = re.sub(r"e([+-])0", r"e\1", f"{number:.2e}").replace(".00e", "e")
+    return value if len(value) <= 14 else f"{value[:13]}…"
+
+
+def _ring_best(axes: Axes, panel: Panel, place: Mapping[str, float]) -> None:
+    """Ring the best mean and say it."""
+    scores = panel.lines[0].scores
+    value = min(scores, key=lambda value: _mean(scores[value]))
+    mean = _mean(scores[value])
+    axes.plot(
+        [place[value]],
+        [mean],
+        marker="o",
+        markersize=15,
+        markerfacecolor="none",
+        markeredgecolor=COLOURS["ink"],
+        markeredgewidth=1.2,
+        zorder=5,
+    )
+    axes.annotate(
+        f"best {mean:.3f}",
+        (place[value], min(scores[value])),
+        xytext=(0, -13),
+        textcoords="offset points",
+        ha="center",
+        va="top",
+    )
+    axes.margins(y=0.22)
+
+
+def _mark_failed(axes: Axes, panel: Panel, place: Mapping[str, float]) -> None:
+    if not panel.failed:
+        return
+    axes.plot(
+        [place[value] for value in panel.failed],
+        [1.0] * len(panel.failed),
+        transform=axes.get_xaxis_transform(),
+        linestyle="none",
+        marker="x",
+        markersize=9,
+        markeredgewidth=2,
+        color=COLOURS["muted"],
+        clip_on=False,
+        label="failed",
+        zorder=5,
+    )
+
+
+def _curves(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Those without a result are dashed; beyond six settings the rest are muted."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    named: set[str] = set()
+    for curve in curves:
+        series = curve.series
+        coloured = series is not None and series < len(SERIES)
+        label = curve.label if coloured or series is None else "other settings"
+        x, y = zip(*curve.points, strict=True)
+        axes.plot(
+            x,
+            y,
+            color=_style(series)["color"],
+            linewidth=1.6 if coloured else 1.0,
+            linestyle="-" if series is not None else (0, (4, 2)),
+            marker="o" if len(curve.points) < 3 else None,
+            zorder=4 - 0.1 * min(series, 9) if series is not None else 2,
+            label=None if label in named else label,
+        )
+        named.add(label)
+    axes.set_ylim(*_settled_range(curves))
+    axes.margins(x=0.01)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda seen, _: compact(seen)))
+    axes.set(xlabel="tokens seen", ylabel="validation loss, nats a token")
+    axes.spines["top"].set_visible(False)
+
+
+def _settled_range(curves: Sequence[Curve]) -> tuple[float, float]:
+    """The range of the losses without the common fall at the start."""
+    ranked = [curve for curve in curves if curve.series is not None] or curves
+    end = max(x for curve in ranked for x, _ in curve.points)
+    settled = [y for curve in ranked for x, y in curve.points if x >= SETTLED * end]
+    low, high = min(settled), max(settled)
+    margin = 0.06 * (high - low) or 0.1
+    return low - margin, high + margin
+
+
+def _legend(figure: Figure | SubFigure) -> None:
+    """Below the axes; nothing where one line needs no name."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if not handles:
+        return
+    whole = figure.get_figure(root=True)
+    assert whole is not None
+    width, height = whole.get_size_inches()
+    columns = 3 if width > NARROW[0] else 1
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower left",
+        ncols=columns,
+        frameon=False,
+        fontsize=9,
+        handlelength=1.6,
+    )
+    if whole is figure:  # the names take no room from the drawing
+        whole.set_size_inches(width, height + LEGEND_LINE * math.ceil(len(labels) / columns))

@@ -1,0 +1,186 @@
+"""Tokens on disk as windows for a model, without loading the corpus.
+
+A split's folder holds shards of little-endian uint16 token ids and a `meta.json` that lists them.
+Shards are memory-mapped: a read touches only the pages it needs, and processes on one machine
+share them. Linux maps megabytes around each of these pages, which count as the process's memory
+though they are the page cache's; so a batch, once copied, lets go of what it mapped, and memory
+grows neither with the corpus nor with the steps.
+
+Windows are the book's: non-overlapping, `context_length` tokens each from the start of the split,
+the last short one dropped; targets are inputs shifted by one, so n tokens hold (n - 1) // T.
+"""
+
+from __future__ import annotations
+
+import mmap
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import UserError
+from pipeline.system.files import read_json
+from pipeline.tokens.tokenizer import VOCABULARY, byte_lengths
+
+if TYPE_CHECKING:
+    import torch
+
+META = "meta.json"
+FORMAT = {"encoding": "gpt2", "dtype": "uint16"}
+TOKEN = np.dtype("<u2")
+
+Indices = Sequence[int] | npt.NDArray[np.int64]
+
+
+class Tokens:
+    """One split's tokens, end to end, whatever shards they lie in."""
+
+    def __init__(self, folder: Path, meta: dict[str, Any], maps: list[mmap.mmap]):
+        self.folder = folder
+        self.meta = meta
+        self._maps = maps
+        self._shards: list[npt.NDArray[np.uint16]] = [np.frombuffer(m, TOKEN) for m in maps]
+        # starts[k] is the position of shard k's first token; the last entry is the total.
+        self._starts = [0, *accumulate(map(len, self._shards))]
+
+    @classmethod
+    def open(cls, folder: Path) -> Tokens:
+        """Map the split in `folder`.
+
+        Raises:
+            UserError: `meta.json` is missing or damaged, or a shard is missing or not of the size
+                that it names.
+        """
+        meta = _read_meta(folder)
+        return cls(folder, meta, [_map(folder / s["file"], s["tokens"]) for s in meta["shards"]])
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def read(self, start: int, stop: int) -> npt.NDArray[np.uint16]:
+        """Tokens [start, stop), shape (stop - start,): a view where one shard holds them all.
+
+        Raises:
+            IndexError: the range is not within the split.
+        """
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"{self.folder}: no tokens [{start}, {stop}) among {len(self)}")
+        first = bisect_right(self._starts, start) - 1
+        parts: list[npt.NDArray[np.uint16]] = []
+        for shard, offset in zip(self._shards[first:], self._starts[first:], strict=False):
+            if offset >= stop:
+                break
+            parts.append(shard[max(start - offset, 0) : stop - offset])
+        if not parts:
+            return np.empty(0, TOKEN)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def let_go(self) -> None:
+        """Unmap the pages that were read; whoever reads them again maps them again."""
+        if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            for mapped in self._maps:
+                mapped.madvise(mmap.MADV_DONTNEED)
+
+
+class Windows:
+    """Non-overlapping windows of `context_length` tokens and their targets."""
+
+    def __init__(self, tokens: Tokens, context_length: int):
+        self.tokens = tokens
+        self.context_length = context_length
+
+    @classmethod
+    def open(cls, folder: Path, context_length: int) -> Windows:
+        """Map a split that holds at least one window.
+
+        Raises:
+            UserError: as `Tokens.open`; or the split is too short for one window.
+        """
+        windows = cls(Tokens.open(folder), context_length)
+        if not len(windows):
+            raise UserError(
+                f"{folder}: {len(windows.tokens)} tokens are too few for one window of "
+                f"model.context_length {context_length}, which takes {context_length + 1}; "
+                "lower it, move split.train_fraction, or give prepare.corpus a longer text"
+            )
+        return windows
+
+    def __len__(self) -> int:
+        return max(len(self.tokens) - 1, 0) // self.context_length
+
+    def batch(self, indices: Indices) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and targets of the windows named, int64, (B, T) each.
+
+        Raises:
+            IndexError: there is no such window.
+            UserError: a shard holds a number that is no token id.
+        """
+        import torch
+
+        tokens = torch.from_numpy(self._gather(indices))  # (B, T + 1)
+        return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+    def target_bytes(self, indices: Indices) -> int:
+        """UTF-8 bytes that the windows' targets stand for; end-of-text counts none."""
+        return int(byte_lengths()[self._gather(indices)[:, 1:]].sum())
+
+    def _gather(self, indices: Indices) -> npt.NDArray[np.int64]:
+        length = self.context_length
+        rows = np.empty((len(indices), length + 1), dtype=np.int64)
+        for row, index in zip(rows, indices, strict=True):
+            if not 0 <= index < len(self):
+                raise IndexError(f"{self.tokens.folder}: no window {index} among {len(self)}")
+            start = int(index) * length
+            row[:] = self.tokens.read(start, start + length + 1)
+        self.tokens.let_go()
+        if rows.size and rows.max() >= VOCABULARY:
+            raise UserError(
+                f"{self.tokens.folder}: holds {rows.max()}, which is no GPT-2 token; "
+                "`dvc repro -f split` writes it anew"
+            )
+        return rows
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    path = folder / META
+    meta = read_json(path)
+    damaged = UserError(f"{path}: not a split's meta.json; `dvc repro -f split` writes it anew")
+    if not isinstance(meta, dict) or (meta.get("encoding"), meta.get("dtype")) != (
+        "gpt2",
+        "uint16",
+    ):
+        raise damaged
+    shards = meta.get("shards")
+    if not isinstance(shards, list) or not all(_is_shard(shard) for shard in shards):
+        raise damaged
+    if sum(shard["tokens"] for shard in shards) != meta.get("tokens"):
+        raise damaged
+    return meta
+
+
+def _is_shard(shard: Any) -> bool:
+    if not isinstance(shard, dict):
+        return False
+    file, tokens = shard.get("file"), shard.get("tokens")
+    named = isinstance(file, str) and file == Path(file).name
+    return named and isinstance(tokens, int) and tokens > 0
+
+
+def _map(path: Path, tokens: int) -> mmap.mmap:
+    try:
+        size = path.stat().st_size
+        if size != tokens * TOKEN.itemsize:
+            raise UserError(
+                f"{path}: {size} bytes where meta.json names {tokens} tokens of "
+                f"{TOKEN.itemsize}; `dvc repro -f split` writes it anew"
+            )
+        with open(path, "rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise UserError(
+            f"{path}: {error.strerror or error}; `dvc repro -f split` writes it anew"
+        ) from None

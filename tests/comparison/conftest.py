@@ -1,0 +1,116 @@
+"""A page with everything on it, what models write being as nasty as it can be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+import pytest
+
+from pipeline.comparison.corpus_section import corpus_section
+from pipeline.comparison.figures import size_figure, training_figure
+from pipeline.comparison.page import Page
+from pipeline.sampling.section import HeatMap, SamplingSection
+
+NASTY = (
+    "<script>document.title = 'mine'</script>",
+    '"><img src=x onerror="document.title=1">',
+    "</style></title><iframe src='https://example.org'>",
+    "{{ 7 * 7 }}{% raw %}",
+    "nul \x00, bell \x07, \u202eturned round",
+    "one\n\ntwo\ttabbed " + "endless" * 60,
+)
+
+
+@dataclass(frozen=True)
+class Token:
+    text: str
+    losses: tuple[float, ...]
+    tokens: int = 1
+
+
+def row(model: str, parameters: int, loss: float, published: float | None = None) -> dict:
+    return {
+        "model": model,
+        "parameters": parameters,
+        "train_loss": loss - 1,
+        "val_loss": loss,
+        "val_perplexity": 2.0**loss,
+        "val_bits_per_byte": loss / 3,
+        "published_val_loss": published,
+        "status": "measured",
+    }
+
+
+@pytest.fixture(scope="session")
+def rows() -> dict[str, dict]:
+    unavailable = row("GPT-2 XL (1558M)", 0, 0.0, 3.1195)
+    numbers = dict.fromkeys(key for key in unavailable if key != "published_val_loss")
+    words = {"model": "GPT-2 XL (1558M)", "status": f"unavailable: {NASTY[1]} {'x' * 300}"}
+    return {
+        "untrained": row("untrained", 162_419_712, 10.93),
+        "scratch_best": row("scratch (best)", 162_419_712, 6.14),
+        "scratch_last": row("scratch (last)", 162_419_712, 6.43),
+        "gpt2_124M": row("GPT-2 small (124M)", 124_439_808, 3.56, 3.5596),
+        "gpt2_1558M": unavailable | numbers | words,
+    }
+
+
+def texts() -> tuple[dict, dict]:
+    """What prepare and split report of a corpus of three documents."""
+    lengths = [
+        {"from": 64, "below": 128, "documents": 2},
+        {"from": 128, "below": 256, "documents": 1},
+    ]
+    excerpts = [{"source": NASTY[1], "title": NASTY[0], "text": text} for text in NASTY]
+    corpus = {"documents": 3, "characters": 1234, "skipped": {"dead link & <more>": 7}}
+    corpus["statistics"] = {"characters_a_document": lengths, "excerpts": excerpts}
+    tokens = {
+        "tokens_per_document": 111.4,
+        "characters_per_token": 3.8,
+        "distinct_tokens": 99,
+        "most_common": [{"token": 7, "text": text, "count": 8} for text in (" the", "\n", "<b>")],
+        "tokens_a_document": lengths,
+    }
+    sides = {"train": {"tokens": 300}, "val": {"tokens": 34}}
+    return corpus, {**sides, "statistics": tokens}
+
+
+@pytest.fixture(scope="session")
+def page(rows: dict[str, dict]) -> Page:
+    history = pd.DataFrame(
+        {
+            "epoch": [0.0, 1.0, 2.0],
+            "tokens_seen": [0, 512, 1024],
+            "train_loss": [10.9, 4.0, 0.6],
+            "val_loss": [10.8, 6.14, 6.43],
+        }
+    )
+    text = ["A", " quiet", " room", "<b>", "\n", *NASTY, *[" more and more of it"] * 60]
+    models = [one["model"] for one in rows.values() if one["val_loss"] is not None]
+    window = [Token(t, (10.8, i % 12, (i * 7) % 12, i % 5)) for i, t in enumerate(text)]
+    cells = [[0.2, 0.5, None], [0.9, 1.0, 0.5]]
+    return Page(
+        subject="a corpus & <more>",
+        verdict="Ten epochs reach 465 & GPT-2 XL, 1558M, <i>more</i>.",
+        rows=list(rows.values()),
+        notes=["Measured over 512 tokens <here>."],
+        figures={
+            "Loss while training": training_figure(history, rows),
+            "Loss against size": size_figure(rows),
+        },
+        models=models,
+        windows=[window, window[:3]],
+        completions={text: {"scratch (best)": text, "GPT-2 small (124M)": text} for text in NASTY},
+        sampling=SamplingSection(
+            maps=[HeatMap("distinct & <2>", "123", "ab", cells)],
+            more_maps=[HeatMap("copied & <more>", "123", "ab", cells)],
+            level="length & <all>: 50",
+            first={NASTY[0]: [("temperature 1.4", [(False, text)]) for text in NASTY]},
+            all={NASTY[2]: [("greedy", [(False, "so"), (True, text)]) for text in NASTY]},
+            count=12,
+        ),
+        corpus=corpus_section(*texts()),
+        facts={"Corpus": NASTY[2], "SHA-256": "b" * 64},
+        params={"prepare.corpus": NASTY[1], "sample.prompts": list(NASTY)},
+    )

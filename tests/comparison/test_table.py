@@ -1,0 +1,275 @@
+"""The comparison's rows, what it refuses, and the sentence that sums it up."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.comparison.table import Comparison, compare
+from pipeline.comparison.verdict import verdict
+from pipeline.errors import UserError
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "comparison"
+THE_VERDICT = "b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f"
+SCRATCH = ["untrained", "scratch_best", "scratch_last"]
+
+Edit = Callable[..., None]
+
+
+@pytest.fixture
+def reports(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(GOLDEN, tmp_path / "reports"))
+
+
+@pytest.fixture
+def edit(reports: Path) -> Edit:
+    """Set keys (`val.loss`) of one JSON file."""
+
+    def set_keys(file: str, **keys: Any) -> None:
+        content = json.loads((reports / file).read_text())
+        for key, value in keys.items():
+            *parents, last = key.split("__")
+            place = content
+            for parent in parents:
+                place = place[parent]
+            place[last] = value
+        (reports / file).write_text(json.dumps(content))
+
+    return set_keys
+
+
+def compared(reports: Path, *sizes: str, start: str = "scratch") -> Comparison:
+    return compare(
+        reports / "evaluate.json",
+        reports / "train.json",
+        reports / "baselines",
+        sizes,
+        start=start,
+    )
+
+
+def test_rows_are_the_files_numbers_in_their_order(reports: Path) -> None:
+    comparison = compared(reports, "1558M", "124M")
+    assert list(comparison.rows) == [*SCRATCH, "gpt2_124M", "gpt2_1558M"]
+    evaluation = json.loads((reports / "evaluate.json").read_text())
+    baseline = json.loads((reports / "baselines" / "124M.json").read_text())
+    for key, losses, parameters in (
+        ("untrained", evaluation["untrained"], 1234567),
+        ("scratch_best", evaluation["best"], 1234567),
+        ("scratch_last", evaluation, 1234567),
+        ("gpt2_124M", baseline, 124439808),
+    ):
+        row = comparison.rows[key]
+        assert row.parameters == parameters
+        assert row.train_loss == losses["train"]["loss"]
+        assert row.val_loss == losses["val"]["loss"]
+        assert row.val_perplexity == losses["val"]["perplexity"]
+        assert row.val_bits_per_byte == losses["val"]["bits_per_byte"]
+        assert row.published_val_loss is None
+        assert row.status == "measured"
+
+
+def test_an_unavailable_size_is_a_row_in_words(reports: Path) -> None:
+    row = compared(reports, "1558M").rows["gpt2_1558M"]
+    assert row.model == "GPT-2 XL (1558M)"
+    assert row.status == "unavailable: no answer from openaipublic.blob.core.windows.net"
+    assert (row.parameters, row.train_loss, row.val_loss) == (None, None, None)
+    assert (row.val_perplexity, row.val_bits_per_byte) == (None, None)
+
+
+def test_a_size_that_was_not_measured_yet_says_how_it_is(reports: Path) -> None:
+    row = compared(reports, "355M").rows["gpt2_355M"]
+    assert row.status == "unavailable: `dvc repro baseline@355M` measures it"
+
+
+def test_only_the_sizes_named_are_read(reports: Path) -> None:
+    (reports / "baselines" / "124M.json").write_text("left behind and broken")
+    assert list(compared(reports, "1558M").rows) == [*SCRATCH, "gpt2_1558M"]
+    assert list(compared(reports).rows) == SCRATCH
+
+
+def as_the_book(edit: Edit, **changes: Any) -> None:
+    """Make both files those of the book's text: 18 and 2 windows of 256."""
+    keys = {"corpus_sha256": THE_VERDICT, "context_length": 256, "val__windows": 2} | changes
+    for file in ("evaluate.json", "baselines/124M.json"):
+        edit(file, **keys)
+
+
+def test_published_losses_stand_beside_the_books_text(reports: Path, edit: Edit) -> None:
+    as_the_book(edit)
+    rows = compared(reports, "124M", "355M", "774M", "1558M").rows
+    published = {key: row.published_val_loss for key, row in rows.items()}
+    assert published == dict.fromkeys(rows) | {"gpt2_124M": 3.5596, "gpt2_1558M": 3.1195}
+    assert rows["gpt2_124M"].val_loss == 3.5
+    assert rows["gpt2_1558M"].val_loss is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"corpus_sha256": "5" * 64}, {"context_length": 128}, {"val__windows": 4}]
+)
+def test_published_losses_stand_beside_nothing_else(
+    reports: Path, edit: Edit, change: dict[str, Any]
+) -> None:
+    as_the_book(edit, **change)
+    rows = compared(reports, "124M", "1558M").rows
+    assert [row.published_val_loss for row in rows.values()] == [None] * 5
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("corpus_sha256", "6" * 64),
+        ("context_length", 16),
+        ("train.windows", 19),
+        ("train.tokens", 152),
+        ("val.windows", 4),
+        ("val.tokens", 32),
+    ],
+)
+def test_numbers_measured_on_something_else_are_refused(
+    reports: Path, edit: Edit, key: str, value: Any
+) -> None:
+    edit("baselines/124M.json", **{key.replace(".", "__"): value})
+    with pytest.raises(UserError) as error:
+        compared(reports, "124M")
+    message = str(error.value)
+    assert str(reports / "evaluate.json") in message
+    assert str(reports / "baselines" / "124M.json") in message
+    assert f"{key} is " in message
+    assert str(value) in message
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("evaluate.json", {"best": None}, "evaluate.json: best:"),
+        ("evaluate.json", {"val__loss": "low"}, "evaluate.json: val.loss:"),
+        ("evaluate.json", {"untrained__val__loss": math.nan}, "untrained.val.loss:"),
+        ("train.json", {"best": {}}, "train.json: best.epoch:"),
+        ("baselines/124M.json", {"val": None}, "124M.json: is measured but lacks val"),
+        ("baselines/124M.json", {"status": "maybe"}, "124M.json: status:"),
+    ],
+)
+def test_a_misshapen_file_is_named_with_its_key(
+    reports: Path, edit: Edit, file: str, change: dict[str, Any], said: str
+) -> None:
+    edit(file, **change)
+    with pytest.raises(UserError, match="rewrites it") as error:
+        compared(reports, "124M")
+    assert said in str(error.value)
+
+
+def test_a_missing_file_is_named(reports: Path) -> None:
+    (reports / "evaluate.json").unlink()
+    with pytest.raises(UserError, match=r"evaluate\.json: no such file"):
+        compared(reports)
+
+
+def test_completions_keep_the_rows_that_have_any(reports: Path) -> None:
+    completions = compared(reports, "124M", "1558M").completions
+    assert list(completions) == ["scratch_best", "gpt2_124M"]
+    assert completions["gpt2_124M"] == {"The capital of France is": " Paris.", "Water is": " wet."}
+
+
+def test_a_model_that_began_with_other_weights_is_not_called_scratch(reports: Path) -> None:
+    names = [row.model for row in compared(reports, start="gpt2-124M").rows.values()]
+    assert names == ["before training", "from gpt2-124M (best)", "from gpt2-124M (last)"]
+
+
+def test_json_nests_the_measured_numbers_by_model(reports: Path) -> None:
+    content = compared(reports, "124M", "1558M").as_json("So it is.")
+    assert content["verdict"] == "So it is."
+    assert [row["model"] for row in content["rows"]][-1] == "GPT-2 XL (1558M)"
+    assert list(content["models"]) == [*SCRATCH, "gpt2_124M"]
+    assert content["models"]["scratch_best"]["val_loss"] == 6.0
+
+
+ALL = ("124M", "1558M")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "epochs", "changes", "sentence"),
+    [
+        (
+            ALL,
+            10,
+            {},
+            "Ten epochs from scratch reach a validation perplexity of 403, best at epoch 6, and "
+            "then memorise; GPT-2 small, 124M, predicts this text with a perplexity of 33 (1558M "
+            "unavailable).",
+        ),
+        (
+            ("1558M",),
+            40,
+            {"evaluate.json": {"train__loss": 2.5}},
+            "40 epochs from scratch reach a validation perplexity of 403, best at epoch 6; GPT-2 "
+            "could not be measured beside it (1558M unavailable).",
+        ),
+        (
+            ("1558M", "774M", "355M"),
+            6,
+            {"evaluate.json": {"val__loss": 6.01}},
+            "Six epochs from scratch reach a validation perplexity of 403, still falling at the "
+            "end; GPT-2 could not be measured beside it (355M, 774M and 1558M unavailable).",
+        ),
+        (
+            (),
+            1,
+            {"train.json": {"best__epoch": 0.25}},
+            "One epoch from scratch reaches a validation perplexity of 403, best at epoch 0.2, "
+            "and then memorises; no GPT-2 was asked for (gpt2.sizes is empty).",
+        ),
+        (
+            (),
+            4.4999,
+            {"evaluate.json": {"val__loss": 6.01}, "train.json": {"best__epoch": 4.2}},
+            "4.5 epochs from scratch reach a validation perplexity of 403, best at epoch 4.2; no "
+            "GPT-2 was asked for (gpt2.sizes is empty).",
+        ),
+        (
+            (),
+            2,
+            {"evaluate.json": {"best__val__loss": 10.8, "untrained__val__perplexity": 49021.3}},
+            "Two epochs from scratch never predict the validation text better than the weights "
+            "that they began with, whose perplexity is 49,021; no GPT-2 was asked for (gpt2.sizes "
+            "is empty).",
+        ),
+        (
+            ("124M",),
+            10,
+            {"baselines/124M.json": {"parameters": 31_000, "val__perplexity": 9.26}},
+            "Ten epochs from scratch reach a validation perplexity of 403, best at epoch 6, and "
+            "then memorise; a stand-in for GPT-2 small, 31,000 parameters, predicts this text "
+            "with a perplexity of 9.3.",
+        ),
+    ],
+)
+def test_the_verdict_says_what_was_measured(
+    reports: Path,
+    edit: Edit,
+    sizes: tuple[str, ...],
+    epochs: float,
+    changes: dict[str, dict[str, Any]],
+    sentence: str,
+) -> None:
+    for file, keys in changes.items():
+        edit(file, **keys)
+    assert verdict(compared(reports, *sizes), epochs) == sentence
+
+
+def test_the_verdict_names_the_smallest_and_the_largest(reports: Path, edit: Edit) -> None:
+    for size, parameters, perplexity in (("355M", 354823168, 28.1), ("1558M", 1557611200, 22.64)):
+        shutil.copy(reports / "baselines/124M.json", reports / f"baselines/{size}.json")
+        edit(f"baselines/{size}.json", parameters=parameters, val__perplexity=perplexity)
+    sentence = verdict(compared(reports, "124M", "355M", "1558M"), 10, "gpt2-124M")
+    assert sentence.startswith("Ten epochs from gpt2-124M reach")
+    assert sentence.endswith(
+        "; GPT-2 small, 124M, predicts this text with a perplexity of 33 and GPT-2 XL, 1558M, "
+        "with 23."
+    )

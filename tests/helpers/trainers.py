@@ -1,0 +1,105 @@
+"""A tiny corpus on disk, a tiny model, and an observer that remembers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.model.gpt import GPT, GPTConfig, initialise
+from pipeline.model.runtime import Runtime
+from pipeline.params import Train
+from pipeline.tokens.windows import Windows
+from pipeline.training.batches import Batches
+from pipeline.training.checkpointer import Checkpointer
+from pipeline.training.events import Evaluation, Step
+from pipeline.training.loop import Trainer
+from pipeline.training.optim import build_optimizer
+
+CONFIG = GPTConfig(n_layer=2, n_head=2, n_embd=16, context_length=8, vocab_size=64, dropout=0.1)
+CPU = Runtime(torch.device("cpu"), bf16=False)
+
+
+def write_tokens(folder: Path, tokens: np.ndarray) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "00000.bin").write_bytes(tokens.astype("<u2").tobytes())
+    meta = {
+        "split": folder.name,
+        "encoding": "gpt2",
+        "dtype": "uint16",
+        "tokens": len(tokens),
+        "documents": 1,
+        "characters": len(tokens),
+        "bytes": len(tokens),
+        "corpus": "tiny",
+        "corpus_sha256": "0" * 64,
+        "shards": [{"file": "00000.bin", "tokens": len(tokens)}],
+    }
+    (folder / "meta.json").write_text(json.dumps(meta))
+    return folder
+
+
+@dataclass
+class Memory:
+    """Remembers what it is told."""
+
+    steps: list[Step] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    epochs: list[int] = field(default_factory=list)
+
+    def on_step(self, step: Step) -> None:
+        self.steps.append(step)
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        self.evaluations.append(evaluation)
+
+    def on_epoch(self, epoch: int, model: GPT) -> None:
+        self.epochs.append(epoch)
+
+    def state(self) -> list[int]:
+        return list(self.epochs)
+
+    def restore(self, state: list[int]) -> None:
+        self.epochs = state
+
+
+@pytest.fixture
+def config() -> GPTConfig:
+    return CONFIG
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    """`train`: 20 windows of 8 that repeat a pattern; `val`: 5."""
+    pattern = np.random.default_rng(0).integers(0, 64, 23)
+    write_tokens(tmp_path / "tokens" / "train", np.resize(pattern, 161))
+    write_tokens(tmp_path / "tokens" / "val", np.resize(pattern[::-1], 41))
+    return tmp_path / "tokens"
+
+
+@pytest.fixture
+def make_trainer(tokens: Path):
+    def make(
+        config: GPTConfig = CONFIG,
+        runtime: Runtime = CPU,
+        seed: int = 1,
+        checkpoints: Checkpointer | None = None,
+        **train: object,
+    ) -> tuple[Trainer, Memory]:
+        settings = Train.model_validate({"epochs": 2, "learning_rate": 3e-3, **train})
+        model = GPT(config)
+        initialise(model, "gpt2", seed)
+        memory = Memory()
+        windows = [Windows.open(tokens / split, 8) for split in ("train", "val")]
+        optimizer = build_optimizer(model, settings)
+        batches = Batches(len(windows[0]), settings, seed)
+        trainer = Trainer(
+            model, optimizer, *windows, batches, settings, runtime, memory, checkpoints
+        )
+        return trainer, memory
+
+    return make

@@ -1,0 +1,82 @@
+"""What the processes of a test of many processes run; the started ones import it by its name."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.distributed.launch import together
+from pipeline.distributed.rendezvous import Meeting, joined
+from pipeline.distributed.world import ALONE, World
+from pipeline.params import Params
+from pipeline.training.events import Silent, Step
+from pipeline.training.job import TrainingJob
+
+CPU = torch.device("cpu")
+TINY = {"n_layer": 2, "n_head": 2, "n_embd": 8, "context_length": 8, "dropout": 0.0}
+
+Case = dict[str, dict[str, Any]]  # the sections of params.yaml
+
+
+class Losses(Silent):
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+
+    def on_step(self, step: Step) -> None:
+        self.steps.append(step)
+
+
+def job_of(case: Case, tokens: Path, world: World) -> TrainingJob:
+    params = Params.model_validate({**case, "model": {**TINY, **case.get("model", {})}})
+    return TrainingJob.open(params, tokens, world)
+
+
+def train(case: Case, tokens: Path, world: World = ALONE) -> dict[str, Any]:
+    """Train a tiny model; what came of it."""
+    observer = Losses()
+    trainer = job_of(case, tokens, world).trainer(observer)
+    trainer.run()
+    weights = trainer.last_weights.tensors
+    return {
+        "losses": [step.loss for step in observer.steps],
+        "norms": [step.grad_norm for step in observer.steps],
+        "history": [asdict(row) for row in trainer.history],
+        "weights": {name: tensor.norm().item() for name, tensor in weights.items()},
+        "moments": {
+            number: state["exp_avg"].norm().item()
+            for number, state in trainer.last_optimizer.get("state", {}).items()
+        },
+    }
+
+
+def train_all(cases: list[Case], tokens: Path, world: World) -> list[dict[str, Any]]:
+    return [train(case, tokens, world) for case in cases]
+
+
+def follow(world: World, meeting: Meeting, cases: list[Case], tokens: Path) -> None:
+    with joined(world, CPU, meeting):
+        train_all(cases, tokens, world)
+
+
+def train_by_two(cases: list[Case], tokens: Path) -> list[dict[str, Any]]:
+    """The same by two processes, this one and one that it starts, in one group."""
+    world = World.of_one_machine(2)
+    with together(world, CPU, follow, cases, tokens):
+        return train_all(cases, tokens, world)
+
+
+def follow_job(world: World, meeting: Meeting, case: Case, tokens: Path) -> None:
+    """As the stage does it."""
+    with joined(world, CPU, meeting):
+        job_of(case, tokens, world).follow()
+
+
+def die(world: World, meeting: Meeting) -> None:
+    with joined(world, CPU, meeting):
+        world.total(1.0)
+        os.kill(os.getpid(), signal.SIGKILL)

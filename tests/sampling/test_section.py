@@ -1,0 +1,82 @@
+"""What the page chooses of the sampling grid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.sampling.section import pieces, sampling_section
+
+TOP_KS = [1, 25, None]
+GRID = [
+    {
+        "temperature": temperature,
+        "top_k": top_k,
+        "distinct_1": temperature,
+        "distinct_2": temperature / 2,
+        "copied": 0.5 if top_k == 1 else 0.25,
+        "mean_log_prob": None,
+        "length": 50.0,
+    }
+    for temperature in (0.0, 1.0)
+    for top_k in TOP_KS
+]
+
+
+def sample(prompt: str, temperature: float, top_k: int | None) -> dict[str, Any]:
+    greedy = temperature == 0 or top_k == 1
+    text = f"{prompt} again" if greedy else f"{prompt} {temperature:g} {top_k}"
+    return {
+        "prompt": prompt,
+        "completion": text,
+        "temperature": temperature,
+        "top_k": top_k,
+        "copies": [[len(prompt) + 1, len(text)]] * greedy,
+        "longest_copy": "again" * greedy,
+        "longest_copy_tokens": 9 * greedy,
+    }
+
+
+SAMPLES = [sample(p, t, k) for t in (0.0, 1.0) for k in TOP_KS for p in ("one", "two")]
+
+
+def test_the_maps_that_tell_most_come_first_and_level_ones_are_words() -> None:
+    section = sampling_section(GRID, SAMPLES)
+    assert section is not None
+    assert [m.title.split(":")[0] for m in section.maps] == ["Variety", "Copying"]
+    assert [m.title for m in section.more_maps] == ["distinct-1"]
+    assert section.level == "length, tokens: 50"
+    variety = section.maps[0]
+    assert (variety.lines, variety.columns) == (["0", "1"], ["1", "25", "all"])
+    assert [variety.step(cell) for cell in (0.0, 0.5, None)] == [0, 10, 0]
+
+
+def test_equal_texts_stand_once_under_all_their_settings() -> None:
+    section = sampling_section(GRID, SAMPLES)
+    assert section is not None
+    assert section.count == 12
+    assert section.all["two"] == [
+        ("greedy", [(False, "two "), (True, "again")]),
+        ("temperature 1, top-k\u00a025", [(False, "two 1 25")]),
+        ("temperature 1", [(False, "two 1 None")]),
+    ]
+    assert [words for words, _ in section.first["one"]] == ["greedy", "temperature 1"]
+
+
+def test_a_text_is_cut_where_copying_begins_and_ends() -> None:
+    row = {"completion": "It was a night.", "copies": [[0, 2], [8, 15]]}
+    assert pieces(row) == [(True, "It"), (False, " was a"), (True, " night.")]
+    assert pieces({"completion": "", "copies": []}) == []
+
+
+def test_the_longest_copied_passage_is_shown_where_there_is_one() -> None:
+    section = sampling_section(GRID, SAMPLES)
+    assert section is not None
+    assert section.copy == ("9 tokens, after “one”, greedy", "again")
+    drawn = [sample for sample in SAMPLES if not sample["longest_copy_tokens"]]
+    section = sampling_section(GRID, drawn)
+    assert section is not None
+    assert section.copy is None
+
+
+def test_nothing_sampled_is_no_section() -> None:
+    assert sampling_section([], []) is None

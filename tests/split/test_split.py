@@ -1,0 +1,313 @@
+"""Two sides out of a corpus: what goes where, and that no text is lost on the way."""
+
+from __future__ import annotations
+
+import os
+import re
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.corpus import parquet
+from pipeline.corpus.corpora import prepare
+from pipeline.corpus.documents import Document
+from pipeline.corpus.parquet import CorpusWriter
+from pipeline.errors import UserError
+from pipeline.params import Prepare
+from pipeline.split import writer as tokens_module
+from pipeline.split.split import position, split
+from pipeline.system.files import folder_aside
+from pipeline.tokens.tokenizer import END_OF_TEXT, decode, encode
+from pipeline.tokens.windows import Tokens, Windows
+
+WORDS = "It was late, and the clock struck; nobody's home.\n"
+
+
+def write_corpus(folder: Path, texts: dict[str, str | list[str]]) -> Path:
+    """A corpus of documents by id; a list is a document in parts."""
+    with folder_aside(folder) as aside:
+        writer = CorpusWriter(aside)
+        for name, text in texts.items():
+            parts = [text] if isinstance(text, str) else text
+            writer.write(Document(name, name, f"{name}.txt", parts))
+        writer.close("mine")
+    return folder
+
+
+def documents_of(tokens: Tokens) -> list[str]:
+    """The texts between the ends of text."""
+    ids = tokens.read(0, len(tokens)).tolist()
+    assert ids[-1] == END_OF_TEXT
+    runs = groupby(ids, key=lambda token: token == END_OF_TEXT)
+    return [decode(list(run)) for is_end, run in runs if not is_end]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_one_document_is_cut_by_characters(tmp_path: Path) -> None:
+    text = "naïve " * 30 + "<|endoftext|>"
+    corpus = write_corpus(tmp_path / "corpus", {"a": text})
+    report = split(corpus, tmp_path / "tokens", 0.75)
+    cut = int(len(text) * 0.75)
+    for side, part in (("train", text[:cut]), ("val", text[cut:])):
+        tokens = Tokens.open(tmp_path / "tokens" / side)
+        assert tokens.read(0, len(tokens)).tolist() == encode(part)  # and no end of text
+        counts = {
+            "tokens": len(encode(part)),
+            "documents": 1,
+            "characters": len(part),
+            "bytes": len(part.encode()),
+        }
+        assert report[side] == counts
+        assert counts.items() <= tokens.meta.items()
+    assert report["corpus"] == "mine"
+
+
+def test_meta_describes_the_side(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", {"a": WORDS})
+    report = split(corpus, tmp_path / "tokens", 0.5)
+    meta = Tokens.open(tmp_path / "tokens" / "val").meta
+    assert (meta["split"], meta["encoding"], meta["dtype"]) == ("val", "gpt2", "uint16")
+    assert (meta["corpus"], meta["corpus_sha256"]) == ("mine", report["corpus_sha256"])
+    assert meta["shards"] == [{"file": "00000.bin", "tokens": meta["tokens"]}]
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.text(min_size=1).filter(str.strip), min_size=30, max_size=40))
+def test_many_documents_go_whole_to_a_side(tmp_path: Path, texts: list[str]) -> None:
+    named: dict[str, str | list[str]] = {f"id{n}": text for n, text in enumerate(texts)}
+    report = split(write_corpus(tmp_path / "corpus", named), tmp_path / "tokens", 0.5)
+    found = {s: documents_of(Tokens.open(tmp_path / "tokens" / s)) for s in ("train", "val")}
+    assert found["train"] == [text for name, text in named.items() if position(name) < 0.5]
+    assert found["val"] == [text for name, text in named.items() if position(name) >= 0.5]
+    assert {side: report[side]["documents"] for side in found} == {
+        side: len(documents) for side, documents in found.items()
+    }
+
+
+def test_a_document_keeps_its_side_when_others_come(tmp_path: Path) -> None:
+    def sides(names: list[str]) -> dict[str, str]:
+        corpus = write_corpus(tmp_path / "corpus", {name: f"I am {name}" for name in names})
+        split(corpus, tmp_path / "tokens", 0.8)
+        return {
+            document: side
+            for side in ("train", "val")
+            for document in documents_of(Tokens.open(tmp_path / "tokens" / side))
+        }
+
+    some = sides([f"n{i}" for i in range(40)])
+    more = sides([f"m{i}" for i in range(40)] + [f"n{i}" for i in reversed(range(40))])
+    assert some.items() < more.items()
+
+
+def test_the_fraction_is_the_share_of_documents() -> None:
+    train = sum(position(f"document {n}") < 0.9 for n in range(5000))
+    assert 4400 < train < 4600
+
+
+def test_a_document_in_parts_is_one(tmp_path: Path) -> None:
+    texts: dict[str, str | list[str]] = {f"id{n}": [WORDS, f" {n}", WORDS] for n in range(20)}
+    split(write_corpus(tmp_path / "corpus", texts), tmp_path / "tokens", 0.5)
+    found = [documents_of(Tokens.open(tmp_path / "tokens" / s)) for s in ("train", "val")]
+    assert sorted(found[0] + found[1]) == sorted(f"{WORDS} {n}{WORDS}" for n in range(20))
+
+
+def test_one_document_in_parts_is_cut_in_the_right_place(tmp_path: Path) -> None:
+    parts = [WORDS[start : start + 7] for start in range(0, len(WORDS), 7)]
+    corpus = write_corpus(tmp_path / "corpus", {"a": list(parts)})
+    for fraction in (0.1, 0.14, 0.5, 0.9):
+        report = split(corpus, tmp_path / "tokens", fraction)
+        cut = int(len(WORDS) * fraction)
+        assert report["train"]["characters"] == cut
+        tokens = Tokens.open(tmp_path / "tokens" / "train")
+        assert decode(tokens.read(0, len(tokens)).tolist()) == WORDS[:cut]
+
+
+def test_any_number_of_threads_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "GROUP", 100)  # many row groups, a worker's parts
+    texts: dict[str, str | list[str]] = {f"id{n}": WORDS * (n + 1) for n in range(40)}
+    corpus = write_corpus(tmp_path / "corpus", texts)
+    progress: list[int] = []
+    reports = []
+    for threads in (1, 5):
+        folder = tmp_path / str(threads)
+        reports.append(split(corpus, folder, 0.6, threads=threads, progress=progress.append))
+    assert reports[0] == reports[1]
+    assert content(tmp_path / "1") == content(tmp_path / "5")
+    assert len(progress) > 40
+    assert sum(progress) == 2 * sum(len(str(text)) for text in texts.values())
+
+
+@pytest.mark.parametrize("group", [1, 60, 1000])
+def test_any_partition_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int
+) -> None:
+    """However the corpus is cut into row groups, long documents across them included."""
+    many: dict[str, str | list[str]] = {
+        f"id{n}": [WORDS, f" né {n}"] * (n % 4 + 1) for n in range(30)
+    }
+    one: dict[str, str | list[str]] = {"a": [WORDS, "né ", WORDS, WORDS] * 9}
+    for name, texts in (("many", many), ("one", one)):
+        fractions = (0.6, 0.2)
+        reports = []
+        for size in (1 << 21, group):
+            monkeypatch.setattr(parquet, "GROUP", size)
+            corpus = write_corpus(tmp_path / "corpus", texts)
+            reports.append(split(corpus, tmp_path / f"{name}{size}", *fractions))
+        assert reports[0] == reports[1]
+        assert content(tmp_path / f"{name}{1 << 21}") == content(tmp_path / f"{name}{group}")
+
+
+class TestTheTestSplit:
+    """`split.test_fraction` takes from validation; training stays what it was."""
+
+    def test_one_document(self, tmp_path: Path) -> None:
+        corpus = write_corpus(tmp_path / "corpus", {"a": WORDS * 20})
+        report = split(corpus, tmp_path / "tokens", 0.5, 0.25)
+        sides = {s: Tokens.open(tmp_path / "tokens" / s) for s in ("train", "val", "test")}
+        texts = {s: decode(tokens.read(0, len(tokens)).tolist()) for s, tokens in sides.items()}
+        assert "".join(texts.values()) == WORDS * 20
+        assert [len(text) for text in texts.values()] == [500, 250, 250]
+        assert report["test"]["characters"] == 250
+        assert sides["test"].meta["split"] == "test"
+
+    def test_many_documents(self, tmp_path: Path) -> None:
+        named: dict[str, str | list[str]] = {f"id{n}": f"document {n}" for n in range(60)}
+        corpus = write_corpus(tmp_path / "corpus", named)
+        split(corpus, tmp_path / "two", 0.5)
+        split(corpus, tmp_path / "three", 0.5, 0.2)
+        three = {
+            s: documents_of(Tokens.open(tmp_path / "three" / s)) for s in ("train", "val", "test")
+        }
+        assert three["test"] == [t for n, t in named.items() if position(n) >= 0.8]
+        two = {s: documents_of(Tokens.open(tmp_path / "two" / s)) for s in ("train", "val")}
+        assert three["train"] == two["train"]
+        assert sorted(three["val"] + three["test"]) == sorted(two["val"])
+
+    def test_an_empty_side_is_named(self, tmp_path: Path) -> None:
+        corpus = write_corpus(tmp_path / "corpus", {f"id{n}": WORDS for n in range(30)})
+        with pytest.raises(UserError, match=r"split\.test_fraction 1e-05 leaves .* give more"):
+            split(corpus, tmp_path / "tokens", 0.5, 1e-5)
+
+
+def test_statistics(tmp_path: Path) -> None:
+    texts: dict[str, str | list[str]] = {"a": " a" * 3, "b": " a b", "c": " a", "d": [" b"] * 9}
+    report = split(write_corpus(tmp_path / "corpus", texts), tmp_path / "tokens", 0.5)
+    told = report["statistics"]
+    assert told["most_common"] == [
+        {"token": 275, "text": " b", "count": 10},
+        {"token": 257, "text": " a", "count": 5},
+    ]
+    assert told["tokens_per_document"] == 15 / 4
+    assert told["bytes_per_token"] == told["characters_per_token"] == 2
+    assert told["distinct_tokens"] == 2
+    assert [line["documents"] for line in told["tokens_a_document"]] == [1, 2, 0, 1]
+    assert told["tokens_a_document"][0] == {"from": 1, "below": 2, "documents": 1}
+
+
+def test_statistics_of_one_document(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", {"a": " a" * 10})
+    told = split(corpus, tmp_path / "tokens", 0.5)["statistics"]
+    assert told["tokens_per_document"] == 10
+    assert told["tokens_a_document"] == [{"from": 8, "below": 16, "documents": 1}]
+
+
+def test_shards_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = write_corpus(tmp_path / "corpus", {"a": WORDS * 20})
+    split(corpus, tmp_path / "whole", 0.9)
+    monkeypatch.setattr(tokens_module, "SHARD", 100)
+    report = split(corpus, tmp_path / "cut", 0.9)
+    for side in ("train", "val"):
+        whole, cut = Tokens.open(tmp_path / "whole" / side), Tokens.open(tmp_path / "cut" / side)
+        sizes = [shard["tokens"] for shard in cut.meta["shards"]]
+        assert all(size == 100 for size in sizes[:-1])
+        assert sum(sizes) == report[side]["tokens"] == len(whole)
+        assert np.array_equal(whole.read(0, len(whole)), cut.read(0, len(cut)))
+    assert len(Tokens.open(tmp_path / "cut" / "train").meta["shards"]) > 2
+
+
+def test_tokens_are_little_endian(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", {"a": "Hello, Hello,"})
+    split(corpus, tmp_path / "tokens", 0.5)
+    raw = (tmp_path / "tokens" / "train" / "00000.bin").read_bytes()
+    assert list(raw[:4]) == [15496 % 256, 15496 // 256, 11, 0]
+
+
+def test_what_was_there_is_replaced_whole(tmp_path: Path) -> None:
+    (tmp_path / "tokens" / "test").mkdir(parents=True)
+    split(write_corpus(tmp_path / "corpus", {"a": WORDS}), tmp_path / "tokens", 0.5)
+    assert sorted(path.name for path in (tmp_path / "tokens").iterdir()) == ["train", "val"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "tokens"]
+
+
+def test_one_short_document_cannot_be_split(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", {"a": "x"})
+    with pytest.raises(
+        UserError, match=r"split\.train_fraction 0\.9 .* mine .* it has 1 characters"
+    ):
+        split(corpus, tmp_path / "tokens", 0.9)
+    assert not (tmp_path / "tokens").exists()
+
+
+def test_few_documents_on_one_side_say_what_would_do(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", {f"id{n}": WORDS for n in range(3)})
+    positions = [position(f"id{n}") for n in range(3)]
+    with pytest.raises(UserError, match="its 3 documents") as caught:
+        split(corpus, tmp_path / "tokens", max(positions) + 1e-3)
+    hint = re.search(r"a value from ([\d.]+) to ([\d.]+) does not", str(caught.value))
+    assert hint
+    for value in hint.groups():
+        assert split(corpus, tmp_path / "tokens", float(value))["val"]["documents"] in (1, 2)
+
+
+def test_documents_that_are_all_alike_cannot_be_split(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    writer = CorpusWriter(tmp_path / "corpus")
+    for number in range(5):
+        writer.write(Document("same", "", f"a.jsonl:{number}", [WORDS]))
+    writer.close("mine")
+    with pytest.raises(UserError, match="give more of them"):
+        split(tmp_path / "corpus", tmp_path / "tokens", 0.5)
+
+
+def test_no_corpus(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"_meta\.json: no such file"):
+        split(tmp_path / "corpus", tmp_path / "tokens", 0.9)
+
+
+def the_verdict() -> Path:
+    beside = Path(__file__).parents[3] / "shared" / "data" / "the-verdict.txt"
+    return Path(os.environ.get("LOSSBOOK_THE_VERDICT", beside))
+
+
+def windows_of(corpus: str, folder: Path) -> tuple[dict[str, Any], list[int]]:
+    prepare(Prepare(corpus=corpus), folder / "corpus")
+    report = split(folder / "corpus", folder / "tokens", 0.9)
+    return report, [len(Windows.open(folder / "tokens" / s, 256)) for s in ("train", "val")]
+
+
+@pytest.mark.skipif(
+    not the_verdict().is_file(),
+    reason="needs the text of The Verdict, whose path LOSSBOOK_THE_VERDICT may name",
+)
+def test_the_books_numbers(tmp_path: Path) -> None:
+    report, windows = windows_of(str(the_verdict()), tmp_path)
+    assert report["train"]["characters"] + report["val"]["characters"] == 20_479
+    assert len(encode(the_verdict().read_text(encoding="utf-8"))) == 5_145
+    assert (report["train"]["tokens"], report["val"]["tokens"]) == (4_612, 534)
+    assert windows == [18, 2]
+
+
+def test_the_default_corpus_has_as_many_windows_as_the_books(tmp_path: Path) -> None:
+    assert windows_of(Prepare().corpus, tmp_path)[1] in ([17, 2], [18, 2])

@@ -1,0 +1,63 @@
+"""Folders that are whole or absent."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.system.files import folder_aside
+
+
+def test_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").write_text("old")
+    with folder_aside(tmp_path / "out") as aside:
+        (aside / "new").write_text("new")
+        assert (tmp_path / "out" / "old").exists()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "new"]
+
+
+def test_makes_the_folders_above(tmp_path: Path) -> None:
+    with folder_aside(tmp_path / "a" / "b"):
+        pass
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_keeps_what_was_there_when_the_block_fails(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").write_text("old")
+
+    def fail() -> None:
+        with folder_aside(tmp_path / "out") as aside:
+            (aside / "new").write_text("new")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "old"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.system.files import folder_aside
+
+with folder_aside(Path(sys.argv[1])) as aside:
+    (aside / "half").write_text("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_sweeps_what_a_killed_process_left(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "out")], check=False)
+    assert not (tmp_path / "out").exists()
+    assert len(list(tmp_path.iterdir())) == 1
+    with folder_aside(tmp_path / "out"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

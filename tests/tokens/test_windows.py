@@ -1,0 +1,173 @@
+"""Tokens across shards, the windows over them, and folders that are not what they say."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import UserError
+from pipeline.tokens.tokenizer import END_OF_TEXT, encode
+from pipeline.tokens.windows import Tokens, Windows
+
+
+def write_split(folder: Path, *shards: list[int]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{i:05d}.bin" for i in range(len(shards))]
+    for name, shard in zip(names, shards, strict=True):
+        np.array(shard, "<u2").tofile(folder / name)
+    meta = {
+        "split": folder.name,
+        "encoding": "gpt2",
+        "dtype": "uint16",
+        "tokens": sum(map(len, shards)),
+        "shards": [{"file": n, "tokens": len(s)} for n, s in zip(names, shards, strict=True)],
+    }
+    (folder / "meta.json").write_text(json.dumps(meta))
+    return folder
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.integers(1, 7), max_size=5), st.data())
+def test_reads_across_shards(tmp_path: Path, sizes: list[int], data: st.DataObject) -> None:
+    numbers = list(range(sum(sizes)))
+    cuts = np.cumsum([0, *sizes])
+    shards = [numbers[a:b] for a, b in pairwise(cuts)]
+    tokens = Tokens.open(write_split(tmp_path / "train", *shards))
+    assert len(tokens) == len(numbers)
+    start = data.draw(st.integers(0, len(numbers)))
+    stop = data.draw(st.integers(start, len(numbers)))
+    read = tokens.read(start, stop)
+    assert read.dtype == np.uint16
+    assert read.tolist() == numbers[start:stop]
+
+
+@pytest.mark.parametrize("span", [(-1, 1), (0, 4), (2, 1)])
+def test_refuses_to_read_outside(tmp_path: Path, span: tuple[int, int]) -> None:
+    with pytest.raises(IndexError):
+        Tokens.open(write_split(tmp_path / "train", [1, 2], [3])).read(*span)
+
+
+def test_reading_within_a_shard_copies_nothing(tmp_path: Path) -> None:
+    read = Tokens.open(write_split(tmp_path / "train", list(range(9)))).read(2, 7)
+    assert not read.flags.owndata
+    assert not read.flags.writeable
+
+
+@pytest.mark.parametrize(("tokens", "windows"), [(0, 0), (1, 0), (4, 0), (5, 1), (8, 1), (9, 2)])
+def test_counts_whole_windows(tmp_path: Path, tokens: int, windows: int) -> None:
+    shards = [list(range(tokens))] if tokens else []
+    assert len(Windows(Tokens.open(write_split(tmp_path / "val", *shards)), 4)) == windows
+
+
+def test_targets_are_inputs_shifted_by_one(tmp_path: Path) -> None:
+    windows = Windows.open(write_split(tmp_path / "train", [0, 1, 2], [3, 4, 5, 6, 7, 8]), 4)
+    inputs, targets = windows.batch([1, 0])
+    assert inputs.dtype == targets.dtype == torch.int64
+    assert inputs.tolist() == [[4, 5, 6, 7], [0, 1, 2, 3]]
+    assert targets.tolist() == [[5, 6, 7, 8], [1, 2, 3, 4]]
+    assert inputs.is_contiguous()
+    assert targets.is_contiguous()
+    with pytest.raises(IndexError):
+        windows.batch([2])
+
+
+def test_counts_the_targets_bytes(tmp_path: Path) -> None:
+    tokens = [*encode("naïve 中"), END_OF_TEXT]
+    windows = Windows.open(write_split(tmp_path / "val", tokens), len(tokens) - 1)
+    first = len(b"na")  # "na" is the first token, which is no target
+    assert encode("na") == tokens[:1]
+    assert windows.target_bytes([0]) == len("naïve 中".encode()) - first
+    assert windows.target_bytes([0, 0]) == 2 * windows.target_bytes([0])
+
+
+def test_too_short_for_a_window_says_what_would_help(tmp_path: Path) -> None:
+    folder = write_split(tmp_path / "val", [1, 2, 3])
+    with pytest.raises(UserError, match=r"val: 3 tokens .* model.context_length 4, which takes 5"):
+        Windows.open(folder, 4)
+
+
+def test_four_gigabytes_cost_no_memory(tmp_path: Path) -> None:
+    tokens = 1 << 31
+    folder = write_split(tmp_path / "train", [0])
+    with open(folder / "00000.bin", "r+b") as file:
+        file.truncate(2 * tokens)  # sparse: the disk holds nothing either
+    meta = json.loads((folder / "meta.json").read_text())
+    meta |= {"tokens": tokens, "shards": [{"file": "00000.bin", "tokens": tokens}]}
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+    before = psutil.Process().memory_info().rss
+    windows = Windows.open(folder, 256)
+    indices = range(0, len(windows), len(windows) // 64)
+    inputs, _ = windows.batch(indices)
+    assert inputs.shape == (len(indices), 256)
+    assert psutil.Process().memory_info().rss - before < 64 << 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere single pages are mapped")
+def test_memory_does_not_grow_with_the_steps(tmp_path: Path) -> None:
+    size = 1 << 26  # tokens: 128 MiB, in the page cache once written
+    folder = write_split(tmp_path / "train", [0])
+    (folder / "00000.bin").write_bytes(bytes(2 * size))
+    shards = {"tokens": size, "shards": [{"file": "00000.bin", "tokens": size}]}
+    meta = json.loads((folder / "meta.json").read_text()) | shards
+    (folder / "meta.json").write_text(json.dumps(meta))
+    windows = Windows.open(folder, 256)
+    windows.batch([0])
+    before = psutil.Process().memory_info().rss
+    for indices in np.random.default_rng(0).integers(0, len(windows), (500, 4)):
+        windows.batch(indices)
+    assert psutil.Process().memory_info().rss - before < 16 << 20
+
+
+def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    def apply(folder: Path) -> None:
+        meta = json.loads((folder / "meta.json").read_text())
+        change(meta)
+        (folder / "meta.json").write_text(json.dumps(meta))
+
+    return apply
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "no meta.json": lambda folder: (folder / "meta.json").unlink(),
+    "meta.json is not JSON": lambda folder: (folder / "meta.json").write_text("{"),
+    "meta.json is a list": lambda folder: (folder / "meta.json").write_text("[]"),
+    "another encoding": edit(lambda meta: meta.update(encoding="cl100k_base")),
+    "another dtype": edit(lambda meta: meta.update(dtype="uint32")),
+    "no shards": edit(lambda meta: meta.pop("shards")),
+    "shards are numbers": edit(lambda meta: meta.update(shards=[3])),
+    "a shard elsewhere": edit(lambda meta: meta["shards"][0].update(file="../train/00000.bin")),
+    "a shard of less than nothing": edit(lambda meta: meta["shards"][0].update(tokens=-1)),
+    "a wrong sum": edit(lambda meta: meta.update(tokens=7)),
+    "a shard is missing": lambda folder: (folder / "00001.bin").unlink(),
+    "a shard is short": lambda folder: (folder / "00001.bin").write_bytes(b"\0\0\0"),
+    "a shard is long": lambda folder: (folder / "00000.bin").write_bytes(bytes(100)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_named(tmp_path: Path, damage: str) -> None:
+    folder = write_split(tmp_path / "train", [1, 2, 3], [4, 5, 6])
+    DAMAGES[damage](folder)
+    with pytest.raises(UserError, match="train") as caught:
+        Tokens.open(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_number_that_is_no_token_is_named(tmp_path: Path) -> None:
+    windows = Windows.open(write_split(tmp_path / "train", [1, 2, 60000, 4]), 3)
+    with pytest.raises(UserError, match="60000"):
+        windows.batch([0])
