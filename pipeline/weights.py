@@ -1,88 +1,128 @@
-"""Any model of this repository by one name: `scratch`, a folder, a run, or `gpt2-SIZE`."""
+"""Any model of this repository by one name, for whoever trains from it, samples or exports it.
+
+    scratch     random weights; only a training starts from them (`train.init_from`)
+    trained     what the train stage wrote last: `models/scratch`
+    gpt2-SIZE   OpenAI's GPT-2, from where the `gpt2` section of params says
+    FOLDER      a folder with `config.json` and `model.pth`
+    RUN         a training's run: its key or MLflow id, of which six characters are enough
+
+They are looked up in this order; a folder whose name reads otherwise is `./NAME`.
+"""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from pipeline.errors import UserError
+from pipeline.gpt2.load import load_gpt2
+from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.model.saved import FILES, OPTIMIZER, Weights, load_model
+from pipeline.model.start import Start, adapted_model, random_model
+from pipeline.params import Gpt2, Size
+from pipeline.tracking.weights import folder_of_run
 
-if TYPE_CHECKING:
-    from pipeline.model.gpt import GPT
-    from pipeline.model.saved import Weights
-    from pipeline.tracking.book import Entry
-
-SCRATCH = Path("models/scratch")
-RECORD = Path("reports/train_run.json")
+SCRATCH, TRAINED, GPT2 = "scratch", "trained", "gpt2-"
+FOLDER = Path("models/scratch")
+NAMES = "`trained`, gpt2-SIZE, a folder, or a run that `lossbook runs --json` lists"
 
 
-def load_any(name: str, weights: Weights = "last", params: Path = Path("params.yaml")) -> GPT:
-    """Load a model in evaluation mode, on the CPU.
+@dataclass(frozen=True)
+class Source:
+    """Where a named model's weights lie.
+
+    Attributes:
+        size: of GPT-2, or None.
+        folder: of every other model.
+        which: of a trained model, its last weights or its best.
+    """
+
+    name: str
+    size: str | None = None
+    folder: Path | None = None
+    which: Weights = "last"
+
+    def load(self, gpt2: Gpt2 | None = None) -> GPT:
+        """The model, in evaluation mode, on the CPU.
+
+        Args:
+            gpt2: where OpenAI's weights are.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        if self.size is not None:
+            return load_gpt2(self.size, gpt2)
+        assert self.folder is not None, "a source is a size or a folder"
+        return load_model(self.folder, self.which)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of a folder that a training from it depends on."""
+        if self.folder is None:
+            return []
+        names = (FILES["last"], OPTIMIZER)
+        return [path for name in names if (path := self.folder / name).is_file()]
+
+
+def find(name: str, which: Weights = "last", optional: Sequence[str] = ()) -> Source:
+    """Look a model up by its name.
 
     Args:
-        name: `scratch`; `gpt2-124M` and so on; a folder such as models/scratch; or a training
-            run's key or MLflow id, of which the first six characters are enough.
-        weights: of a trained model, `last` or `best`.
-        params: where the `gpt2` section says where GPT-2 comes from, if the file is there.
+        which: of a trained model, its last weights or its best.
+        optional: files beside the weights that a run's folder shall have, where it left them.
 
     Raises:
-        UserError: there is no such model, or it cannot be read.
+        UserError: there is no such model.
     """
-    from pipeline.model.saved import load_model
-
-    if name == "scratch":
-        return load_model(SCRATCH, weights)
-    if name.startswith("gpt2-"):
-        return _load_gpt2(name.removeprefix("gpt2-"), params)
-    if Path(name).is_dir():
-        return load_model(Path(name), weights)
-    return _load_run(name, weights)
-
-
-def _load_gpt2(size: str, params: Path) -> GPT:
-    from pipeline.gpt2.load import load_gpt2
-    from pipeline.params import Gpt2, Size, load_params
-
-    if size not in get_args(Size):
-        raise UserError(f"gpt2-{size}: GPT-2's sizes are {', '.join(get_args(Size))}")
-    return load_gpt2(size, load_params(params).gpt2 if params.exists() else Gpt2())
-
-
-def _load_run(name: str, weights: Weights) -> GPT:
-    """The weights that a training run logged, from the workspace or DVC's cache."""
-    from pipeline.model.saved import FILES, load_model
-    from pipeline.tracking.weights import file_of_run
-
-    entry = _find_run(name)
-    if _is_current(entry):
-        return load_model(SCRATCH, weights)
-    with TemporaryDirectory() as folder:
-        for file in ("config.json", FILES[weights]):
-            target = Path(folder, FILES["last"] if file.endswith(".pth") else file)
-            target.symlink_to(file_of_run(entry, file))
-        return load_model(Path(folder), "last")
-
-
-def _find_run(name: str) -> Entry:
-    from pipeline.tracking.weights import runs_named
-
-    found = runs_named(name)
-    if not found:
+    if name == SCRATCH:
         raise UserError(
-            f"{name}: no such model; give scratch, gpt2-SIZE, a folder, or a run that "
-            "`lossbook runs --json` lists"
+            f"{SCRATCH} is random weights, which a training starts from; the model that was "
+            f"trained here is `{TRAINED}`"
         )
-    if len(found) > 1:
-        raise UserError(f"{name}: begins the names of {len(found)} runs; give more of it")
-    return found[0]
+    if name == TRAINED:
+        return Source(name, folder=FOLDER, which=which)
+    if name.startswith(GPT2):
+        size = name.removeprefix(GPT2)
+        if size not in get_args(Size):
+            raise UserError(f"{name}: GPT-2's sizes are {', '.join(get_args(Size))}")
+        return Source(name, size=size)
+    folder = Path(name)
+    if not folder.is_dir():
+        files = ("config.json", FILES[which])
+        return Source(name, folder=folder_of_run(name, files, optional, NAMES), which=which)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{name}: holds no config.json and {FILES['last']}")
+    return Source(name, folder=folder, which=which)
 
 
-def _is_current(entry: Entry) -> bool:
-    """Whether models/scratch holds this run's weights."""
+def find_start(init_from: str) -> Source | None:
+    """What `train.init_from` names; None for random weights.
+
+    Raises:
+        UserError: it names nothing.
+    """
+    if init_from == SCRATCH:
+        return None
     try:
-        record = json.loads(RECORD.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(record, dict) and record.get("run") == entry.story.run
+        return find(init_from, optional=[OPTIMIZER])
+    except UserError as error:
+        raise UserError(f"train.init_from: {error}; or `{SCRATCH}`, random weights") from None
+
+
+def starting_model(
+    config: GPTConfig, start: Start, source: Source | None, gpt2: Gpt2 | None = None
+) -> GPT:
+    """The weights of step 0.
+
+    Args:
+        source: what `find_start` says.
+
+    Raises:
+        UserError: they cannot be read, or are of another architecture.
+    """
+    if source is None:
+        return random_model(config, start)
+    return adapted_model(source.load(gpt2), config, start)

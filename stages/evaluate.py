@@ -45,7 +45,6 @@ def main(
     from pipeline.system.progress import Progress
     from pipeline.tokens.windows import Windows
     from pipeline.tracking.run import start_run
-    from pipeline.tracking.weights import folder_of_run
 
     params = load_params(params_file)
     batch_size = params.evaluate.batch_size
@@ -65,7 +64,7 @@ def main(
         Progress(windows, "evaluate", unit="window") as bar,
     ):
         for version in VERSIONS:
-            model = load_version(folder, version, params.gpt2, folder_of_run)
+            model = load_version(folder, version, params.gpt2)
             measured[version] = measure_splits(model, splits, batch_size, bar.advance)
             shown[version] = shown_losses(model, splits["val"], batch_size)
             log_losses(run, version, measured[version])

@@ -44,7 +44,6 @@ def main(params_file: Path, tokens: Path, folder: Path, reports: Path, journal: 
     """
     from pipeline.distributed.world import World
     from pipeline.params import load_params
-    from pipeline.tracking.weights import folder_of_run
     from pipeline.training.job import TrainingJob
 
     params = load_params(params_file)
@@ -53,7 +52,7 @@ def main(params_file: Path, tokens: Path, folder: Path, reports: Path, journal: 
         follow_torchrun(world, params_file, tokens)
         return
     refuse_own_output(params.train.init_from, folder)
-    job = TrainingJob.open(params, tokens, world, folder_of_run)
+    job = TrainingJob.open(params, tokens, world)
     lead(job, partial(follow, params_file=params_file, tokens=tokens), folder, reports, journal)
 
 
@@ -64,8 +63,9 @@ def refuse_own_output(init_from: str, folder: Path) -> None:
         UserError: `init_from` names it; DVC has removed what it held.
     """
     from pipeline.errors import UserError
+    from pipeline.weights import TRAINED
 
-    if Path(init_from).resolve() == folder.resolve():
+    if init_from == TRAINED or Path(init_from).resolve() == folder.resolve():
         raise UserError(
             f"train.init_from: {init_from} is what this stage writes, and DVC removes it before "
             "the stage starts; name the run that left it (`lossbook runs --json`), or a copy of "
@@ -78,11 +78,10 @@ def follow(world: World, meeting: Meeting | None, params_file: Path, tokens: Pat
     from pipeline.distributed.rendezvous import joined
     from pipeline.model.runtime import keep_freed_memory
     from pipeline.params import load_params
-    from pipeline.tracking.weights import folder_of_run
     from pipeline.training.job import TrainingJob
 
     keep_freed_memory()
-    job = TrainingJob.open(load_params(params_file), tokens, world, folder_of_run)
+    job = TrainingJob.open(load_params(params_file), tokens, world)
     with joined(world, job.runtime.device, meeting):
         job.follow()
 

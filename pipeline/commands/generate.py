@@ -25,9 +25,9 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.argument("prompt", required=False)
 @click.option(
     "--model",
-    default="scratch",
+    default="trained",
     show_default=True,
-    help="scratch, a folder, a run's id, or gpt2-SIZE.",
+    help="trained, a folder, a run's id, or gpt2-SIZE.",
 )
 @click.option("--weights", type=click.Choice(["last", "best"]), default="last", show_default=True)
 @click.option("--temperature", type=float, help="0 takes the likeliest token each time.")
@@ -65,15 +65,16 @@ def generate(
     from pipeline.model.runtime import choose_runtime
     from pipeline.params import Params, load_params
     from pipeline.tokens.tokenizer import encode
-    from pipeline.weights import load_any
+    from pipeline.weights import find
 
     params = given_params or Path("params.yaml")
-    settings = (load_params(params) if given_params or params.exists() else Params()).sample
+    chosen = load_params(params) if given_params or params.exists() else Params()
+    settings = chosen.sample
     samplings = samplings_of(settings.model_dump(), given, num_samples)
     text = read_prompt(prompt)
     stream = Stream(text, num_samples)
     completions = decode.generate(
-        load_any(model, weights, params).to(choose_runtime().device),
+        find(model, weights).load(chosen.gpt2).to(choose_runtime().device),
         [encode(text)] * num_samples,
         samplings,
         max_new_tokens or settings.max_new_tokens,

@@ -13,9 +13,9 @@ from pipeline.commands.console import Command
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
     "--model",
-    default="scratch",
+    default="trained",
     show_default=True,
-    help="scratch, a folder, a run's id, or gpt2-SIZE.",
+    help="trained, a folder, a run's id, or gpt2-SIZE.",
 )
 @click.option("--weights", type=click.Choice(["last", "best"]), default="last", show_default=True)
 @click.option(
@@ -27,8 +27,10 @@ from pipeline.commands.console import Command
 def export(folder: Path, model: str, weights: str, params: Path) -> None:
     """Write a model into FOLDER in Hugging Face's layout, as `transformers` loads it."""
     from pipeline.gpt2 import export as exporting
-    from pipeline.weights import load_any
+    from pipeline.params import Gpt2, load_params
+    from pipeline.weights import find
 
-    chosen = load_any(model, "best" if weights == "best" else "last", params)
+    settings = load_params(params).gpt2 if params.exists() else Gpt2()
+    chosen = find(model, "best" if weights == "best" else "last").load(settings)
     exporting.export(chosen, folder)
     click.echo(f"{folder}: {chosen.count_parameters():,} parameters")

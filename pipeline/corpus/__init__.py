@@ -1,1 +1,1 @@
-"""From a corpus to token windows: prepare, tokenise, split, read."""
+"""The prepare stage: documents from wherever they lie into Parquet."""

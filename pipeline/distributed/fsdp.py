@@ -17,8 +17,8 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from pipeline.distributed.base import Parallel
 from pipeline.distributed.full_state import gather_optimizer, gather_weights
-from pipeline.distributed.parallel import Parallel
 from pipeline.distributed.world import World
 from pipeline.model.gpt import GPT, unfilled
 from pipeline.model.objective import Objective

@@ -1,117 +1,27 @@
 """How the processes of a training compute one model's losses and gradients.
 
-    Parallel     each process the whole model: one process; or several that add up their gradients
-                 after a step's last micro-batch, where DDP cannot follow (bf16 on a CPU, whose
-                 gradients are collected outside of autograd)
-    Replicated   DDP: the same, with the sums overlapping the backward pass
-    Sharded      FSDP2: each process a part of every parameter, its gradient and its moments; in
-                 `sharded`, since importing it takes a second that one process need not wait for
+    base.Parallel    each process the whole model: one process; or several that add up their
+                     gradients after a step's last micro-batch, where DDP cannot follow (bf16 on a
+                     CPU, whose gradients are collected outside of autograd)
+    ddp.Replicated   DDP: the same, with the sums overlapping the backward pass
+    fsdp.Sharded     FSDP2: each process a part of every parameter, its gradient and its moments;
+                     importing it takes a second that one process need not wait for
 
 Each rank takes its share of every batch; a loss is the mean over the share, a gradient the mean
 over all ranks, so both are those of the whole batch in one process, but for rounding.
 
 Checkpoints and outputs hold whole states on rank 0, in the form that one process gives them, so a
 training goes on with another number of processes, or another way of sharing, than it began with.
-
-Sharp edge: but for `micro_batch`, every method is a collective, and under FSDP2 so is whatever
-runs the model: all ranks do it, the same number of times.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
-
-import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import get_total_norm
-from torch.optim import Optimizer
-
+from pipeline.distributed.base import Parallel, load_weights
+from pipeline.distributed.ddp import Replicated
 from pipeline.distributed.world import World
 from pipeline.model.gpt import GPT, GPTConfig, unfilled
 from pipeline.model.objective import Objective
 from pipeline.model.runtime import Runtime
-
-
-class Parallel:
-    """Every process computes its share with a whole model of its own.
-
-    Attributes:
-        objective: the module to call, for the loss of this rank's share.
-    """
-
-    def __init__(self, world: World, master: GPT, objective: Objective) -> None:
-        """`master` learns; the objective's model, often the same, runs forward and backward."""
-        self.world = world
-        self.master = master
-        self.objective: nn.Module = objective
-
-    def micro_batch(self, *, is_last: bool) -> AbstractContextManager[object]:
-        """Around a forward and a backward pass; the last of a step adds up all ranks'."""
-        return nullcontext()
-
-    def finish_gradients(self) -> None:
-        """After the last micro-batch: the master's gradients are the mean over all ranks."""
-        if self.world.is_alone:
-            return
-        gradients = [p.grad for p in self.master.parameters() if p.grad is not None]
-        pending = [dist.all_reduce(gradient, async_op=True) for gradient in gradients]
-        for work, gradient in zip(pending, gradients, strict=True):
-            assert work is not None, "asked for one"
-            work.wait()
-            gradient.div_(self.world.size)
-
-    def gradient_norm(self) -> Tensor:
-        """Of all gradients together, a scalar."""
-        return get_total_norm([p.grad for p in self.master.parameters() if p.grad is not None])
-
-    def load_weights(self, weights: dict[str, Tensor]) -> None:
-        """Give every rank the weights that rank 0 is called with."""
-        load_weights(self.world, self.master, weights)
-
-    def load_optimizer(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
-        """Give every rank the state, as `Optimizer.state_dict` has it, that rank 0 has."""
-        load_optimizer(self.world, self.master, optimizer, state)
-
-    def weights(self, *, copy: bool = True) -> dict[str, Tensor]:
-        """All weights on the CPU, for rank 0; nothing for the others.
-
-        Args:
-            copy: whether training on must not change them.
-        """
-        if not self.world.is_first:
-            return {}
-        state = self.master.state_dict()
-        return {name: tensor.to("cpu", copy=copy) for name, tensor in state.items()}
-
-    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """`Optimizer.state_dict`, on any device, for rank 0; nothing for the others."""
-        return optimizer.state_dict() if self.world.is_first else {}
-
-    def whole_model(self) -> GPT | None:
-        """A model for rank 0 to look at, and run, by itself; None for the others."""
-        return self.master if self.world.is_first else None
-
-
-class Replicated(Parallel):
-    """PyTorch's DistributedDataParallel."""
-
-    def __init__(self, world: World, objective: Objective) -> None:
-        super().__init__(world, objective.model, objective)
-        device = self.master.wte.weight.device
-        self._replica = DistributedDataParallel(
-            objective,
-            device_ids=[device.index] if device.type == "cuda" else None,
-            gradient_as_bucket_view=True,
-        )
-        self.objective = self._replica
-
-    def micro_batch(self, *, is_last: bool) -> AbstractContextManager[object]:
-        return nullcontext() if is_last else self._replica.no_sync()
-
-    def finish_gradients(self) -> None:
-        pass
 
 
 def parallel(world: World, master: GPT, objective: Objective, *, sharded: bool) -> Parallel:
@@ -142,23 +52,3 @@ def place(
     placed.to_empty(device=runtime.device)
     load_weights(world, placed, model.state_dict() if model is not None else {})
     return placed
-
-
-def load_weights(world: World, model: GPT, weights: dict[str, Tensor]) -> None:
-    """As `Parallel.load_weights`."""
-    if world.is_alone:
-        model.load_state_dict(weights)
-    else:
-        from pipeline.distributed.full_state import scatter_weights
-
-        scatter_weights(world, model, weights)
-
-
-def load_optimizer(world: World, model: GPT, optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """As `Parallel.load_optimizer`."""
-    if world.is_alone:
-        optimizer.load_state_dict(state)
-    else:
-        from pipeline.distributed.full_state import scatter_optimizer
-
-        scatter_optimizer(world, model, optimizer, state)

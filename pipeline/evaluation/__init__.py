@@ -1,1 +1,1 @@
-"""What a model is worth: losses over whole splits, and their comparison."""
+"""What a model is worth: its losses over whole splits, the same way for every model."""

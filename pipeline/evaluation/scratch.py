@@ -9,21 +9,20 @@ from typing import Any
 from pipeline.model.gpt import GPT
 from pipeline.model.perplexity import Losses, measure
 from pipeline.model.saved import load_config, load_model
-from pipeline.model.start import FindRun, Start, starting_folder, starting_model
+from pipeline.model.start import Start
 from pipeline.params import Gpt2
 from pipeline.tokens.windows import Windows
+from pipeline.weights import find_start, starting_model
 
 VERSIONS = ("untrained", "best", "last")
 
 
-def load_version(
-    folder: Path, version: str, gpt2: Gpt2 | None = None, find_run: FindRun = Path
-) -> GPT:
+def load_version(folder: Path, version: str, gpt2: Gpt2 | None = None) -> GPT:
     """`untrained` (the weights of step 0, built again), `best` or `last`."""
     if version == "untrained":
         start = Start.load(folder)
-        found = starting_folder(start.init_from, find_run)
-        return starting_model(load_config(folder), start, gpt2, found).eval()
+        source = find_start(start.init_from)
+        return starting_model(load_config(folder), start, source, gpt2).eval()
     return load_model(folder, "best" if version == "best" else "last")
 
 

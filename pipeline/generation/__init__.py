@@ -1,1 +1,1 @@
-"""Turning a model's logits into text, and measuring what came out."""
+"""Turning a model's logits into text."""

@@ -19,6 +19,7 @@ from pipeline.system.files import read_json, write_json, written_aside
 
 Weights = Literal["best", "last"]
 FILES: dict[Weights, str] = {"best": "best.pth", "last": "model.pth"}
+OPTIMIZER = "optimizer.pth"
 
 
 def save_config(folder: Path, config: GPTConfig) -> None:

@@ -1,0 +1,1 @@
+"""The sample stage: a grid of settings drawn, measured and shown."""

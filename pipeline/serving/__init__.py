@@ -1,0 +1,1 @@
+"""The trained model behind HTTP, as MLflow serves it."""

@@ -1,0 +1,1 @@
+"""From a corpus to training, validation and test tokens on disk."""

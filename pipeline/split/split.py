@@ -25,9 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.corpus.parquet import Corpus, Group
-from pipeline.corpus.statistics import TokenStatistics
 from pipeline.corpus.workers import start_workers
 from pipeline.errors import UserError
+from pipeline.split.statistics import TokenStatistics
 from pipeline.split.writer import TokenWriter
 from pipeline.system.files import folder_aside
 from pipeline.tokens.tokenizer import END_OF_TEXT, encode_piece, pieces

@@ -6,6 +6,7 @@ The journal knows the files by their hashes, and DVC's cache holds them, whateve
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import UserError
@@ -15,8 +16,6 @@ from pipeline.tracking.artifacts import locate
 from pipeline.tracking.cursor import read_cursors
 
 SHORTEST = 6  # characters of a run's id that may stand for it
-NEEDED = ("config.json", "model.pth")
-OPTIMIZER = "optimizer.pth"  # older runs did not note it
 
 
 def runs_named(name: str) -> list[book.Entry]:
@@ -46,22 +45,26 @@ def file_of_run(entry: book.Entry, name: str) -> Path:
     return source.resolve()
 
 
-def folder_of_run(run: str) -> Path:
-    """A folder of links to a run's last weights, its config and, where it noted it, optimizer.
+def folder_of_run(name: str, files: Sequence[str], optional: Sequence[str], others: str) -> Path:
+    """A folder of links to files that a training's run logged under `model/`.
+
+    Args:
+        name: as `runs_named` takes it.
+        files: their names; `optional` ones are left out where the run did not note them.
+        others: what may be named besides a run, for the error.
 
     Raises:
         UserError: this repository knows no such run, or its files are gone.
     """
-    found = runs_named(run)
-    if len(found) != 1:
-        raise UserError(
-            f"train.init_from: {run} is no run of this repository; `lossbook runs --json` lists "
-            "them, and a folder or gpt2-SIZE would do as well"
-        )
+    found = runs_named(name)
+    if not found:
+        raise UserError(f"{name}: no such model; give {others}")
+    if len(found) > 1:
+        raise UserError(f"{name}: begins the names of {len(found)} runs; give more of it")
     (entry,) = found
-    noted = [OPTIMIZER] if f"model/{OPTIMIZER}" in entry.story.artifacts else []
+    noted = [file for file in optional if f"model/{file}" in entry.story.artifacts]
     folder = home.root() / ".lossbook" / "starts" / entry.story.run
     with folder_aside(folder) as aside:
-        for name in (*NEEDED, *noted):
-            (aside / name).symlink_to(file_of_run(entry, name))
+        for file in (*files, *noted):
+            (aside / file).symlink_to(file_of_run(entry, file))
     return folder

@@ -12,23 +12,15 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from pipeline.distributed.parallel import load_optimizer, place
+from pipeline.distributed.base import load_optimizer
+from pipeline.distributed.parallel import place
 from pipeline.distributed.world import ALONE, World
 from pipeline.errors import UserError
 from pipeline.model.gpt import GPT
 from pipeline.model.objective import compiles
 from pipeline.model.runtime import Runtime, choose_runtime
-from pipeline.model.saved import FILES, save_config, save_weights, save_whole
-from pipeline.model.start import (
-    OPTIMIZER,
-    FindRun,
-    Start,
-    config_of,
-    starting_files,
-    starting_folder,
-    starting_model,
-    starting_optimizer,
-)
+from pipeline.model.saved import FILES, OPTIMIZER, save_config, save_weights, save_whole
+from pipeline.model.start import Start, config_of
 from pipeline.params import Params
 from pipeline.system.digests import Digests
 from pipeline.system.files import write_text
@@ -39,8 +31,9 @@ from pipeline.training.checkpointer import Checkpointer
 from pipeline.training.events import Diverged, Evaluation, Observer, Silent
 from pipeline.training.fingerprint import fingerprint
 from pipeline.training.loop import Trainer
-from pipeline.training.optim import build_optimizer
+from pipeline.training.optim import build_optimizer, starting_optimizer
 from pipeline.training.schedule import total_steps
+from pipeline.weights import Source, find_start, starting_model
 
 CODE = ("data/*.py", "model/*.py", "training/*.py", "evaluation/perplexity.py", "runtime.py")
 HISTORY = tuple(Evaluation.__dataclass_fields__)
@@ -58,7 +51,7 @@ class TrainingJob:
     batches: Batches
     runtime: Runtime
     world: World = ALONE
-    start_folder: Path | None = None
+    source: Source | None = None  # of the first weights; None: random
 
     @classmethod
     def open(
@@ -66,9 +59,8 @@ class TrainingJob:
         params: Params,
         tokens: Path,
         world: World = ALONE,
-        find_run: FindRun = Path,
     ) -> TrainingJob:
-        """Map the tokens, choose the device, find the folder to start from.
+        """Map the tokens, choose the device, find the weights to start from.
 
         Raises:
             UserError: a split is missing or too short, the device is not there, or it cannot do
@@ -83,8 +75,8 @@ class TrainingJob:
             world.check_alone("train.batch_size: auto")
             params = with_largest_batch(params, len(train), runtime)
         batches = Batches(len(train), params.train, params.seed, world.rank, world.size)
-        start_folder = starting_folder(params.train.init_from, find_run)
-        return cls(params, train, val, batches, runtime, world, start_folder)
+        source = find_start(params.train.init_from)
+        return cls(params, train, val, batches, runtime, world, source)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -98,7 +90,7 @@ class TrainingJob:
             {**values, "precision": self.runtime.precision},
             files=[
                 *(w.tokens.folder / "meta.json" for w in (self.train_windows, self.val_windows)),
-                *starting_files(self.start_folder),
+                *(self.source.files if self.source is not None else ()),
             ],
             code=CODE,
         )
@@ -154,13 +146,14 @@ class TrainingJob:
         settings, config = params.train, config_of(params.model)
         whole = None
         if world.is_first:
-            whole = starting_model(config, self.start, params.gpt2, self.start_folder)
+            whole = starting_model(config, self.start, self.source, params.gpt2)
         model = place(world, whole, config, runtime, sharded=world.shards(settings))
         optimizer = build_optimizer(model, settings)
         first, restored = optimizer, False
         if whole is not None:
             first = optimizer if whole is model else build_optimizer(whole, settings)
-            restored = starting_optimizer(first, self.start_folder, settings.init_optimizer)
+            folder = self.source.folder if self.source is not None else None
+            restored = starting_optimizer(first, folder, settings.init_optimizer)
         if world.agreed(restored) and not world.is_alone:
             load_optimizer(world, model, optimizer, first.state_dict())
         return model, optimizer

@@ -195,7 +195,7 @@ def test_generate_finds_weights_by_run_folder_and_name(repository: Path) -> None
     run_id = read("train_run.json")["run_id"]
     outputs = {
         generate("He said", "--model", name).output
-        for name in ("scratch", "models/scratch", key, key[:6], run_id)
+        for name in ("trained", "models/scratch", key, key[:6], run_id)
     }
     assert len(outputs) == 1
     assert generate("He said", "--weights", "best").output not in outputs
@@ -212,7 +212,7 @@ def test_generate_finds_weights_by_run_folder_and_name(repository: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--model", "nothing"], "nothing: no such model; give scratch, gpt2-SIZE, a folder"),
+        (["--model", "nothing"], "nothing: no such model; give `trained`, gpt2-SIZE, a folder"),
         (["--model", "gpt2-7B"], "gpt2-7B: GPT-2's sizes are 124M, 355M, 774M, 1558M"),
         (["--top-p", "1.5"], "top_p must be above 0 and at most 1, not 1.5"),
         (["--temperature", "-1"], "temperature must be a number from 0 up, not -1"),

@@ -188,7 +188,7 @@ def test_the_same_params_give_the_same_bytes(repository: Path) -> None:
     ("section", "said"),
     [
         ("train: {batch_size: 5000}", "train.batch_size: 5000 x gradient_accumulation 1 asks"),
-        ("train: {init_from: nowhere}", "train.init_from: nowhere is neither `scratch`"),
+        ("train: {init_from: nowhere}", "train.init_from: nowhere: no such model"),
         ("train: {device: 'cuda:7'}", "train.device: cuda:7 asked for, but this machine has"),
         ("model: {context_length: 1000}", "tokens are too few for one window of model.context"),
         ("train: {init_from: models/scratch}", "fits no such model: model.n_layer is 12"),
@@ -238,7 +238,7 @@ def test_a_run_is_trained_on_by_its_key_or_its_mlflow_id(
     ("init_from", "message"),
     [
         ("models/scratch", r"what this stage writes.*lossbook runs.*copy of the folder"),
-        ("0123456789abcdef", "is no run of this repository"),
+        ("0123456789abcdef", "no such model; give `trained`"),
     ],
 )
 def test_a_start_that_cannot_be_is_one_line(
@@ -253,5 +253,5 @@ def test_a_start_that_cannot_be_is_one_line(
         *("--model", "models/scratch", "--reports", str(tmp_path), "--journal", str(tmp_path)),
     )
     assert done.exit_code == 1
-    assert re.search(f"train.init_from: {init_from} .*{message}", done.output)
+    assert re.search(f"train.init_from: {init_from}.*{message}", done.output)
     assert len(done.output.strip().splitlines()) == 1

@@ -14,6 +14,7 @@ from pipeline.model.saved import load_model
 from pipeline.params import Params
 from pipeline.training.events import Diverged, Evaluation
 from pipeline.training.job import TrainingJob, verdict, write_history
+from pipeline.weights import Source
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def test_the_fingerprint_is_of_the_weights_that_training_starts_from(
 
     def started_from(content: bytes) -> str:
         (folder / "model.pth").write_bytes(content)
-        return replace(job, start_folder=folder).fingerprint
+        return replace(job, source=Source(str(folder), folder=folder)).fingerprint
 
     assert started_from(b"one") == started_from(b"one")
     assert started_from(b"one") != started_from(b"two")
