@@ -19,7 +19,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from pipeline.corpus.digests import digest_of
 from pipeline.corpus.documents import Document, Faulty, LeftOut
 from pipeline.corpus.download import check_sha256, fetch, file_name
 from pipeline.corpus.gutenberg.source import Library
@@ -31,6 +30,7 @@ from pipeline.corpus.storage import File, Told, local_files, suffix_of
 from pipeline.corpus.workers import Workers, start_workers
 from pipeline.errors import UserError
 from pipeline.params import Prepare
+from pipeline.system.digest_cache import digest_of
 from pipeline.system.files import folder_aside
 from pipeline.system.http import public
 

@@ -5,25 +5,36 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from pipeline.system.files import sha256_of
 
-CODE = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
+CODE = ("pipeline/", "stages/")
 
 
-def fingerprint(values: Any, files: Iterable[Path] = (), code: Iterable[str] = ()) -> str:
+def fingerprint(values: Any, files: Iterable[Path] = (), code: Iterable[Path] = ()) -> str:
     """16 hex digits that change when any of these does.
 
     Args:
         values: JSON-like, e.g. sections of params.
         files: whose contents count.
-        code: glob patterns of modules under `pipeline/`, e.g. `model/*.py`.
+        code: modules, as `code_of` lists them.
     """
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
-    modules = sorted(path for pattern in code for path in CODE.glob(pattern))
-    for path in [*files, *modules]:
+    for path in [*files, *code]:
         digest.update(path.name.encode() + b"\0")
         digest.update(bytes.fromhex(sha256_of(path)))
     return digest.hexdigest()[:16]
+
+
+@cache
+def code_of(stage: str) -> tuple[Path, ...]:
+    """The modules that decide the stage's result: those under its code paths in `dvc.yaml`."""
+    stages = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"]
+    paths = [ROOT / path for path in stages[stage]["deps"] if path.startswith(CODE)]
+    return tuple(m for path in paths for m in (sorted(path.rglob("*.py")) or [path]))

@@ -29,13 +29,12 @@ from pipeline.training.batch_size import with_largest_batch
 from pipeline.training.batches import Batches
 from pipeline.training.checkpointer import Checkpointer
 from pipeline.training.events import Diverged, Evaluation, Observer, Silent
-from pipeline.training.fingerprint import fingerprint
+from pipeline.training.fingerprint import code_of, fingerprint
 from pipeline.training.loop import Trainer
 from pipeline.training.optim import build_optimizer, starting_optimizer
 from pipeline.training.schedule import total_steps
 from pipeline.weights import Source, find_start, starting_model
 
-CODE = ("data/*.py", "model/*.py", "training/*.py", "evaluation/perplexity.py", "runtime.py")
 HISTORY = tuple(Evaluation.__dataclass_fields__)
 # On what is computed, but for rounding, and for dropout where processes are several.
 WITHOUT_EFFECT = {"checkpoint_every", "processes", "sharding"}
@@ -92,7 +91,7 @@ class TrainingJob:
                 *(w.tokens.folder / "meta.json" for w in (self.train_windows, self.val_windows)),
                 *(self.source.files if self.source is not None else ()),
             ],
-            code=CODE,
+            code=code_of("train"),
         )
 
     @property

@@ -59,6 +59,7 @@ class Repository:
         self.run("git", "config", "user.name", "tests")
         self.run("dvc", "init", "--quiet")
         self.run("dvc", "config", "core.autostage", "true")
+        shutil.copy(ROOT / ".dvcignore", folder)
         self.commit()
 
     def set(self, key: str, value: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.corpus import digests
+from pipeline.system import digest_cache as digests
 
 
 def test_a_large_file_tells_how_far_it_is_and_is_read_once(
