@@ -1,26 +1,98 @@
-"""The JSON files that other stages leave for `compare`, read into typed records.
+"""Every `reports/*.json`, one record each, for the stage that writes it and those that read it.
 
 A file that is missing, or that lacks a key or has a wrong one, is one line that names both; keys
-that `compare` does not need are left alone.
+that a reader does not know are left alone.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.errors import UserError
-from pipeline.system.files import read_json
+from pipeline.system.files import read_json, write_json
 
 
 class Record(BaseModel):
+    """A JSON file of `reports/`, or a part of one: writers construct it, readers load it."""
+
     model_config = ConfigDict(frozen=True, allow_inf_nan=False, protected_namespaces=())
 
+    def write(self, path: Path) -> None:
+        """Write the record, its keys in the order of its fields."""
+        write_json(path, self.model_dump(mode="json"))
 
-AnyRecord = TypeVar("AnyRecord", bound=Record)
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Load the record from `path`.
+
+        Raises:
+            UserError: the file is missing, is not JSON, or lacks a key or has a wrong one; names
+                the file and the key.
+        """
+        try:
+            return cls.model_validate(read_json(path))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            key = ".".join(str(part) for part in problem["loc"])
+            message = problem["msg"][:1].lower() + problem["msg"][1:]
+            detail = f"{key}: {message}" if key else message
+            raise UserError(f"{path}: {detail}; `dvc repro -f` rewrites it") from None
+
+
+# prepare and split
+
+
+class CorpusReport(Record):
+    """`reports/corpus.json`."""
+
+    corpus: str
+    sha256: str
+    documents: int
+    characters: int
+    source: str
+    skipped: dict[str, int] = Field(default_factory=dict)
+    statistics: dict[str, Any] | None = None
+
+
+class SplitSide(Record):
+    tokens: int
+
+
+class SplitReport(Record):
+    """`reports/split.json`."""
+
+    train: SplitSide
+    val: SplitSide
+    test: SplitSide | None = None
+    statistics: dict[str, Any] | None = None
+
+
+# train
+
+
+class BestPoint(Record):
+    epoch: float
+
+
+class Training(Record):
+    """`reports/train.json`."""
+
+    parameters: int
+    best: BestPoint
+
+
+class TrainRun(Record):
+    """`reports/train_run.json`."""
+
+    run: str = ""
+    name: str = ""
+
+
+# evaluate, fetch_gpt2 and baseline
 
 
 class SplitLosses(Record):
@@ -51,17 +123,6 @@ class Evaluation(Losses):
     best: Losses
     untrained: Losses
     completions: dict[Literal["best", "last"], tuple[Completion, ...]] = {}
-
-
-class BestPoint(Record):
-    epoch: float
-
-
-class Training(Record):
-    """`reports/train.json`."""
-
-    parameters: int
-    best: BestPoint
 
 
 class Baseline(Record):
@@ -107,17 +168,21 @@ class TokenLosses(Record):
         return self
 
 
-def read_record(path: Path, record: type[AnyRecord]) -> AnyRecord:
-    """Read one JSON file.
+# sample
 
-    Raises:
-        UserError: it is missing, is not JSON, or lacks a key; names the file and the key.
-    """
-    try:
-        return record.model_validate(read_json(path))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        message = problem["msg"][:1].lower() + problem["msg"][1:]
-        detail = f"{key}: {message}" if key else message
-        raise UserError(f"{path}: {detail}; `dvc repro -f` rewrites it") from None
+
+class Sample(Record):
+    prompt: str
+    completion: str
+    temperature: float
+    top_k: int | None = None
+    copies: tuple[tuple[int, int], ...] = ()
+    longest_copy: str = ""
+    longest_copy_tokens: int = 0
+
+
+class SampleReport(Record):
+    """What the page shows of `reports/sampling_grid.json`."""
+
+    samples: tuple[Sample, ...] = ()
+    grid: tuple[dict[str, Any], ...] = ()

@@ -8,12 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
 from pipeline.comparison.table import Comparison
 from pipeline.errors import UserError
 from pipeline.params import Params, flatten
-from pipeline.reports import Record, read_record
+from pipeline.reports import CorpusReport, SampleReport, SplitReport, TrainRun
 from pipeline.tracking.facts import git_tags
 
 if TYPE_CHECKING:
@@ -34,55 +32,6 @@ PUBLISHED = (
     "notebook, for this text in windows of 256 tokens; the training losses there are 3.7547 for "
     "GPT-2 small and 3.3046 for XL."
 )
-
-
-class CorpusReport(Record):
-    """`reports/corpus.json`."""
-
-    corpus: str
-    sha256: str
-    documents: int
-    characters: int
-    source: str
-    skipped: dict[str, int] = Field(default_factory=dict)
-    statistics: dict[str, Any] | None = None
-
-
-class SplitSide(Record):
-    tokens: int
-
-
-class SplitReport(Record):
-    """`reports/split.json`."""
-
-    train: SplitSide
-    val: SplitSide
-    test: SplitSide | None = None
-    statistics: dict[str, Any] | None = None
-
-
-class Sample(Record):
-    prompt: str
-    completion: str
-    temperature: float
-    top_k: int | None = None
-    copies: tuple[tuple[int, int], ...] = ()
-    longest_copy: str = ""
-    longest_copy_tokens: int = 0
-
-
-class SampleReport(Record):
-    """What the page shows of `reports/sampling_grid.json`."""
-
-    samples: tuple[Sample, ...] = ()
-    grid: tuple[dict[str, Any], ...] = ()
-
-
-class TrainRun(Record):
-    """`reports/train_run.json`."""
-
-    run: str = ""
-    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,10 +56,10 @@ class Context:
         """
         return cls(
             params,
-            read_record(corpus, CorpusReport),
-            read_record(split, SplitReport),
-            read_record(samples, SampleReport) if samples else SampleReport(),
-            read_record(run, TrainRun),
+            CorpusReport.read(corpus),
+            SplitReport.read(split),
+            SampleReport.read(samples) if samples else SampleReport(),
+            TrainRun.read(run),
             _commit(),
         )
 

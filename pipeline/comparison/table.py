@@ -23,7 +23,6 @@ from pipeline.reports import (
     Losses,
     SplitLosses,
     Training,
-    read_record,
 )
 
 GPT2_NAMES = {
@@ -108,8 +107,8 @@ def compare(
     Raises:
         UserError: a file is missing or misshapen, or a size was measured on something else.
     """
-    scratch = read_record(evaluation, Evaluation)
-    trained = read_record(training, Training)
+    scratch = Evaluation.read(evaluation)
+    trained = Training.read(training)
     rows = _scratch_rows(scratch, trained.parameters, start)
     completions = {f"scratch_{which}": _by_prompt(c) for which, c in scratch.completions.items()}
     for size in (size for size in GPT2_NAMES if size in sizes):
@@ -130,7 +129,7 @@ def compare(
 
 def _read_baseline(path: Path) -> Baseline:
     if path.exists():
-        return read_record(path, Baseline)
+        return Baseline.read(path)
     return Baseline(status="unavailable", reason=f"`dvc repro baseline@{path.stem}` measures it")
 
 

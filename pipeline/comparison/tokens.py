@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.comparison.table import UNTRAINED, Comparison
 from pipeline.errors import UserError
-from pipeline.reports import TokenLosses, read_record
+from pipeline.reports import TokenLosses
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ def token_view(
     path = folder / "scratch.json"
     if not path.exists():
         return None
-    scratch = read_record(path, TokenLosses)
+    scratch = TokenLosses.read(path)
     losses = {key: scratch.models.get(key.removeprefix("scratch_")) for key in comparison.rows}
     for key, size in _measured_sizes(comparison):
         other_path = folder / f"{size}.json"
-        other = read_record(other_path, TokenLosses) if other_path.exists() else None
+        other = TokenLosses.read(other_path) if other_path.exists() else None
         if other is not None and other.models:
             _require_same_tokens(path, scratch, other_path, other)
             losses[key] = other.models.get(size)

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from pipeline.evaluation.baseline import choose_precision
 from pipeline.gpt2.release import DATA
-from pipeline.reports import Baseline, TokenLosses, read_record
+from pipeline.reports import Baseline, TokenLosses
 from pipeline.tokens.tokenizer import byte_lengths, decode, encode
 from pipeline.tokens.windows import Windows
 from tests.helpers.checkpoints import TINY, write_checkpoint
@@ -159,8 +159,8 @@ def test_equal_work_gives_equal_bytes_and_the_run_has_the_times(run: Run) -> Non
     names = ("reports/baselines/124M.json", "reports/token_losses/124M.json")
     run()
     first = [Path(name).read_bytes() for name in names]
-    assert read_record(Path(names[0]), Baseline).status == "measured"
-    assert read_record(Path(names[1]), TokenLosses).context_length == LENGTH
+    assert Baseline.read(Path(names[0])).status == "measured"
+    assert TokenLosses.read(Path(names[1])).context_length == LENGTH
     journal = "".join(p.read_text() for p in Path("journals/baselines/124M").rglob("*.jsonl"))
     for name in ("load_seconds", "tokens_per_second", "peak_ram_gb", "last/val_loss"):
         assert name in journal
@@ -199,8 +199,8 @@ def test_what_was_not_fetched_is_unavailable_for_the_same_reason(run: Run) -> No
     assert token_losses()["models"] == {}
     # DVC warns of an empty folder.
     assert [path.name for path in Path("journals/baselines/124M").iterdir()] == ["no_run.txt"]
-    assert read_record(Path("reports/baselines/124M.json"), Baseline).status == "unavailable"
-    assert read_record(Path("reports/token_losses/124M.json"), TokenLosses).models == {}
+    assert Baseline.read(Path("reports/baselines/124M.json")).status == "unavailable"
+    assert TokenLosses.read(Path("reports/token_losses/124M.json")).models == {}
 
 
 def test_windows_longer_than_gpt2_reads_are_unavailable(run: Run) -> None:
