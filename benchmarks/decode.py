@@ -37,6 +37,7 @@ from torch import nn
 
 from pipeline.generation.decode import Decoder
 from pipeline.generation.sampling import Sampling
+from pipeline.generation.step_weights import StepWeights
 from pipeline.model.gpt import GPT, GPTConfig, unfilled
 from pipeline.model.saved import load_model
 
@@ -118,7 +119,7 @@ def all_contenders(model: GPT, *, peers: bool) -> Iterator[tuple[str, Contender]
     decoder = Decoder(model).prepare()
     yield ONE, lossbook(decoder, [GREEDY])
     yield "lossbook, one, sampled", lossbook(decoder, [DRAWN])
-    yield "lossbook, one, plain", lossbook(Plain(model), [GREEDY])
+    yield "lossbook, one, plain", lossbook(without_drafts(model), [GREEDY])
     if fp32:
         eight_bit = Decoder(model, "int8")
         yield "lossbook, one, int8", lossbook(eight_bit, [GREEDY])
@@ -134,11 +135,17 @@ def all_contenders(model: GPT, *, peers: bool) -> Iterator[tuple[str, Contender]
         yield "lossbook, 16, cold", cold(model, GRID)
 
 
-class Plain(Decoder):
+class NoDrafts(StepWeights):
     """Without speculative decoding: one token for each reading of the weights."""
 
     def can_draft(self, steps: int) -> bool:
         return False
+
+
+def without_drafts(model: GPT) -> Decoder:
+    decoder = Decoder(model)
+    decoder.weights = NoDrafts(model, "model")
+    return decoder
 
 
 def lossbook(decoder: Decoder, samplings: list[Sampling]) -> Contender:

@@ -13,17 +13,16 @@ all keys and values, are new each time. Nothing can be reused then; a warning sa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, partial
 
 import torch
 from torch import Tensor
 
-from pipeline.generation.forward import Network, PackedWeights, pack
+from pipeline.generation.forward import Network
 from pipeline.generation.loop import DecodingLoop, OnToken
-from pipeline.generation.matmul_kernels import Kernel, Precision, can_copy, choose_kernel
+from pipeline.generation.matmul_kernels import Precision
 from pipeline.generation.sampling import Sampler, Sampling
 from pipeline.generation.sequences import CompletionOutput, check_tokens, distinct_requests
-from pipeline.generation.speculative import DRAFT_FROM
+from pipeline.generation.step_weights import StepWeights
 from pipeline.model.gpt import GPT, unfilled
 from pipeline.tokens.tokenizer import END_OF_TEXT, encode
 
@@ -44,17 +43,13 @@ class Decoder:
                 step's matmuls.
         """
         self.model = _cast(model, torch.bfloat16) if precision == "bf16" else model
-        self.precision = precision
         self.network = Network(self.model)
-        self._packed: dict[Kernel, PackedWeights] = {"plain": self.network.plain}
-        self._choose = cache(partial(choose_kernel, self.model, precision=precision))
-        self._can_draft = self.exact and can_copy(self.model, "int8")
-        self._decoded = 0  # tokens of single requests, in earlier calls
+        self.weights = StepWeights(self.model, precision)
 
-    @property
-    def exact(self) -> bool:
-        """Whether greedy output is that of the model recomputing everything."""
-        return self.precision == "model"
+    def prepare(self) -> Decoder:
+        """Make the copies of the weights now, for many calls to come; return the decoder."""
+        self.weights.prepare()
+        return self
 
     def generate(
         self,
@@ -73,33 +68,10 @@ class Decoder:
         requests = distinct_requests(prompts, samplings, max_new_tokens, end_of_text)
         if requests and max_new_tokens:
             with torch.inference_mode():
-                DecodingLoop(self, requests, on_token, end_of_text).run()
-            self._decoded += max_new_tokens * (len(requests) == 1)
+                DecodingLoop(self.network, self.weights, requests, on_token, end_of_text).run()
+            self.weights.tokens_alone += max_new_tokens * (len(requests) == 1)
         outputs = {i: request.output(samplings[i]) for request in requests for i in request.indices}
         return [outputs[i] for i in range(len(prompts))]
-
-    def step_kernel(self, rows: int, steps: int) -> Kernel:
-        """The kernel for `steps` steps of `rows` tokens each."""
-        return self._choose(rows, steps)
-
-    def can_draft(self, steps: int) -> bool:
-        """Whether the 8-bit copy may draft for a request of `steps` more tokens."""
-        pays = "int8" in self._packed or self._decoded + steps >= DRAFT_FROM
-        return self._can_draft and pays
-
-    def prepare(self) -> Decoder:
-        """Make the copies of the weights now, for many calls to come; return the decoder."""
-        if self._can_draft:
-            self.weights(self.step_kernel(rows=2, steps=DRAFT_FROM))
-            self.weights("int8")
-        return self
-
-    def weights(self, kernel: Kernel) -> PackedWeights:
-        """The weights for a kernel, packed when they are first asked for."""
-        if kernel not in self._packed:
-            with torch.inference_mode():
-                self._packed[kernel] = pack(self.model, kernel)
-        return self._packed[kernel]
 
 
 def generate(

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.generation.cuda_graph import CapturedStep, StaticKVCache
-from pipeline.generation.forward import Network, PackedWeights
+from pipeline.generation.forward import Network
 from pipeline.generation.kv_cache import KVCache
-from pipeline.generation.matmul_kernels import Kernel
 from pipeline.generation.sampling import Sampler
 from pipeline.generation.sequences import Request
 from pipeline.generation.speculative import DRAFT_FROM, DraftLength
+from pipeline.generation.step_weights import StepWeights
 
 OnToken = Callable[[int, int], object]  # the index of a prompt, and its next token
 
@@ -28,18 +28,6 @@ ROUNDING = {
     torch.bfloat16: 2**-7,
 }
 log = logging.getLogger(__name__)
-
-
-class StepWeights(Protocol):
-    """Where the weights of a step come from: the `Decoder`."""
-
-    @property
-    def network(self) -> Network: ...
-    @property
-    def exact(self) -> bool: ...
-    def step_kernel(self, rows: int, steps: int) -> Kernel: ...
-    def can_draft(self, steps: int) -> bool: ...
-    def weights(self, kernel: Kernel) -> PackedWeights: ...
 
 
 class Draws(NamedTuple):
@@ -61,12 +49,13 @@ class DecodingLoop:
 
     def __init__(
         self,
-        step_weights: StepWeights,
+        network: Network,
+        weights: StepWeights,
         requests: list[Request],
         on_token: OnToken | None,
         end_of_text: int,
     ) -> None:
-        self.step_weights, self.network = step_weights, step_weights.network
+        self.network, self.weights = network, weights
         self.on_token, self.end_of_text = on_token, end_of_text
         self.context_length = self.network.config.context_length
         # A CUDA graph has a fixed batch size, so there every request is a sequence from the start.
@@ -113,8 +102,8 @@ class DecodingLoop:
         tokens = self._tensor([[sequence[0].new[-1]] for sequence in self.sequences])
         if isinstance(self.cache, StaticKVCache):
             return self.captured(tokens, self.cache)[:, 0]
-        kernel = self.step_weights.step_kernel(len(self.sequences), self.steps)
-        return self.network.advance(tokens, self.cache, self.step_weights.weights(kernel))[:, 0]
+        weights = self.weights.for_steps(len(self.sequences), self.steps)
+        return self.network.advance(tokens, self.cache, weights)[:, 0]
 
     def _draw(self, logits: Tensor) -> None:
         """Give each request its next token, from the logits of the sequences (sequences, V)."""
@@ -142,7 +131,7 @@ class DecodingLoop:
         if len(requests) != 1 or self.sliding:
             return 0
         (request,) = requests
-        if not self.step_weights.can_draft(request.remaining):
+        if not self.weights.can_draft(request.remaining):
             return 0
         # The last token of a verified draft is drawn, not drafted; all must fit into the context.
         room = min(request.remaining - 1, self.context_length - request.length)
@@ -155,7 +144,7 @@ class DecodingLoop:
         draft = self._draft(request, count)
         self.cache.rewind(end)
         tokens = self._tensor([[request.new[-1], *draft]])
-        weights = self.step_weights.weights(self.step_weights.step_kernel(count + 1, DRAFT_FROM))
+        weights = self.weights.for_steps(count + 1, DRAFT_FROM)
         logits = self.network.advance(tokens, self.cache, weights)[0]  # (count + 1, V)
         keys = [request.key(place) for place in range(count + 1)]
         draws = self._draws(Sampler([request.sampling] * (count + 1)), logits, keys)
@@ -171,7 +160,7 @@ class DecodingLoop:
     def _draft(self, request: Request, count: int) -> list[int]:
         """What the model would draw next if its weights had 8 bits."""
         draft: list[int] = []
-        weights = self.step_weights.weights("int8")
+        weights = self.weights.packed("int8")
         for place in range(count):
             token = draft[-1] if draft else request.new[-1]
             logits = self.network.advance(self._tensor([[token]]), self.cache, weights)[:, 0]
@@ -194,7 +183,7 @@ class DecodingLoop:
         tokens, margins = sampler.draw(logits, keys)
         log_probs = logits.gather(1, tokens[:, None])[:, 0] - log_total
         close = [False] * len(keys)
-        if self.step_weights.exact:
+        if self.weights.exact:
             rounding = ROUNDING[self.network.wte.dtype] * logits.abs().amax(-1)
             close = (margins <= rounding).tolist()
         return Draws(tokens.tolist(), log_probs.tolist(), close)

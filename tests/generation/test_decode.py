@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.generation.decode import Decoder, complete, generate
-from pipeline.generation.forward import Network, PackedWeights
+from pipeline.generation.forward import Network
 from pipeline.generation.kv_cache import KVCache
 from pipeline.generation.sampling import Sampling
 from pipeline.generation.speculative import DRAFT_FROM, DraftLength
+from pipeline.generation.step_weights import PackedWeights
 from pipeline.model.gpt import GPT
 from pipeline.tokens.tokenizer import END_OF_TEXT, encode
 
@@ -108,7 +109,7 @@ def test_drafts_are_made_and_mostly_accepted(tiny: Tiny, monkeypatch: pytest.Mon
     decoder = Decoder(tiny(context_length=256, n_embd=32)).prepare()
     (completion,) = decoder.generate([[1]], [Sampling(1.0, 10, seed=1)], 200, end_of_text=-1)
     assert len(completion.tokens) == 200
-    own = [width for weights, width in passes if weights is not decoder.weights("int8")]
+    own = [width for weights, width in passes if weights is not decoder.weights.packed("int8")]
     assert len(own) < 80
     assert max(own) <= 13
 
@@ -116,11 +117,11 @@ def test_drafts_are_made_and_mostly_accepted(tiny: Tiny, monkeypatch: pytest.Mon
 def test_copies_are_made_once_they_pay(tiny: Tiny) -> None:
     decoder = Decoder(tiny(context_length=200))
     decoder.generate([[1]], [Sampling(seed=1)], 100, end_of_text=-1)
-    assert not decoder.can_draft(DRAFT_FROM - 101)
-    assert decoder.can_draft(DRAFT_FROM - 100)  # with the 100 before them
-    assert Decoder(tiny()).can_draft(1000)
-    assert not Decoder(tiny(), "int8").can_draft(1000)
-    assert not Decoder(tiny().bfloat16()).can_draft(1000)
+    assert not decoder.weights.can_draft(DRAFT_FROM - 101)
+    assert decoder.weights.can_draft(DRAFT_FROM - 100)  # with the 100 before them
+    assert Decoder(tiny()).weights.can_draft(1000)
+    assert not Decoder(tiny(), "int8").weights.can_draft(1000)
+    assert not Decoder(tiny().bfloat16()).weights.can_draft(1000)
 
 
 def test_drafting_stops_where_drafts_are_rejected() -> None:
