@@ -1,17 +1,17 @@
-"""How fast text comes: Lossbook's decoder beside the book's and transformers', and the memory.
+"""Decoding speed: Lossbook's decoder beside the book's and transformers', and the memory.
 
 All continue one prompt by 200 tokens, greedily, with GPT-2 small's architecture and random
-weights (or, for Lossbook, those of `--model`), in float32 on the CPU; what differs is how. `the
-book` is its `generate_text_simple` on its own model, which computes everything anew for each
-token; it is in the package `llms-from-scratch`, and left out where that is missing.
+weights (or, for Lossbook, those of `--model`), in float32 on the CPU. `the book` is its
+`generate_text_simple` on its own model, which recomputes everything for each token; it is in the
+package `llms-from-scratch`, and left out where that is missing.
 Contenders take turns, and a round's times are medians over the rounds.
 
-At a batch of one the limit of plain decoding is reading the weights once a token: `of memory` is
-tokens a second over what the memory's bandwidth, measured here, would allow. Guessing ahead on
-8-bit weights goes beyond: its tokens are the same, several for one reading. The decoder is
-prepared, as the peers' models are loaded; `cold` starts from the bare weights. `int8` and `bf16`
-round, and are not exact. The grid is that of params.yaml, 4 temperatures with 4 top-k, where the
-greedy cells are one row; `16 seeds` are as many rows that are all different.
+At a batch of one the limit of plain decoding is reading the weights once per token: `of memory` is
+tokens per second over what the memory's bandwidth, measured here, would allow. Speculative decoding
+with drafts from 8-bit weights goes beyond: its tokens are the same, several for one reading. The
+decoder is prepared, as the peers' models are loaded; `cold` starts from the bare weights. `int8`
+and `bf16` round, and are not exact. The grid is that of params.yaml, 4 temperatures with 4 top-k,
+where the greedy cells are one sequence; `16 seeds` are as many that are all different.
 
     pip install --no-deps llms-from-scratch
     python benchmarks/decode.py [--size 1558M] [--precision bf16] [--model FOLDER] [--rounds 3]
@@ -37,6 +37,7 @@ from torch import nn
 
 from pipeline.generation.decode import Decoder
 from pipeline.generation.sampling import Sampling
+from pipeline.generation.step_weights import StepWeights
 from pipeline.model.gpt import GPT, GPTConfig, unfilled
 from pipeline.model.saved import load_model
 
@@ -78,7 +79,7 @@ def main() -> None:
         for name, contender in contenders.items():
             times[name].append(clock(partial(contender, arguments.tokens)))
             print(f"  {name}: {times[name][-1]:.2f} s", file=sys.stderr, flush=True)
-    report(bytes_a_token(model), arguments.tokens, times)
+    report(bytes_per_token(model), arguments.tokens, times)
 
 
 def parse() -> argparse.Namespace:
@@ -99,11 +100,11 @@ def report(weights: int, tokens: int, times: dict[str, list[float]]) -> None:
     heads = ("seconds", "tokens/s", "the book", "transf.", "one", "of memory")
     print(f"{'':26}" + "".join(f"{head:>11}" for head in heads))
     for name, taken in seconds.items():
-        rows = 16 if ", 16" in name else 1
-        cells = [f"{taken:.2f}", f"{rows * tokens / taken:.1f}"]
+        batch = 16 if ", 16" in name else 1
+        cells = [f"{taken:.2f}", f"{batch * tokens / taken:.1f}"]
         cells += ["" if base is None else f"{base / taken:.1f} x" for base in (book, peer)]
         cells.append(f"{taken / one:.2f}")
-        cells.append(f"{weights * tokens / taken / bandwidth:.0%}" if rows == 1 else "")
+        cells.append(f"{weights * tokens / taken / bandwidth:.0%}" if batch == 1 else "")
         print(f"{name:26}" + "".join(f"{cell:>11}" for cell in cells))
 
 
@@ -118,7 +119,7 @@ def all_contenders(model: GPT, *, peers: bool) -> Iterator[tuple[str, Contender]
     decoder = Decoder(model).prepare()
     yield ONE, lossbook(decoder, [GREEDY])
     yield "lossbook, one, sampled", lossbook(decoder, [DRAWN])
-    yield "lossbook, one, plain", lossbook(Plain(model), [GREEDY])
+    yield "lossbook, one, plain", lossbook(without_drafts(model), [GREEDY])
     if fp32:
         eight_bit = Decoder(model, "int8")
         yield "lossbook, one, int8", lossbook(eight_bit, [GREEDY])
@@ -134,16 +135,22 @@ def all_contenders(model: GPT, *, peers: bool) -> Iterator[tuple[str, Contender]
         yield "lossbook, 16, cold", cold(model, GRID)
 
 
-class Plain(Decoder):
-    """Without guesses: a token for each reading of the weights."""
+class NoDrafts(StepWeights):
+    """Without speculative decoding: one token for each reading of the weights."""
 
-    def can_guess(self, steps: int) -> bool:
+    def can_draft(self, steps: int) -> bool:
         return False
+
+
+def without_drafts(model: GPT) -> Decoder:
+    decoder = Decoder(model)
+    decoder.weights = NoDrafts(model, "model")
+    return decoder
 
 
 def lossbook(decoder: Decoder, samplings: list[Sampling]) -> Contender:
     prompts = [PROMPT] * len(samplings)
-    # No token is -1: every row runs to its end.
+    # No token is -1: every request runs to its end.
     return lambda tokens: decoder.generate(prompts, samplings, tokens, end_of_text=-1)
 
 
@@ -170,7 +177,7 @@ def random_model(arguments: argparse.Namespace) -> GPT:
     return model.eval()
 
 
-def bytes_a_token(model: GPT) -> int:
+def bytes_per_token(model: GPT) -> int:
     """The weights that a step reads: all but embeddings, of which it reads one row."""
     read = [p for name, p in model.named_parameters() if name.split(".")[0] not in ("wte", "wpe")]
     head = model.head_weight.nbytes if model.config.tie_weights else 0

@@ -7,9 +7,16 @@ that a reader does not know are left alone.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from pipeline.errors import UserError
@@ -170,19 +177,96 @@ class TokenLosses(Record):
 
 # sample
 
+# Files hold six digits: enough to compare, and the same on machines that round alike.
+Rounded = Annotated[float, PlainSerializer(lambda value: round(value, 6), return_type=float)]
+Number = int | Rounded | None
 
-class Sample(Record):
+
+class SampledText(Record):
+    """A completion, the settings that drew it, and what it copied from the training text.
+
+    Attributes:
+        tokens: how many, without end-of-text.
+        mean_log_prob: nats per token under the model at temperature 1.
+        copied: the share of its tokens in copied passages; None where it has no tokens.
+        copies: the copied passages, [start, stop) in characters of the completion.
+        longest_copy: the longest of them, and its first position among the training tokens.
+    """
+
     prompt: str
-    completion: str
     temperature: float
-    top_k: int | None = None
-    copies: tuple[tuple[int, int], ...] = ()
-    longest_copy: str = ""
-    longest_copy_tokens: int = 0
+    top_k: int | None
+    seed: int
+    completion: str
+    top_p: float | None
+    min_p: float | None
+    tokens: int
+    finish_reason: str
+    mean_log_prob: Rounded
+    copied: Rounded | None
+    copies: tuple[tuple[int, int], ...]
+    longest_copy: str
+    longest_copy_tokens: int
+    longest_copy_position: int | None
+
+
+class SampleMetrics(Record):
+    """Numbers by the names of `pipeline.sampling.metrics.METRICS`."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Number] = Field(init=False)
+
+    @property
+    def metrics(self) -> dict[str, Number]:
+        return self.__pydantic_extra__
+
+
+class SettingMetrics(SampleMetrics):
+    """The metrics of one setting's samples over all prompts."""
+
+    temperature: float
+    top_k: int | None
+
+
+class ChosenMetrics(SettingMetrics):
+    """The same for the setting of `params.yaml`."""
+
+    top_p: float | None
+    min_p: float | None
+    seed: int
+
+
+class NextToken(Record):
+    """The next token's distribution under one setting: the likeliest tokens, and all others.
+
+    Attributes:
+        filter: which of the two settings it shows the effect of.
+    """
+
+    filter: Literal["temperature", "top_k"]
+    temperature: float
+    top_k: int | None
+    tokens: tuple[str, ...]
+    probabilities: tuple[Rounded, ...]
+    others: Rounded
+
+
+class FullSampleReport(Record):
+    """`reports/samples.json`."""
+
+    prompts: tuple[str, ...]
+    chosen: ChosenMetrics
+    grid: tuple[SettingMetrics, ...]
+    samples: tuple[SampledText, ...]
+    next_token: tuple[NextToken, ...]
 
 
 class SampleReport(Record):
-    """What the page shows of `reports/sampling_grid.json`."""
+    """`reports/sampling_grid.json`: what the chosen temperature and top-k do not change."""
 
-    samples: tuple[Sample, ...] = ()
-    grid: tuple[dict[str, Any], ...] = ()
+    grid: tuple[SettingMetrics, ...] = ()
+    samples: tuple[SampledText, ...] = ()
+
+
+class Diversity(SampleMetrics):
+    """`reports/diversity.json`: the chosen setting's metrics by which runs are compared."""

@@ -1,24 +1,24 @@
-"""`lossbook generate`: text from any model here, shown as it comes."""
+"""`lossbook generate`: text from any model here, shown token by token."""
 
 from __future__ import annotations
 
 import codecs
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.console import Command
+from pipeline.commands.console import FILE, Command
 from pipeline.errors import UserError
+from pipeline.params import Params, load_params
+from pipeline.tokens.tokenizer import encode, token_bytes
 
-if TYPE_CHECKING:
-    from pipeline.generation.decode import Completion
-    from pipeline.generation.sampling import Sampling
-
-FILE = click.Path(dir_okay=False, path_type=Path)
+if TYPE_CHECKING:  # torch comes with it
+    from pipeline.generation.sequences import CompletionOutput
 
 
 @click.command(cls=Command)
@@ -50,7 +50,6 @@ def generate(
     prompt: str | None,
     model: str,
     weights: Any,
-    max_new_tokens: int | None,
     num_samples: int,
     precision: Any,
     as_json: bool,
@@ -61,44 +60,40 @@ def generate(
 
     Settings that are not given are those of params.yaml's `sample` section.
     """
+    # These bring torch along, which `--help` need not wait for.
     from pipeline.generation import decode
+    from pipeline.generation.sampling import Sampling
     from pipeline.model.runtime import choose_runtime
-    from pipeline.params import Params, load_params
-    from pipeline.tokens.tokenizer import encode
     from pipeline.weights import find
 
-    params = given_params or Path("params.yaml")
-    chosen = load_params(params) if given_params or params.exists() else Params()
-    settings = chosen.sample
-    samplings = samplings_of(settings.model_dump(), given, num_samples)
+    path = given_params or Path("params.yaml")
+    params = load_params(path) if given_params or path.exists() else Params()
+    given = {name: value for name, value in given.items() if value is not None}
+    settings = params.sample.model_copy(update=given)
+    samplings = [
+        Sampling(
+            settings.temperature,
+            settings.top_k or None,
+            settings.top_p,
+            settings.min_p,
+            seed=settings.seed + i,
+        )
+        for i in range(num_samples)
+    ]
     text = read_prompt(prompt)
-    stream = Stream(text, num_samples)
+    stream = Stream(text, [sampling.seed for sampling in samplings])
     completions = decode.generate(
-        find(model, weights).load(chosen.gpt2).to(choose_runtime().device),
+        find(model, weights).load(params.gpt2).to(choose_runtime().device),
         [encode(text)] * num_samples,
         samplings,
-        max_new_tokens or settings.max_new_tokens,
+        settings.max_new_tokens,
         precision=precision,
         on_token=None if as_json else stream,
     )
     if as_json:
         click.echo(json.dumps(as_dict(model, text, completions), indent=2, ensure_ascii=False))
     else:
-        stream.finish(samplings)
-
-
-def samplings_of(settings: dict[str, Any], given: dict[str, Any], count: int) -> list[Sampling]:
-    """What the options say, the rest from `settings`; one seed after the other.
-
-    Raises:
-        UserError: a setting lies outside its range.
-    """
-    from pipeline.generation.sampling import Sampling
-
-    names = ("temperature", "top_k", "top_p", "min_p", "seed")
-    chosen = {n: settings[n] if given[n] is None else given[n] for n in names}
-    chosen["top_k"] = chosen["top_k"] or None
-    return [Sampling(**{**chosen, "seed": chosen["seed"] + i}) for i in range(count)]
+        stream.finish()
 
 
 def read_prompt(prompt: str | None) -> str:
@@ -120,40 +115,36 @@ def read_prompt(prompt: str | None) -> str:
 class Stream:
     """Shows the first sample as its tokens come; the others follow whole."""
 
-    def __init__(self, prompt: str, count: int) -> None:
+    def __init__(self, prompt: str, seeds: Sequence[int]) -> None:
         self.prompt = prompt
-        self.decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in range(count)]
-        self.texts = [""] * count
-        self._show: Callable[[str], None] = lambda text: click.echo(text, nl=False)
+        self.seeds = seeds
+        self.decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in seeds]
+        self.texts = [""] * len(seeds)
         self._begun = False
 
-    def __call__(self, row: int, token: int) -> None:
-        from pipeline.tokens.tokenizer import token_bytes
-
+    def __call__(self, index: int, token: int) -> None:
         # A character may span tokens: it is shown when it is whole.
-        text = self.decoders[row].decode(token_bytes(token))
-        self.texts[row] += text
-        if row == 0:
+        text = self.decoders[index].decode(token_bytes(token))
+        self.texts[index] += text
+        if index == 0:
             self._begin()
-            self._show(text)
+            click.echo(text, nl=False)
 
-    def _begin(self) -> None:
-        if not self._begun:
-            self._show(self.prompt)
-            self._begun = True
-
-    def finish(self, samplings: Sequence[Sampling]) -> None:
+    def finish(self) -> None:
         rests = [decoder.decode(b"", final=True) for decoder in self.decoders]
         self._begin()
         click.echo(rests[0])
-        for i in range(1, len(samplings)):
-            click.echo(f"--- seed {samplings[i].seed}")
-            click.echo(f"{self.prompt}{self.texts[i]}{rests[i]}")
+        for seed, text, rest in list(zip(self.seeds, self.texts, rests, strict=True))[1:]:
+            click.echo(f"--- seed {seed}")
+            click.echo(f"{self.prompt}{text}{rest}")
+
+    def _begin(self) -> None:
+        if not self._begun:
+            click.echo(self.prompt, nl=False)
+            self._begun = True
 
 
-def as_dict(model: str, prompt: str, completions: Sequence[Completion]) -> dict[str, Any]:
-    from dataclasses import asdict
-
+def as_dict(model: str, prompt: str, completions: Sequence[CompletionOutput]) -> dict[str, Any]:
     samples = [
         {
             "completion": completion.text,

@@ -124,7 +124,7 @@ def make_page(
         models=view.models if view else (),
         windows=view.windows if view else (),
         completions=completions_by_prompt(comparison),
-        sampling=sampling_section(samples.grid, [s.model_dump() for s in samples.samples]),
+        sampling=sampling_section(samples),
         corpus=corpus_section(corpus.model_dump(), split.model_dump(exclude_none=True)),
         facts=facts(comparison, context, steps=int(trained["step"]), epochs=trained["epoch"]),
         params=_settings(context.params),

@@ -1,8 +1,8 @@
 """A decoding step as one CUDA graph: one launch instead of some hundred.
 
-At a few rows a step's kernels are shorter than the time to launch them one by one. A graph replays
-them on fixed addresses, so nothing that changes from step to step may be a Python number: the
-column that is written is a tensor, and attention runs over all columns, those to come masked.
+In small batches a step's kernels are shorter than the time to launch them one by one. A graph
+replays them on fixed addresses, so nothing that changes from step to step may be a Python number:
+the column that is written is a tensor, and attention runs over all columns, those to come masked.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from pipeline.generation.forward import Network
-from pipeline.generation.kv_cache import Cache
+from pipeline.generation.kv_cache import KVCache
 from pipeline.model.gpt import GPTConfig
 
 
-class FixedCache(Cache):
-    """A cache whose step reads and writes the same addresses every time."""
+class StaticKVCache(KVCache):
+    """A KV cache whose step reads and writes the same addresses every time."""
 
     def __init__(
         self,
@@ -27,9 +27,9 @@ class FixedCache(Cache):
         steps: int,
         *,
         like: Tensor,
-        most: int | None = None,
+        max_sequences: int | None = None,
     ) -> None:
-        super().__init__(config, lengths, steps, like=like, most=most)
+        super().__init__(config, lengths, steps, like=like, max_sequences=max_sequences)
         self.column = torch.tensor([self.end], dtype=torch.int64, device=like.device)
         self.columns = torch.arange(self.keys[0].shape[2], device=like.device)
 
@@ -39,7 +39,7 @@ class FixedCache(Cache):
 
     def mask(self, count: int) -> Tensor | None:
         seen = (self.columns >= self.starts[:, None]) & (self.columns <= self.column)
-        return self._scores(seen[:, None])
+        return self._additive(seen[:, None])
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         keys, values = self.keys[layer], self.values[layer]
@@ -52,40 +52,39 @@ class FixedCache(Cache):
 
 
 class CapturedStep:
-    """`Network.advance` by one token a row, recorded for a cache's rows and replayed.
+    """`Network.advance` by one token per sequence, captured for one cache and replayed.
 
     The logits that it returns are overwritten by its next call.
     """
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self._addresses: tuple[int, int] | None = None  # of the cache that the graph holds
+        self._captured: tuple[int, int] | None = None  # the cache's address and batch size
 
-    def __call__(self, tokens: Tensor, cache: Cache) -> Tensor:
+    def __call__(self, tokens: Tensor, cache: StaticKVCache) -> Tensor:
         """As `Network.advance`, tokens (B, 1)."""
-        assert isinstance(cache, FixedCache)
-        addresses = (cache.keys[0].data_ptr(), len(cache.starts))
-        if addresses != self._addresses:
+        key = (cache.keys[0].data_ptr(), len(cache.starts))
+        if key != self._captured:
             self._capture(tokens, cache)
-            self._addresses = addresses
+            self._captured = key
         self._tokens.copy_(tokens)
         self._graph.replay()
         return self._logits
 
-    def _capture(self, tokens: Tensor, cache: FixedCache) -> None:
+    def _capture(self, tokens: Tensor, cache: StaticKVCache) -> None:
         self._tokens = tokens.clone()
         column = cache.column.clone()
-        # Libraries allocate their workspaces at first use, which a capture must not see. What
-        # this run writes is what the first replay writes again.
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
+        # Libraries allocate their workspaces at first use, which must not happen in a capture.
+        # What this warm-up writes, the first replay writes again.
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
             self._step(cache)
-        torch.cuda.current_stream().wait_stream(aside)
+        torch.cuda.current_stream().wait_stream(stream)
         cache.column.copy_(column)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
             self._logits = self._step(cache)
 
-    def _step(self, cache: FixedCache) -> Tensor:
+    def _step(self, cache: StaticKVCache) -> Tensor:
         return self.network.advance(self._tokens, cache, self.network.plain)

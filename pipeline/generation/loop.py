@@ -1,26 +1,26 @@
-"""The loop of decoding: rows are drawn for, leave when they are done, or slide."""
+"""The decoding loop: draw a token for each request, until it is done; fork, drop and slide."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.generation.cuda_graph import CapturedStep, FixedCache
-from pipeline.generation.forward import Network, Weights
-from pipeline.generation.kv_cache import Cache
-from pipeline.generation.matmul_kernels import Kind
+from pipeline.generation.cuda_graph import CapturedStep, StaticKVCache
+from pipeline.generation.forward import Network
+from pipeline.generation.kv_cache import KVCache
 from pipeline.generation.sampling import Sampler
-from pipeline.generation.sequences import Row
-from pipeline.generation.speculative import GUESS_FROM, Guesses
+from pipeline.generation.sequences import Request
+from pipeline.generation.speculative import DRAFT_FROM, DraftLength
+from pipeline.generation.step_weights import StepWeights
 
-OnToken = Callable[[int, int], None]
+OnToken = Callable[[int, int], object]  # the index of a prompt, and its next token
 
-# How far apart, relative to the largest logit, two ways of summing the same products may land.
+# How far apart, relative to the largest logit, two orders of summing may land.
 ROUNDING = {
     torch.float64: 2**-45,
     torch.float32: 2**-16,
@@ -30,55 +30,51 @@ ROUNDING = {
 log = logging.getLogger(__name__)
 
 
-class Supply(Protocol):
-    """Where the weights come from: the `Decoder`."""
-
-    @property
-    def network(self) -> Network: ...
-    @property
-    def exact(self) -> bool: ...
-    def step_kind(self, rows: int, steps: int) -> Kind: ...
-    def can_guess(self, steps: int) -> bool: ...
-    def weights(self, kind: Kind) -> Weights: ...
-
-
-class Drawn(NamedTuple):
-    """Some draws: each one's token, its log-probability in nats, and, where the model's own
-    choice is promised, whether rounding may decide."""
+class Draws(NamedTuple):
+    """Drawn tokens, their log-probabilities in nats, and, where the model's own choice is
+    promised, whether rounding may decide each."""
 
     tokens: list[int]
     log_probs: list[float]
     close: list[bool]
 
 
-class Decoding:
-    """Rows run to their ends. Those that outgrow the context leave the cache and slide.
+class DecodingLoop:
+    """Decodes requests until all are done.
 
-    Rows of one prompt are one lane of the cache for as long as they have drawn the same tokens,
-    and fork where they draw differently: settings that choose alike are computed once.
+    A *sequence* of the batch stands for all requests whose tokens are equal so far, and forks where
+    they draw differently: settings that choose alike are computed once. Requests that outgrow the
+    context leave the cache and slide.
     """
 
     def __init__(
-        self, supply: Supply, rows: list[Row], on_token: OnToken | None, end_of_text: int
+        self,
+        network: Network,
+        weights: StepWeights,
+        requests: list[Request],
+        on_token: OnToken | None,
+        end_of_text: int,
     ) -> None:
-        self.supply, self.network = supply, supply.network
+        self.network, self.weights = network, weights
         self.on_token, self.end_of_text = on_token, end_of_text
         self.context_length = self.network.config.context_length
-        # A graph holds one number of lanes, so there every row has its own from the beginning.
+        # A CUDA graph has a fixed batch size, so there every request is a sequence from the start.
         self.forks = not self.network.wte.is_cuda
-        cached = [row for row in rows if self._fits(row)]
-        self.lanes = self._lanes(cached)
-        self.sliding = [row for row in rows if not self._fits(row)]
-        self.steps = steps = rows[0].max_new_tokens
-        lengths = [lane[0].length for lane in self.lanes]
-        kind = Cache if self.forks else FixedCache
-        self.cache = kind(
-            self.network.config, lengths, steps, like=self.network.wte, most=len(cached)
+        cached = [request for request in requests if self._fits(request)]
+        self.sequences = self._sequences(cached)
+        self.sliding = [request for request in requests if not self._fits(request)]
+        self.steps = steps = requests[0].max_new_tokens
+        self.cache = (KVCache if self.forks else StaticKVCache)(
+            self.network.config,
+            [sequence[0].length for sequence in self.sequences],
+            steps,
+            like=self.network.wte,
+            max_sequences=len(cached),
         )
         self.captured = CapturedStep(self.network)
-        self.guesses = Guesses()
-        self.sampler = Sampler([row.sampling for row in self._rows])
-        if any(row.length + steps - 1 > self.context_length for row in rows):
+        self.draft_length = DraftLength()
+        self.sampler = self._sampler()
+        if any(request.length + steps - 1 > self.context_length for request in requests):
             log.warning(
                 "prompt and new tokens outgrow the model's context of %d tokens: past it only the "
                 "last %d are seen, and each token costs a full pass over them",
@@ -87,92 +83,97 @@ class Decoding:
             )
 
     @property
-    def _rows(self) -> list[Row]:
-        return [row for lane in self.lanes for row in lane] + self.sliding
+    def _requests(self) -> list[Request]:
+        return [request for sequence in self.sequences for request in sequence] + self.sliding
 
     def run(self) -> None:
-        self._draw(self._rows, self._of_rows(self._prefill()))
+        prompts = [sequence[0].prompt for sequence in self.sequences]
+        self._draw(self.network.prefill(prompts, self.cache))
         while self._regroup():
-            if guesses := self._guesses():
-                self._leap(guesses)
+            if draft_length := self._draft_length():
+                self._speculate(draft_length)
             else:
-                self._draw(self._rows, self._of_rows(self._step()))
-
-    def _prefill(self) -> Tensor:
-        return self.network.prefill([lane[0].prompt for lane in self.lanes], self.cache)
+                self._draw(self._step())
 
     def _step(self) -> Tensor:
-        """Logits (lanes, V) that follow their newest tokens."""
-        if not self.lanes:
+        """Logits (sequences, V) that follow the newest tokens."""
+        if not self.sequences:
             return self.network.wte.new_empty(0, self.network.config.vocab_size)
-        tokens = self._tensor([[lane[0].new[-1]] for lane in self.lanes])
-        if isinstance(self.cache, FixedCache):
+        tokens = self._tensor([[sequence[0].new[-1]] for sequence in self.sequences])
+        if isinstance(self.cache, StaticKVCache):
             return self.captured(tokens, self.cache)[:, 0]
-        weights = self.supply.weights(self.supply.step_kind(len(self.lanes), self.steps))
+        weights = self.weights.for_steps(len(self.sequences), self.steps)
         return self.network.advance(tokens, self.cache, weights)[:, 0]
 
-    def _of_rows(self, logits: Tensor) -> Tensor:
-        """Logits of the lanes (lanes, V), given to their rows and those that slide (rows, V)."""
-        source = [i for i, lane in enumerate(self.lanes) for _ in lane]
-        if len(source) > len(self.lanes):
+    def _draw(self, logits: Tensor) -> None:
+        """Give each request its next token, from the logits of the sequences (sequences, V)."""
+        requests = self._requests
+        keys = [request.key() for request in requests]
+        draws = self._draws(self.sampler, self._expanded(logits), keys)
+        for place, request in enumerate(requests):
+            self._accept(request, draws, place)
+
+    def _expanded(self, logits: Tensor) -> Tensor:
+        """Logits of the sequences as logits of the requests, those that slide included."""
+        source = [i for i, sequence in enumerate(self.sequences) for _ in sequence]
+        if len(source) > len(self.sequences):
             logits = logits[source]
         if not self.sliding:
             return logits
-        windows = [row.window(self.context_length) for row in self.sliding]
+        windows = [request.window(self.context_length) for request in self.sliding]
         return torch.cat([logits.float(), self.network.last_logits(windows)])
 
-    def _guesses(self) -> int:
-        """How many tokens to guess ahead; 0 where that does not pay or cannot be."""
-        if len(self._rows) != 1 or self.sliding or not self.supply.can_guess(self._rows[0].left):
+    # Speculative decoding, of a request alone
+
+    def _draft_length(self) -> int:
+        """How many tokens to draft; 0 where that does not pay or cannot be."""
+        requests = self._requests
+        if len(requests) != 1 or self.sliding:
             return 0
-        (row,) = self._rows
-        # The last token of a leap is drawn, not guessed; all must fit into the context.
-        room = min(row.left - 1, self.context_length - row.length)
-        return min(self.guesses.count(), room)
+        (request,) = requests
+        if not self.weights.can_draft(request.remaining):
+            return 0
+        # The last token of a verified draft is drawn, not drafted; all must fit into the context.
+        room = min(request.remaining - 1, self.context_length - request.length)
+        return min(self.draft_length.choose(), room)
 
-    def _leap(self, count: int) -> None:
-        """Guess `count` tokens, check them in one pass, and keep what the model draws."""
-        (row,) = self._rows
+    def _speculate(self, count: int) -> None:
+        """Draft `count` tokens, verify them in one pass, and keep what the model draws."""
+        (request,) = self._requests
         end = self.cache.end
-        guessed = self._guess(row, count)
+        draft = self._draft(request, count)
         self.cache.rewind(end)
-        tokens = self._tensor([[row.new[-1], *guessed]])
-        weights = self.supply.weights(self.supply.step_kind(count + 1, GUESS_FROM))
+        tokens = self._tensor([[request.new[-1], *draft]])
+        weights = self.weights.for_steps(count + 1, DRAFT_FROM)
         logits = self.network.advance(tokens, self.cache, weights)[0]  # (count + 1, V)
-        keys = [row.key(place) for place in range(count + 1)]
-        drawn = self._drawn(Sampler([row.sampling] * (count + 1)), logits, keys)
-        right = 0
+        keys = [request.key(place) for place in range(count + 1)]
+        draws = self._draws(Sampler([request.sampling] * (count + 1)), logits, keys)
+        accepted = 0
         for place in range(count + 1):
-            self._give(row, drawn, place)
-            if row.done or place == count or row.new[-1] != guessed[place]:
+            self._accept(request, draws, place)
+            if request.done or place == count or request.new[-1] != draft[place]:
                 break
-            right += 1
-        self.cache.rewind(end + right + 1)
-        self.guesses.learn(count, right)
+            accepted += 1
+        self.cache.rewind(end + accepted + 1)
+        self.draft_length.update(count, accepted)
 
-    def _guess(self, row: Row, count: int) -> list[int]:
-        """What the model would draw next, if its weights had 8 bits."""
-        guessed: list[int] = []
-        weights = self.supply.weights("eight_bit")
+    def _draft(self, request: Request, count: int) -> list[int]:
+        """What the model would draw next if its weights had 8 bits."""
+        draft: list[int] = []
+        weights = self.weights.packed("int8")
         for place in range(count):
-            token = guessed[-1] if guessed else row.new[-1]
+            token = draft[-1] if draft else request.new[-1]
             logits = self.network.advance(self._tensor([[token]]), self.cache, weights)[:, 0]
-            if row.sampling.greedy:  # without the margin, which a guess does not need
-                guessed.append(int(logits.argmax()))
+            if request.sampling.greedy:  # a draft needs no margin
+                draft.append(int(logits.argmax()))
             else:
-                guessed += self.sampler.draw(logits, [row.key(place)])[0].tolist()
-        return guessed
+                draft += self.sampler.draw(logits, [request.key(place)])[0].tolist()
+        return draft
 
-    def _draw(self, rows: list[Row], logits: Tensor) -> None:
-        """Give each row its next token."""
-        drawn = self._drawn(self.sampler, logits, [row.key() for row in rows])
-        for place, row in enumerate(rows):
-            self._give(row, drawn, place)
-
-    def _drawn(self, sampler: Sampler, logits: Tensor, keys: list[int]) -> Drawn:
+    def _draws(self, sampler: Sampler, logits: Tensor, keys: list[int]) -> Draws:
         """What the sampler draws from logits (n, V)."""
         if logits.is_mps:
-            logits = logits.cpu()  # which has the float64 that sampling counts in
+            logits = logits.cpu()  # MPS has no float64, in which sampling computes
         log_total = torch.logsumexp(logits, dim=-1)
         if not torch.isfinite(log_total).all():
             raise UserError(
@@ -182,55 +183,61 @@ class Decoding:
         tokens, margins = sampler.draw(logits, keys)
         log_probs = logits.gather(1, tokens[:, None])[:, 0] - log_total
         close = [False] * len(keys)
-        if self.supply.exact:
+        if self.weights.exact:
             rounding = ROUNDING[self.network.wte.dtype] * logits.abs().amax(-1)
             close = (margins <= rounding).tolist()
-        return Drawn(tokens.tolist(), log_probs.tolist(), close)
+        return Draws(tokens.tolist(), log_probs.tolist(), close)
 
-    def _give(self, row: Row, drawn: Drawn, place: int) -> None:
-        """Give the row the token that was drawn at a place.
+    def _accept(self, request: Request, draws: Draws, place: int) -> None:
+        """Append the token that was drawn at a place to the request.
 
         Batches and caches round differently from a pass over the whole context. Where that could
         decide between two tokens, that pass is made, so that the choice is its choice.
         """
-        if drawn.close[place]:
-            logits = self.network.reference_logits(row.window(self.context_length))
-            drawn, place = self._drawn(Sampler([row.sampling]), logits[None], [row.key()]), 0
-        row.take(drawn.tokens[place], drawn.log_probs[place], self.end_of_text)
-        if self.on_token is not None and row.finish_reason == "length":
-            for index in row.wanted_by:
-                self.on_token(index, drawn.tokens[place])
+        if draws.close[place]:
+            logits = self.network.reference_logits(request.window(self.context_length))
+            draws = self._draws(Sampler([request.sampling]), logits[None], [request.key()])
+            place = 0
+        request.add_draw(draws.tokens[place], draws.log_probs[place], self.end_of_text)
+        if self.on_token is not None and request.finish_reason == "length":
+            for index in request.indices:
+                self.on_token(index, draws.tokens[place])
 
     def _regroup(self) -> bool:
-        """Drop finished rows, fork, and move those out of the cache whose context is full."""
-        before = self._rows
-        self.sliding = [row for row in before if not self._fits(row) and not row.done]
-        staying, forked = [], []  # places in the cache, and the lanes that go on from there
-        for place, lane in enumerate(self.lanes):
-            first, *others = self._lanes(
-                [row for row in lane if self._fits(row) and not row.done]
-            ) or [[]]
-            staying += [(place, first)] if first else []
-            forked += [(place, other) for other in others]
-        places = [place for place, _ in staying + forked]
-        if places != list(range(len(self.lanes))):
-            self.cache.keep(places)
-        self.lanes = [lane for _, lane in staying + forked]
-        if self._rows != before:
-            self.sampler = Sampler([row.sampling for row in self._rows])
-        return bool(self._rows)
+        """Drop what is done, fork sequences, and let requests slide whose context is full.
 
-    def _lanes(self, rows: list[Row]) -> list[list[Row]]:
-        """The rows, those of one context together."""
+        Returns:
+            Whether any request is left.
+        """
+        before = self._requests
+        self.sliding = [r for r in before if not self._fits(r) and not r.done]
+        kept, forked = [], []  # places in the cache, and the sequences that go on from there
+        for place, sequence in enumerate(self.sequences):
+            parts = self._sequences([r for r in sequence if self._fits(r) and not r.done])
+            kept += [(place, part) for part in parts[:1]]
+            forked += [(place, part) for part in parts[1:]]
+        places = [place for place, _ in kept + forked]
+        if places != list(range(len(self.sequences))):
+            self.cache.select(places)
+        self.sequences = [sequence for _, sequence in kept + forked]
+        if self._requests != before:
+            self.sampler = self._sampler()
+        return bool(self._requests)
+
+    def _sequences(self, requests: list[Request]) -> list[list[Request]]:
+        """The requests, those with equal tokens together."""
         if not self.forks:
-            return [[row] for row in rows]
-        lanes: dict[tuple[int, ...], list[Row]] = {}
-        for row in rows:
-            lanes.setdefault((*row.prompt, *row.new), []).append(row)
-        return list(lanes.values())
+            return [[request] for request in requests]
+        sequences: dict[tuple[int, ...], list[Request]] = {}
+        for request in requests:
+            sequences.setdefault(request.tokens, []).append(request)
+        return list(sequences.values())
 
-    def _fits(self, row: Row) -> bool:
-        return row.length <= self.context_length
+    def _sampler(self) -> Sampler:
+        return Sampler([request.sampling for request in self._requests])
+
+    def _fits(self, request: Request) -> bool:
+        return request.length <= self.context_length
 
     def _tensor(self, tokens: list[list[int]]) -> Tensor:
         return torch.tensor(tokens, dtype=torch.int64, device=self.network.wte.device)

@@ -9,11 +9,12 @@ Sharp edges: temperature 0 is greedy, the other settings then do nothing. Among 
 lowest token id wins, at the k-th place as in greedy decoding, so exactly k tokens are kept and
 `top_k=1` is greedy. A k above the vocabulary keeps all of it.
 
-A draw is a race: every token runs for an exponential time, at a speed of its probability, and the
-first to arrive is drawn, which is each with its probability. Token i's time in a row's n-th draw
-is the i-th output of a SplitMix64 generator keyed by (seed, prompt, n). What a prompt gets depends
-neither on the rows beside it nor on how many tokens are asked for; one number reproduces it; and
-logits that differ a little, or another temperature, mostly leave the winner where it was.
+Draws use the Gumbel-max trick: Gumbel noise is added to each token's log-probability, and the token
+with the largest sum is drawn, each with its probability. (Gumbel noise is minus the logarithm of an
+exponential variable; the trick is also known as the exponential race.) Token i's noise in a row's
+n-th draw is the i-th output of a SplitMix64 generator keyed by (seed, prompt, n). What a prompt
+gets depends neither on the rows beside it nor on how many tokens are asked for; one seed reproduces
+it; and logits that differ a little, or another temperature, mostly draw the same token.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 
-MIN_TEMPERATURE = 1e-30  # float32 still divides by it; what is colder is greedy to the last bit
-NUCLEUS = 1024  # candidates among which top-p looks first
-LARGEST_GROUP = 64  # logits of which only the largest is looked at for a bound; more save nothing
+MIN_TEMPERATURE = 1e-30  # float32 still divides by it; anything colder is greedy to the last bit
+NUCLEUS = 1024  # likeliest tokens among which top-p looks first
+LARGEST_GROUP = 64  # logits whose maximum stands for them in a bound; more save nothing
 
 GOLDEN = 0x9E3779B97F4A7C15  # SplitMix64's constants (Steele, Lea and Flood 2014)
 MIX_1, MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -63,12 +64,12 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token is always taken, and the seed plays no part."""
+        """Whether the likeliest token is always taken, whatever the seed."""
         return self.temperature == 0 or self.top_k == 1
 
 
 def stream_key(seed: int, prompt: Sequence[int]) -> int:
-    """What a seed makes of a prompt: the key of all draws of one row, 64 bits."""
+    """The random key of all draws for a prompt under a seed, 64 bits."""
     key = _mixed(seed + GOLDEN)
     for token in prompt:
         key = _mixed(key ^ (token + 1) * GOLDEN)
@@ -76,7 +77,7 @@ def stream_key(seed: int, prompt: Sequence[int]) -> int:
 
 
 def draw_key(stream: int, draw: int) -> int:
-    """What keys the generator of a row's `draw`-th draw, as a signed integer."""
+    """The random key of one draw of a stream, counted from 0, as a signed 64-bit integer."""
     return _signed(_mixed(stream + (draw + 1) * GOLDEN))
 
 
@@ -89,7 +90,7 @@ def _mixed(state: int) -> int:
 
 
 def exponentials(keys: Tensor, ids: Tensor) -> Tensor:
-    """Times in which tokens would arrive at speed 1.
+    """Exponential noise for each draw and token; minus its logarithm is Gumbel noise.
 
     Args:
         keys: (n, 1) of `draw_key`, int64.
@@ -99,10 +100,10 @@ def exponentials(keys: Tensor, ids: Tensor) -> Tensor:
         (n, K) float64, each exponentially distributed with mean 1.
     """
 
-    def shifted(x: Tensor, places: int) -> Tensor:  # as of an unsigned number
+    def shifted(x: Tensor, places: int) -> Tensor:  # a logical shift, as of unsigned integers
         return (x >> places).bitwise_and_((1 << 64 - places) - 1)
 
-    # In place: over a whole vocabulary, memory for each result would take longer than the sums.
+    # In place: over a whole vocabulary, allocating each result would take longer than computing it.
     x = keys + (ids + 1) * _signed(GOLDEN)
     x.bitwise_xor_(shifted(x, 30)).mul_(_signed(MIX_1))
     x.bitwise_xor_(shifted(x, 27)).mul_(_signed(MIX_2))
@@ -119,31 +120,31 @@ class Sampler:
     """Draws one token for each of a fixed list of rows."""
 
     def __init__(self, samplings: Sequence[Sampling]) -> None:
-        self.rows = len(samplings)
+        self.size = len(samplings)
         self._greedy = [row for row, s in enumerate(samplings) if s.greedy]
         groups: dict[tuple[int | None, bool], list[int]] = {}
         for row, s in enumerate(samplings):
             if not s.greedy:
                 groups.setdefault((s.top_k, s.top_p not in (None, 1.0)), []).append(row)
         self._groups = [
-            _Group(rows, top_k, nucleus, [samplings[row] for row in rows])
+            _FilterGroup(rows, top_k, nucleus, [samplings[row] for row in rows])
             for (top_k, nucleus), rows in groups.items()
         ]
 
     def draw(self, logits: Tensor, keys: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Choose a token a row.
+        """Draw one token per row.
 
         Args:
             logits: (B, V), finite.
-            keys: a `draw_key` a row; greedy rows ignore theirs.
+            keys: one `draw_key` per row; greedy rows ignore theirs.
 
         Returns:
-            (B,) int64 token ids, and (B,) margins: by how much at least a logit would have to be
-            other for the row to choose otherwise, the k-th place of top-k aside.
+            (B,) int64 token ids, and (B,) margins: the least change of a logit that could change
+            the row's token, the k-th place of top-k aside.
         """
-        assert len(logits) == self.rows, "a sampler draws for the rows it was made for"
-        tokens = torch.empty(self.rows, dtype=torch.int64, device=logits.device)
-        margins = torch.empty(self.rows, dtype=torch.float64, device=logits.device)
+        assert len(logits) == self.size, "a sampler draws for the rows it was made for"
+        tokens = torch.empty(self.size, dtype=torch.int64, device=logits.device)
+        margins = torch.empty(self.size, dtype=torch.float64, device=logits.device)
         if self._greedy:
             tokens[self._greedy], margins[self._greedy] = best_and_margin(logits[self._greedy])
         for group in self._groups:
@@ -167,8 +168,8 @@ class Sampler:
         return result
 
 
-class _Group:
-    """Rows with one top_k, so that their candidates are one tensor and no row feels another."""
+class _FilterGroup:
+    """Rows with one top_k, so that their candidates form one tensor and stay independent."""
 
     def __init__(
         self, rows: list[int], top_k: int | None, nucleus: bool, samplings: list[Sampling]
@@ -179,17 +180,17 @@ class _Group:
         self.samplings = samplings
 
     def draw(self, logits: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the race; the margin is counted in logits again."""
+        """Gumbel-max over the candidates; margins are in logits, before the temperature."""
         scores, ids = self.candidates(logits)
-        names = torch.arange(scores.shape[-1], device=logits.device) if ids is None else ids
-        index, margin = best_and_margin(scores - exponentials(keys, names).log_())
-        tokens = index if ids is None else ids.gather(1, index[:, None])[:, 0]
-        return tokens, margin * self._column("temperature", logits)[:, 0]
+        tokens = torch.arange(scores.shape[-1], device=logits.device) if ids is None else ids
+        index, margin = best_and_margin(scores - exponentials(keys, tokens).log_())
+        drawn = index if ids is None else ids.gather(1, index[:, None])[:, 0]
+        return drawn, margin * self._column("temperature", logits)[:, 0]
 
     def candidates(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Log-weights (n, K), -inf where a filter drops, and token ids, `None` for 0 .. V-1."""
+        """Log-weights (n, K), -inf for what a filter drops, and token ids, `None` for 0 .. V-1."""
         best, ids = logits.amax(-1, keepdim=True), None
-        # Before the temperature, which changes nobody's rank.
+        # Before the temperature, which changes no rank.
         if self.top_k is not None and self.top_k < logits.shape[-1]:
             logits, ids = top(logits, self.top_k)
         # Less the maximum first, so that no temperature overflows.
@@ -201,7 +202,7 @@ class _Group:
         return scores, ids
 
     def _nucleus(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Top-p over the vocabulary: small as a rule, so it is looked for in the likeliest."""
+        """Top-p over the vocabulary: small as a rule, so it is looked for among the likeliest."""
         reached = self._column("top_p", scores) * _total(scores)
         likeliest, ids = top(scores, min(NUCLEUS, scores.shape[-1]))
         if (_total(likeliest) < reached).any():
@@ -231,7 +232,7 @@ def best_and_margin(scores: Tensor) -> tuple[Tensor, Tensor]:
     """(B,) the index of each row's largest score, the lowest of equals, and its lead."""
     best = scores.argmax(-1, keepdim=True)
     first = scores.gather(-1, best)
-    # Two looks for the largest: `torch.topk` takes over a millisecond for a vocabulary.
+    # Two passes for the largest: `torch.topk` takes over a millisecond for a vocabulary.
     second = scores.scatter(-1, best, -torch.inf).amax(-1, keepdim=True)
     return best[:, 0], (first.double() - second)[:, 0]
 
@@ -258,17 +259,17 @@ def top(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     places = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
     most = int(counts.max())
     values = logits.new_full((len(logits), most), -torch.inf)
-    names = ids.new_zeros(len(logits), most)
-    values[rows, places], names[rows, places] = logits[rows, ids], ids
+    tokens = ids.new_zeros(len(logits), most)
+    values[rows, places], tokens[rows, places] = logits[rows, ids], ids
     values, order = values.sort(dim=-1, descending=True, stable=True)
-    return values[:, :k], names.gather(1, order[:, :k])
+    return values[:, :k], tokens.gather(1, order[:, :k])
 
 
 def _lower_bound(logits: Tensor, k: int) -> Tensor:
-    """(B, 1): what at least k logits of each row reach, and few more.
+    """(B, 1): a bound that at least k logits of each row reach, and few more.
 
-    The k-th of the maxima of groups is one: as many logits reach it. With eight groups for each
-    of the k largest, two of those seldom share a group.
+    The k-th largest of the maxima of groups is such a bound. With eight groups for each of the k
+    largest logits, two of those seldom share a group.
     """
     groups = 8 * k
     size = min(logits.shape[-1] // groups, LARGEST_GROUP)

@@ -1,61 +1,55 @@
-"""The figures of sampling, in the style of `plots`: the grid as heat maps, and one next token.
-
-The functions take numbers and words, whoever made them.
-"""
+"""The figures of sampling, in the style of `plots`: the grid as heat maps, and one next token."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 
 from pipeline.plots.style import COLOURS, WIDE, drawing
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-Grid = Sequence[Sequence[float | None]]  # lines of cells
+from pipeline.sampling.presentation import Cells, top_k_name
 
 COLUMNS = 3
 PANEL = (3.1, 2.7)  # inches
-# Pale to strong: a cell's number is read, its colour only found.
+# Pale to strong, pale enough for the number in each cell to be read.
 RAMP = (COLOURS["paper"], "#cfe3f3", "#74b0dd", COLOURS["training"])
-# From cold to hot, apart in lightness too.
+# From cold to hot, different in lightness too.
 STEPS = ("#0b3c63", COLOURS["training"], "#5fa8d9", "#d99a6c", COLOURS["validation"], "#6e2409")
 
 
 def sampling_heat_maps(
-    measures: Mapping[str, Grid],
+    metrics: Mapping[str, Cells],
     path: Path,
     *,
     temperatures: Sequence[float],
     top_ks: Sequence[int | None],
     title: str = "What temperature and top-k do to samples",
 ) -> None:
-    """Draw a heat map for each measure, temperatures down and top-k across.
+    """Draw a heat map for each metric, temperatures down and top-k across.
 
     Args:
-        measures: name to cells, one line a temperature; `None` leaves a cell blank.
+        metrics: title to cells, one line per temperature; `None` leaves a cell blank.
         path: `.png` or `.svg`.
         temperatures, top_ks: the settings of the lines and columns; `None` is no top-k.
     """
-    lines = math.ceil(len(measures) / COLUMNS)
-    columns = min(COLUMNS, len(measures))
+    lines = math.ceil(len(metrics) / COLUMNS)
+    columns = min(COLUMNS, len(metrics))
     size = (columns * PANEL[0], lines * PANEL[1] + 0.4)
     with drawing(path, size) as figure:
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
         panels = figure.subplots(lines, columns, squeeze=False).flatten()
-        for panel, (name, cells) in zip(panels, measures.items(), strict=False):
+        for panel, (name, cells) in zip(panels, metrics.items(), strict=False):
             _heat_map(panel, name, cells)
             panel.set_yticks(range(len(temperatures)), [f"{t:g}" for t in temperatures])
-            panel.set_xticks(range(len(top_ks)), ["all" if k is None else str(k) for k in top_ks])
+            panel.set_xticks(range(len(top_ks)), list(map(top_k_name, top_ks)))
             panel.set_xlabel("top-k")
         for panel in panels[::columns]:
             panel.set_ylabel("temperature")
-        for panel in panels[len(measures) :]:
+        for panel in panels[len(metrics) :]:
             panel.set_visible(False)
 
 
@@ -67,12 +61,12 @@ def next_token_bars(
     title: str,
     size: tuple[float, float] = (WIDE[0], 5.4),
 ) -> None:
-    """Draw how settings reshape the next token's distribution: a panel a group of settings.
+    """Draw how settings reshape the next token's distribution: one panel per group of settings.
 
     Args:
         tokens: the likeliest tokens, as text.
-        groups: a group's name to its settings, each with a probability a token, and one more for
-            all other tokens together.
+        groups: a group's name to its settings, each with one probability per token, and one more
+            for all other tokens together.
         path: `.png` or `.svg`.
     """
     with drawing(path, size) as figure:
@@ -88,9 +82,7 @@ def next_token_bars(
         panels[-1].tick_params(axis="x", rotation=30)
 
 
-def _heat_map(axes: Axes, name: str, cells: Grid) -> None:
-    from matplotlib.colors import LinearSegmentedColormap
-
+def _heat_map(axes: Axes, name: str, cells: Cells) -> None:
     values = np.array([[np.nan if c is None else c for c in line] for line in cells], dtype=float)
     ramp = LinearSegmentedColormap.from_list("lossbook", RAMP)
     axes.imshow(values, cmap=ramp, aspect="auto")
@@ -119,7 +111,7 @@ def _bars(axes: Axes, settings: Mapping[str, Sequence[float]]) -> None:
 
 
 def _visible(token: str) -> str:
-    """A token with its blanks to be seen, and no mathematics made of its dollar signs."""
+    """A token with its blanks visible and its dollar signs escaped, which start mathematics."""
     return token.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥").replace("$", r"\$")
 
 

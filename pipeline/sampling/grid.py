@@ -1,158 +1,146 @@
 """The sampling grid: every temperature with every top-k, on every prompt, drawn and measured.
 
-All rows are decoded as one batch. A prompt's rows share their seed, so settings that would choose
-alike show the same sample: cells differ by what the settings do, not by luck. Beside the grid
-stands the setting that `params.yaml` chose, and the distribution of the next token after the first
+All samples are decoded as one batch. A prompt's samples share their seed, so settings that would
+choose alike show the same text: cells differ by what the settings do, not by luck. Beside the grid
+stand the setting that `params.yaml` chose, and the distribution of the next token after the first
 prompt, which shows what the settings do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
 
-from pipeline.generation.decode import Completion, generate, next_token_probabilities
+from pipeline.generation.decode import generate, next_token_probabilities
 from pipeline.generation.sampling import Sampling
+from pipeline.generation.sequences import CompletionOutput
 from pipeline.model.gpt import GPT
 from pipeline.params import Sample as Settings
-from pipeline.sampling.memorisation import Copying, Corpus, find_copies
-from pipeline.sampling.metrics import Measures, measure, rounded
+from pipeline.reports import (
+    ChosenMetrics,
+    Diversity,
+    FullSampleReport,
+    NextToken,
+    SampledText,
+    SampleReport,
+    SettingMetrics,
+)
+from pipeline.sampling.memorisation import CopiedSpans, Corpus, find_copies
+from pipeline.sampling.metrics import METRICS, SampleGroup, measure
 from pipeline.tokens.tokenizer import decode, encode
 
 SHOWN_TOKENS = 10  # of the next token's distribution
 
-# (prompts, completions) as token ids to each completion's nats under a judge
-Scorer = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], list[float]]
+# (prompts, completions) as token ids to each completion's summed nats under another model
+Judge = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], list[float]]
 
 
 @dataclass(frozen=True)
-class Sample:
+class MeasuredSample:
     """One completion and what it copied."""
 
     prompt: str
-    completion: Completion
-    copying: Copying
+    completion: CompletionOutput
+    copies: CopiedSpans
 
-    def as_dict(self) -> dict[str, Any]:
-        sampling, tokens = self.completion.sampling, len(self.completion.tokens)
-        return {
-            "prompt": self.prompt,
-            "temperature": sampling.temperature,
-            "top_k": sampling.top_k,
-            "seed": sampling.seed,
-            "completion": self.completion.text,
-            "top_p": sampling.top_p,
-            "min_p": sampling.min_p,
-            "tokens": tokens,
-            "finish_reason": self.completion.finish_reason,
-            "mean_log_prob": rounded(self.completion.mean_log_prob),
-            "copied": rounded(self.copying.copied / tokens) if tokens else None,
-            "copies": self._copies(),
-            "longest_copy": decode(self.copying.longest),
-            "longest_copy_tokens": len(self.copying.longest),
-            "longest_copy_position": self.copying.position,
-        }
-
-    def _copies(self) -> list[list[int]]:
-        """The copied spans in characters of the completion."""
+    def report(self) -> SampledText:
         tokens = self.completion.tokens
-        return [[len(decode(tokens[:end])) for end in span] for span in self.copying.spans]
+        return SampledText(
+            prompt=self.prompt,
+            **asdict(self.completion.sampling),
+            completion=self.completion.text,
+            tokens=len(tokens),
+            finish_reason=self.completion.finish_reason,
+            mean_log_prob=self.completion.mean_log_prob,
+            copied=self.copies.copied / len(tokens) if tokens else None,
+            copies=tuple(
+                (len(decode(tokens[:start])), len(decode(tokens[:stop])))
+                for start, stop in self.copies.spans
+            ),
+            longest_copy=decode(self.copies.longest),
+            longest_copy_tokens=len(self.copies.longest),
+            longest_copy_position=self.copies.position,
+        )
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What one setting did, over all prompts."""
+    """The metrics of one setting, over all prompts."""
 
     sampling: Sampling
-    measures: Measures
+    metrics: Mapping[str, float | int | None]
 
-    def as_dict(self) -> dict[str, Any]:
-        """What depends on the model and the settings alone: no judge that may be at hand or not."""
-        place = {"temperature": self.sampling.temperature, "top_k": self.sampling.top_k}
-        measures = self.measures.as_dict()
-        del measures["gpt2_perplexity"]
-        return {**place, **measures}
+    def report(self) -> SettingMetrics:
+        """What depends on the model and the settings alone, and on no judge."""
+        return SettingMetrics(
+            temperature=self.sampling.temperature, top_k=self.sampling.top_k, **self.reported()
+        )
+
+    def reported(self) -> dict[str, float | int | None]:
+        return {metric.name: self.metrics[metric.name] for metric in METRICS if not metric.local}
 
 
 @dataclass(frozen=True)
-class NextToken:
-    """The next token's distribution under one setting: the likeliest tokens, and all others.
+class SamplingGrid:
+    """The samples of all prompts and settings, with their metrics.
 
     Attributes:
-        filter: which setting it shows the effect of.
-    """
-
-    filter: Literal["temperature", "top_k"]
-    sampling: Sampling
-    tokens: tuple[str, ...]
-    probabilities: tuple[float, ...]
-    others: float
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "filter": self.filter,
-            "temperature": self.sampling.temperature,
-            "top_k": self.sampling.top_k,
-            "tokens": list(self.tokens),
-            "probabilities": [rounded(p) for p in self.probabilities],
-            "others": rounded(self.others),
-        }
-
-
-@dataclass(frozen=True)
-class Survey:
-    """The samples of all prompts and settings, with their measures.
-
-    Attributes:
-        chosen: the setting of `params.yaml`; its samples come first.
-        grid: a cell for each temperature and top-k.
+        samples: those of the chosen setting first.
+        chosen: the setting of `params.yaml`.
+        cells: one for each temperature and top-k.
         next_token: after the first prompt, for each temperature without and each top-k with the
             chosen temperature.
     """
 
     prompts: tuple[str, ...]
-    samples: tuple[Sample, ...]
+    samples: tuple[MeasuredSample, ...]
     chosen: Cell
-    grid: tuple[Cell, ...]
+    cells: tuple[Cell, ...]
     next_token: tuple[NextToken, ...]
 
-    def grid_as_dict(self) -> dict[str, Any]:
-        """The grid and its samples, which the chosen temperature and top-k do not change."""
-        samples = [
-            sample.as_dict()
-            for cell in self.grid
-            for sample in self.samples
-            if sample.completion.sampling == cell.sampling
-        ]
-        return {"grid": [cell.as_dict() for cell in self.grid], "samples": samples}
+    def report(self) -> FullSampleReport:
+        return FullSampleReport(
+            prompts=self.prompts,
+            chosen=ChosenMetrics(**{**asdict(self.chosen.sampling), **self.chosen.reported()}),
+            grid=tuple(cell.report() for cell in self.cells),
+            samples=tuple(sample.report() for sample in self.samples),
+            next_token=self.next_token,
+        )
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "prompts": list(self.prompts),
-            "chosen": {**asdict(self.chosen.sampling), **self.chosen.as_dict()},
-            "grid": [cell.as_dict() for cell in self.grid],
-            "samples": [sample.as_dict() for sample in self.samples],
-            "next_token": [distribution.as_dict() for distribution in self.next_token],
-        }
+    def grid_report(self) -> SampleReport:
+        """The cells and their samples, which the chosen temperature and top-k do not change."""
+        return SampleReport(
+            grid=tuple(cell.report() for cell in self.cells),
+            samples=tuple(
+                sample.report()
+                for cell in self.cells
+                for sample in self.samples
+                if sample.completion.sampling == cell.sampling
+            ),
+        )
+
+    def diversity(self) -> Diversity:
+        found = self.chosen.metrics
+        headlines = [metric.name for metric in METRICS if metric.headline]
+        return Diversity(**{name: found[name] for name in headlines if found[name] is not None})
 
 
-def survey(
+def sample_grid(
     model: GPT,
     settings: Settings,
     corpus: Corpus,
     *,
-    scorer: Scorer | None = None,
-    draw: Callable[[int], None] = lambda tokens: None,
-    advance: Callable[[int], None] = lambda tokens: None,
-) -> Survey:
+    judge: Judge | None = None,
+    progress: Callable[[int], object] = lambda tokens: None,
+    corpus_progress: Callable[[int], object] = lambda tokens: None,
+) -> SamplingGrid:
     """Draw and measure every prompt under every setting.
 
     Args:
         corpus: the training tokens, for memorisation.
-        scorer: a judge of how likely the samples are as English: GPT-2 small.
-        draw: told how many tokens have been drawn, of `tokens_to_draw` at most.
-        advance: told how many tokens of the corpus have been read.
+        judge: how likely the samples are as English, under GPT-2 small.
+        progress: called with how many more tokens are drawn, of `tokens_to_draw` at most.
+        corpus_progress: called with how many more tokens of the corpus are compared.
 
     Raises:
         UserError: the model's logits are not finite.
@@ -166,35 +154,34 @@ def survey(
         prompts,
         [sampling for _, sampling in requests],
         settings.max_new_tokens,
-        on_token=lambda row, token: draw(1),
+        on_token=lambda index, token: progress(1),
     )
     drawn = [completion.tokens for completion in completions]
-    copyings = find_copies(drawn, corpus, advance=advance)
-    nats = scorer(prompts, drawn) if scorer else None
+    copies = find_copies(drawn, corpus, progress=corpus_progress)
+    nats = judge(prompts, drawn) if judge else None
     cells = {}
     for sampling in distinct:
-        of = [i for i, (_, s) in enumerate(requests) if s == sampling]
-        measures = measure(
-            [completions[i] for i in of],
-            [copyings[i] for i in of],
-            [nats[i] for i in of] if nats else None,
+        places = [i for i, (_, s) in enumerate(requests) if s == sampling]
+        group = SampleGroup(
+            [completions[i] for i in places],
+            [copies[i] for i in places],
+            [nats[i] for i in places] if nats else None,
         )
-        cells[sampling] = Cell(sampling, measures)
-    samples = [
-        Sample(prompt, completion, copying)
-        for (prompt, _), completion, copying in zip(requests, completions, copyings, strict=True)
-    ]
-    return Survey(
+        cells[sampling] = Cell(sampling, measure(group))
+    return SamplingGrid(
         prompts=settings.prompts,
-        samples=tuple(samples),
+        samples=tuple(
+            MeasuredSample(prompt, completion, copied)
+            for (prompt, _), completion, copied in zip(requests, completions, copies, strict=True)
+        ),
         chosen=cells[chosen],
-        grid=tuple(cells[sampling] for sampling in grid),
+        cells=tuple(cells[sampling] for sampling in grid),
         next_token=_next_token(model, settings),
     )
 
 
 def tokens_to_draw(settings: Settings) -> int:
-    """How many tokens a survey draws where no sample reaches end-of-text."""
+    """How many tokens `sample_grid` draws where no sample reaches end-of-text."""
     return len(_distinct(settings)) * len(settings.prompts) * settings.max_new_tokens
 
 
@@ -217,8 +204,8 @@ def plan(settings: Settings) -> tuple[Sampling, list[Sampling]]:
 
 def _next_token(model: GPT, settings: Settings) -> tuple[NextToken, ...]:
     by_temperature = [Sampling(t) for t in sorted({*settings.grid.temperature, 1.0})]
-    warmth = settings.temperature or 1.0  # at temperature 0 no top-k makes a difference
-    by_top_k = [Sampling(warmth, top_k) for top_k in dict.fromkeys(settings.grid.top_k)]
+    temperature = settings.temperature or 1.0  # at temperature 0 no top-k makes a difference
+    by_top_k = [Sampling(temperature, top_k) for top_k in dict.fromkeys(settings.grid.top_k)]
     samplings = [*by_temperature, *by_top_k]
     prompt = encode(settings.prompts[0])
     plain, *shaped = next_token_probabilities(model, prompt, [Sampling(1.0), *samplings])
@@ -226,10 +213,11 @@ def _next_token(model: GPT, settings: Settings) -> tuple[NextToken, ...]:
     tokens = tuple(decode([token]) for token in ids.tolist())
     return tuple(
         NextToken(
-            "temperature" if i < len(by_temperature) else "top_k",
-            sampling,
-            tokens,
-            tuple(p[ids].tolist()),
+            filter="temperature" if i < len(by_temperature) else "top_k",
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            tokens=tokens,
+            probabilities=tuple(p[ids].tolist()),
             others=max(1.0 - float(p[ids].sum()), 0.0),
         )
         for i, (sampling, p) in enumerate(zip(samplings, shaped, strict=True))

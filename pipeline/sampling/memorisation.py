@@ -1,11 +1,11 @@
-"""How much of a sample stands in the training text, word for word.
+"""Verbatim memorisation: how much of a sample stands in the training text, word for word.
 
 A token counts as copied when it lies in a run of `n` or more tokens that the training tokens hold
 too. The samples are small and the corpus is not, so the index is over the samples: the corpus
-streams past once, a polynomial hash of every n-gram is looked up in a bitmap, and only what hits
+is streamed once, a polynomial hash of every n-gram is looked up in a bitmap, and only what hits
 is compared token by token. Memory follows the samples and one chunk, never the corpus, whose pages
-are let go of as it passes; a billion tokens take about 20 seconds, and hash collisions cost time
-but no truth.
+are released as it passes; a billion tokens take about 20 seconds, and hash collisions cost time
+and change no result.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Places = npt.NDArray[np.int64]
 
 
 class Corpus(Protocol):
-    """Tokens that may lie on a disk; `data.loader.Tokens` is one."""
+    """Tokens that may lie on a disk, as `pipeline.tokens.windows.Tokens`."""
 
     def __len__(self) -> int: ...
     def read(self, start: int, stop: int) -> npt.NDArray[np.uint16]: ...
@@ -35,13 +35,13 @@ class Corpus(Protocol):
 
 
 @dataclass(frozen=True)
-class Copying:
+class CopiedSpans:
     """What one sample shares with the training tokens.
 
     Attributes:
         spans: where its tokens lie in shared runs of at least n tokens, as [start, stop).
         longest: the longest shared run, its tokens; empty where there is none.
-        position: where in the training tokens that run first stands, the first of equally long.
+        position: where among the training tokens that run first stands; the first of equally long.
     """
 
     spans: tuple[tuple[int, int], ...] = ()
@@ -60,8 +60,8 @@ def find_copies(
     n: int = NGRAM,
     *,
     chunk: int = CHUNK,
-    advance: Callable[[int], None] = lambda tokens: None,
-) -> list[Copying]:
+    progress: Callable[[int], object] = lambda tokens: None,
+) -> list[CopiedSpans]:
     """Compare every sample with the whole corpus, read once from start to end.
 
     Args:
@@ -69,7 +69,7 @@ def find_copies(
         corpus: the training tokens.
         n: the shortest run that counts.
         chunk: corpus tokens in memory at a time.
-        advance: told how many tokens have been read, chunk by chunk.
+        progress: called with how many more tokens were read, chunk by chunk.
     """
     distinct = list(dict.fromkeys(map(tuple, samples)))
     index = _Index(distinct, n)
@@ -77,8 +77,8 @@ def find_copies(
         for position, tokens, new in _chunks(corpus, chunk, max(map(len, distinct))):
             index.look_up(tokens, position, new)
             corpus.let_go()
-            advance(new)
-    found = dict(zip(distinct, index.copyings(), strict=True))
+            progress(new)
+    found = dict(zip(distinct, index.copied_spans(), strict=True))
     return [found[tuple(sample)] for sample in samples]
 
 
@@ -92,7 +92,7 @@ def _chunks(
 
 
 class _Index:
-    """The n-grams of all samples, and what the corpus has shown of them so far.
+    """The n-grams of all samples, and which of them the corpus was found to hold so far.
 
     The samples lie end to end in `text`, each behind a -1 that equals no token, so a run of equal
     tokens never crosses from one to the next.
@@ -117,7 +117,7 @@ class _Index:
         self.longest = np.zeros((len(samples), 3), dtype=np.int64)  # length, start, position
 
     def look_up(self, tokens: npt.NDArray[np.uint16], position: int, new: int) -> None:
-        """Note what the n-grams that begin among the first `new` tokens share with the samples."""
+        """Record what n-grams that begin among the first `new` tokens share with the samples."""
         hashes = hash_ngrams(tokens, self.n)[:new]
         there = np.flatnonzero(self.bitmap[_slots(hashes)])
         entry = np.searchsorted(self.hashes, hashes[there], side="left")
@@ -157,23 +157,23 @@ class _Index:
             if (-lengths[k], positions[k], here[k]) < (-length, position, start):
                 self.longest[s] = lengths[k], here[k], positions[k]
 
-    def copyings(self) -> list[Copying]:
+    def copied_spans(self) -> list[CopiedSpans]:
         covered = np.zeros(len(self.text), dtype=bool)
         for start in np.flatnonzero(self.seen):
             covered[start : start + self.n] = True
         return [
-            self._copying(_spans(covered[offset : offset + len(sample)]), *longest)
+            self._copied_spans(_spans(covered[offset : offset + len(sample)]), *longest)
             for sample, offset, longest in zip(
                 self.samples, self.offsets, self.longest.tolist(), strict=False
             )
         ]
 
-    def _copying(
+    def _copied_spans(
         self, spans: tuple[tuple[int, int], ...], length: int, start: int, position: int
-    ) -> Copying:
+    ) -> CopiedSpans:
         if not length:
-            return Copying()
-        return Copying(spans, tuple(self.text[start : start + length].tolist()), position)
+            return CopiedSpans()
+        return CopiedSpans(spans, tuple(self.text[start : start + length].tolist()), position)
 
 
 def _spans(covered: npt.NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:
@@ -185,7 +185,7 @@ def _spans(covered: npt.NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:
 def hash_ngrams(tokens: npt.NDArray[np.integer], n: int) -> Hashes:
     """The hash of the n tokens from each place on, (len - n + 1,): a polynomial modulo 2**64.
 
-    Those of long n-grams are put together from those of their parts, so the work grows with log n.
+    Hashes of long n-grams are combined from those of their parts, so the work grows with log n.
     """
     count = max(len(tokens) - n + 1, 0)
     result = np.zeros(count, dtype=np.uint64)
@@ -203,5 +203,5 @@ def hash_ngrams(tokens: npt.NDArray[np.integer], n: int) -> Hashes:
 
 
 def _slots(hashes: Hashes) -> npt.NDArray[np.int64]:
-    """Places in the bitmap: the high bits, which every token of an n-gram stirs."""
+    """Places in the bitmap: the high bits, which every token of an n-gram changes."""
     return (hashes >> np.uint64(64 - TABLE_BITS)).view(np.int64)

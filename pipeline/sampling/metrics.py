@@ -1,133 +1,177 @@
-"""What a setting does to samples: variety, likelihood, length, copying.
+"""Sample metrics: variety, likelihood, length and copying of the samples that a setting gives.
 
-Measures are of a group of samples that share their settings, pooled over the group's tokens.
+`METRICS` is the one list of them; reports, table, figure, page and MLflow follow it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
-import torch
+from pipeline.sampling.memorisation import CopiedSpans
 
-from pipeline.generation.decode import Completion
-from pipeline.model.gpt import GPT
-from pipeline.model.loss import token_losses
-from pipeline.sampling.memorisation import Copying
+if TYPE_CHECKING:  # torch comes with it, and the page, which shows the titles, needs none
+    from pipeline.generation.sequences import CompletionOutput
 
-DIGITS = 6  # of what is written: enough to compare, and the same on machines that round alike
 LOOP = 4  # tokens: repetition is measured on n-grams of this length
 
 
 @dataclass(frozen=True)
-class Measures:
-    """A group of samples in numbers; `None` where there is nothing to measure.
+class SampleGroup:
+    """Samples that share their settings; metrics are pooled over the group's tokens.
 
     Attributes:
-        distinct_1, distinct_2, distinct_3: different n-grams over all n-grams of the group
-            (Li et al. 2016); 1 is never the same twice.
-        repetition: the share of a sample's 4-grams that it has had before (seq-rep-4 of Welleck
-            et al. 2020), mean over the samples.
-        mean_log_prob: nats a token that the model itself gives the samples at temperature 1.
-        gpt2_perplexity: of the samples under GPT-2 small; `None` where it is not at hand.
-        length: mean tokens to end-of-text, or to the limit.
-        ended: the share of samples that reached end-of-text.
-        copied: the share of tokens in runs of 8 or more that the training text holds too.
-        longest_copy: tokens of the longest such run.
+        completions: at least one.
+        copies: what each shares with the training text.
+        gpt2_nats: each completion's loss under GPT-2 small, in nats, summed over its tokens; None
+            where GPT-2 is not at hand.
     """
 
-    distinct_1: float | None
-    distinct_2: float | None
-    distinct_3: float | None
-    repetition: float | None
-    mean_log_prob: float
-    gpt2_perplexity: float | None
-    length: float
-    ended: float
-    copied: float | None
-    longest_copy: int
+    completions: Sequence[CompletionOutput]
+    copies: Sequence[CopiedSpans]
+    gpt2_nats: Sequence[float] | None = None
 
-    def as_dict(self) -> dict[str, float | int | None]:
-        return {name: rounded(value) for name, value in asdict(self).items()}
+    @property
+    def texts(self) -> list[tuple[int, ...]]:
+        """The token ids of each completion."""
+        return [completion.tokens for completion in self.completions]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the completions have together."""
+        return sum(map(len, self.texts))
+
+    @property
+    def ended(self) -> list[bool]:
+        """Whether each completion reached end-of-text."""
+        return [c.finish_reason == "end_of_text" for c in self.completions]
 
 
-def measure(
-    completions: Sequence[Completion],
-    copyings: Sequence[Copying],
-    gpt2_nats: Sequence[float] | None = None,
-) -> Measures:
-    """Measure a group of samples.
+@dataclass(frozen=True)
+class SampleMetric:
+    """A number of a group of samples, and where it is shown.
 
-    Args:
-        completions: the group, at least one.
-        copyings: what each shares with the training text.
-        gpt2_nats: each completion's loss under GPT-2 small, in nats, summed over its tokens.
+    Attributes:
+        name: its key in reports and in MLflow.
+        title: its heading in the table, the figure and the page.
+        compute: the number; None where there is nothing to measure.
+        headline: whether it stands in `diversity.json`, by which runs are compared.
+        local: whether it depends on a model that may not be at hand: such a metric goes to MLflow,
+            and into no report.
+        figure_place: its place among the heat maps of `samples_grid.png`; None for no heat map.
+        page_place: its place among the heat maps that the page shows at once; None: folded away.
+        page_title: its title there, where it needs another one.
     """
-    samples = [completion.tokens for completion in completions]
-    tokens = sum(map(len, samples))
-    # Drawing end-of-text was a choice of the model's too.
-    draws = [len(c.tokens) + (c.finish_reason == "end_of_text") for c in completions]
-    likelihood = sum(c.mean_log_prob * n for c, n in zip(completions, draws, strict=True))
-    repeated = [share for share in map(repetition, samples) if share is not None]
-    return Measures(
-        distinct_1=distinct(samples, 1),
-        distinct_2=distinct(samples, 2),
-        distinct_3=distinct(samples, 3),
-        repetition=sum(repeated) / len(repeated) if repeated else None,
-        mean_log_prob=likelihood / sum(draws),
-        gpt2_perplexity=perplexity(sum(gpt2_nats), tokens) if gpt2_nats and tokens else None,
-        length=tokens / len(samples),
-        ended=sum(c.finish_reason == "end_of_text" for c in completions) / len(completions),
-        copied=sum(c.copied for c in copyings) / tokens if tokens else None,
-        longest_copy=max(len(copying.longest) for copying in copyings),
-    )
+
+    name: str
+    title: str
+    compute: Callable[[SampleGroup], float | int | None]
+    headline: bool = False
+    local: bool = False
+    figure_place: int | None = None
+    page_place: int | None = None
+    page_title: str | None = None
 
 
-def distinct(samples: Sequence[Sequence[int]], n: int) -> float | None:
-    """Different n-grams over all n-grams; `None` where no sample has n tokens."""
-    grams = [gram for sample in samples for gram in _ngrams(sample, n)]
+def measure(group: SampleGroup) -> dict[str, float | int | None]:
+    """Every metric of a group by its name."""
+    return {metric.name: metric.compute(group) for metric in METRICS}
+
+
+def distinct(texts: Sequence[Sequence[int]], n: int) -> float | None:
+    """Different n-grams over all n-grams (Li et al. 2016); `None` where no text has n tokens."""
+    grams = [gram for text in texts for gram in _ngrams(text, n)]
     return len(set(grams)) / len(grams) if grams else None
 
 
-def repetition(sample: Sequence[int]) -> float | None:
-    """The share of a sample's 4-grams that stand earlier in it too."""
-    grams = _ngrams(sample, LOOP)
+def repetition(text: Sequence[int]) -> float | None:
+    """The share of 4-grams that a text has had before (seq-rep-4 of Welleck et al. 2020)."""
+    grams = _ngrams(text, LOOP)
     return 1 - len(set(grams)) / len(grams) if grams else None
-
-
-def nats_under(
-    model: GPT, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
-) -> list[float]:
-    """Each completion's loss under a model after its prompt, in nats, summed over its tokens.
-
-    Of what is longer than the model's context, the last tokens are looked at. Equal ones, as all
-    greedy settings give, are computed once. The model must be in evaluation mode.
-    """
-    pairs = [(tuple(p), tuple(c)) for p, c in zip(prompts, completions, strict=True)]
-    nats = {pair: _nats_of_one(model, *pair) for pair in dict.fromkeys(pairs)}
-    return [nats[pair] for pair in pairs]
-
-
-def _nats_of_one(model: GPT, prompt: Sequence[int], completion: Sequence[int]) -> float:
-    if not completion:
-        return 0.0
-    tokens = torch.tensor([*prompt, *completion][-model.config.context_length - 1 :])
-    tokens = tokens.to(model.wte.weight.device)
-    with torch.inference_mode():
-        hidden = model.hidden(tokens[None, :-1])[0, -len(completion) :]
-        targets = tokens[-len(completion) :][-len(hidden) :]
-        return float(token_losses(hidden, model.head_weight, targets).sum(dtype=torch.float64))
-
-
-def perplexity(nats: float, tokens: int) -> float:
-    return math.exp(min(nats / tokens, 700.0))
-
-
-def rounded(value: Any) -> Any:
-    return round(value, DIGITS) if isinstance(value, float) else value
 
 
 def _ngrams(tokens: Sequence[int], n: int) -> list[tuple[int, ...]]:
     return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+
+
+def _distinct(group: SampleGroup, n: int) -> float | None:
+    return distinct(group.texts, n)
+
+
+def _repetition(group: SampleGroup) -> float | None:
+    shares = [share for share in map(repetition, group.texts) if share is not None]
+    return sum(shares) / len(shares) if shares else None
+
+
+def _mean_log_prob(group: SampleGroup) -> float:
+    # Drawing end-of-text was a choice of the model's too.
+    draws = [len(text) + ended for text, ended in zip(group.texts, group.ended, strict=True)]
+    total = sum(c.mean_log_prob * n for c, n in zip(group.completions, draws, strict=True))
+    return total / sum(draws)
+
+
+def _gpt2_perplexity(group: SampleGroup) -> float | None:
+    if not group.gpt2_nats or not group.tokens:
+        return None
+    return math.exp(min(sum(group.gpt2_nats) / group.tokens, 700.0))
+
+
+def _length(group: SampleGroup) -> float:
+    return group.tokens / len(group.texts)
+
+
+def _ended(group: SampleGroup) -> float:
+    return sum(group.ended) / len(group.texts)
+
+
+def _copied(group: SampleGroup) -> float | None:
+    """The share of tokens in runs of 8 or more that the training text holds too."""
+    return sum(copy.copied for copy in group.copies) / group.tokens if group.tokens else None
+
+
+def _longest_copy(group: SampleGroup) -> int:
+    return max(len(copy.longest) for copy in group.copies)
+
+
+METRICS = [
+    SampleMetric("distinct_1", "distinct-1", partial(_distinct, n=1)),
+    SampleMetric(
+        "distinct_2",
+        "distinct-2",
+        partial(_distinct, n=2),
+        headline=True,
+        figure_place=1,
+        page_place=1,
+        page_title="Variety: different pairs of tokens, of all pairs",
+    ),
+    SampleMetric("distinct_3", "distinct-3", partial(_distinct, n=3)),
+    SampleMetric("repetition", "repetition", _repetition, headline=True, figure_place=2),
+    SampleMetric(
+        "mean_log_prob",  # under the model itself, at temperature 1
+        "log-probability, nats a token",
+        _mean_log_prob,
+        figure_place=3,
+        page_place=3,
+        page_title="Likelihood: the model's own log-probability, nats a token",
+    ),
+    SampleMetric("gpt2_perplexity", "perplexity under GPT-2 small", _gpt2_perplexity, local=True),
+    SampleMetric("length", "length, tokens", _length, figure_place=6),
+    SampleMetric("ended", "reached end-of-text", _ended),
+    SampleMetric(
+        "copied",
+        "copied from the training text",
+        _copied,
+        headline=True,
+        figure_place=4,
+        page_place=2,
+        page_title=(
+            "Copying: tokens in runs of eight and more that stand in the training text, of all"
+        ),
+    ),
+    SampleMetric(
+        "longest_copy", "longest copy, tokens", _longest_copy, headline=True, figure_place=5
+    ),
+]

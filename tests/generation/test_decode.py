@@ -1,4 +1,4 @@
-"""Decoding: cached equals uncached, batched equals single, for any rows; and the edges."""
+"""Decoding: cached equals uncached, batched equals single, for any requests; and the edges."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.generation.decode import Decoder, complete, generate
-from pipeline.generation.forward import Network, Weights
-from pipeline.generation.kv_cache import Cache
+from pipeline.generation.forward import Network
+from pipeline.generation.kv_cache import KVCache
 from pipeline.generation.sampling import Sampling
-from pipeline.generation.speculative import GUESS_FROM, Guesses
+from pipeline.generation.speculative import DRAFT_FROM, DraftLength
+from pipeline.generation.step_weights import PackedWeights
 from pipeline.model.gpt import GPT
 from pipeline.tokens.tokenizer import END_OF_TEXT, encode
 
 VOCABULARY = 61
 END = VOCABULARY - 1
-Row = tuple[list[int], Sampling]
+Asked = tuple[list[int], Sampling]  # a prompt and its settings
 Tiny = Callable[..., GPT]
 Reference = Callable[..., tuple[int, ...]]
 GREEDY = Sampling(temperature=0.0)
@@ -49,38 +50,38 @@ SAMPLINGS = st.one_of(
         seed=st.integers(0, 5),
     ),
 )
-ROWS = st.lists(st.tuples(st.lists(TOKEN, max_size=24), SAMPLINGS), min_size=1, max_size=7)
+REQUESTS = st.lists(st.tuples(st.lists(TOKEN, max_size=24), SAMPLINGS), min_size=1, max_size=7)
 
 
-def tokens_of(model: GPT, rows: list[Row], count: int) -> list[tuple[int, ...]]:
-    prompts, samplings = zip(*rows, strict=True)
+def tokens_of(model: GPT, requests: list[Asked], count: int) -> list[tuple[int, ...]]:
+    prompts, samplings = zip(*requests, strict=True)
     return [c.tokens for c in generate(model, prompts, samplings, count, end_of_text=END)]
 
 
 @settings(max_examples=40, deadline=None)
-@given(changes=MODELS, rows=ROWS, count=st.integers(1, 25))
-def test_any_batch_gives_each_row_what_recomputing_everything_gives_it(
-    tiny: Tiny, reference: Reference, changes: dict, rows: list[Row], count: int
+@given(changes=MODELS, requests=REQUESTS, count=st.integers(1, 25))
+def test_any_batch_decodes_each_prompt_as_recomputing_everything_does(
+    tiny: Tiny, reference: Reference, changes: dict, requests: list[Asked], count: int
 ) -> None:
     model = tiny(**changes)
-    expected = [reference(model, prompt, sampling, count, END) for prompt, sampling in rows]
-    assert tokens_of(model, rows, count) == expected
+    expected = [reference(model, prompt, sampling, count, END) for prompt, sampling in requests]
+    assert tokens_of(model, requests, count) == expected
 
 
 @settings(max_examples=15, deadline=None)
-@given(changes=MODELS, rows=ROWS)
+@given(changes=MODELS, requests=REQUESTS)
 def test_greedy_decoding_is_exact_where_rounding_decides(
-    tiny: Tiny, reference: Reference, changes: dict, rows: list[Row]
+    tiny: Tiny, reference: Reference, changes: dict, requests: list[Asked]
 ) -> None:
     """In bf16 the best logits tie all the time."""
     model = tiny(**changes).bfloat16()
-    expected = [reference(model, prompt, GREEDY, 12, END) for prompt, _ in rows]
-    assert tokens_of(model, [(prompt, GREEDY) for prompt, _ in rows], 12) == expected
+    expected = [reference(model, prompt, GREEDY, 12, END) for prompt, _ in requests]
+    assert tokens_of(model, [(prompt, GREEDY) for prompt, _ in requests], 12) == expected
 
 
 @settings(max_examples=30, deadline=None)
 @given(changes=MODELS, prompt=st.lists(TOKEN, max_size=6), sampling=SAMPLINGS)
-def test_guessing_ahead_changes_no_token(
+def test_speculative_decoding_changes_no_token(
     tiny: Tiny, reference: Reference, changes: dict, prompt: list[int], sampling: Sampling
 ) -> None:
     model = tiny(**changes)
@@ -88,18 +89,18 @@ def test_guessing_ahead_changes_no_token(
     seen: list[int] = []
     decoder = Decoder(model).prepare()
     (completion,) = decoder.generate(
-        [prompt], [sampling], 25, end_of_text=END, on_token=lambda row, token: seen.append(token)
+        [prompt], [sampling], 25, end_of_text=END, on_token=lambda index, token: seen.append(token)
     )
     assert completion.tokens == expected
     assert tuple(seen) == expected
 
 
-def test_guesses_are_made_and_mostly_right(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drafts_are_made_and_mostly_accepted(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     passes = []
     original = Network.advance
 
     def advance(
-        self: Network, tokens: torch.Tensor, cache: Cache, weights: Weights
+        self: Network, tokens: torch.Tensor, cache: KVCache, weights: PackedWeights
     ) -> torch.Tensor:
         passes.append((weights, tokens.shape[1]))
         return original(self, tokens, cache, weights)
@@ -108,7 +109,7 @@ def test_guesses_are_made_and_mostly_right(tiny: Tiny, monkeypatch: pytest.Monke
     decoder = Decoder(tiny(context_length=256, n_embd=32)).prepare()
     (completion,) = decoder.generate([[1]], [Sampling(1.0, 10, seed=1)], 200, end_of_text=-1)
     assert len(completion.tokens) == 200
-    own = [width for weights, width in passes if weights is not decoder.weights("eight_bit")]
+    own = [width for weights, width in passes if weights is not decoder.weights.packed("int8")]
     assert len(own) < 80
     assert max(own) <= 13
 
@@ -116,25 +117,25 @@ def test_guesses_are_made_and_mostly_right(tiny: Tiny, monkeypatch: pytest.Monke
 def test_copies_are_made_once_they_pay(tiny: Tiny) -> None:
     decoder = Decoder(tiny(context_length=200))
     decoder.generate([[1]], [Sampling(seed=1)], 100, end_of_text=-1)
-    assert not decoder.can_guess(GUESS_FROM - 101)
-    assert decoder.can_guess(GUESS_FROM - 100)  # with the 100 before them
-    assert Decoder(tiny()).can_guess(1000)
-    assert not Decoder(tiny(), "int8").can_guess(1000)
-    assert not Decoder(tiny().bfloat16()).can_guess(1000)
+    assert not decoder.weights.can_draft(DRAFT_FROM - 101)
+    assert decoder.weights.can_draft(DRAFT_FROM - 100)  # with the 100 before them
+    assert Decoder(tiny()).weights.can_draft(1000)
+    assert not Decoder(tiny(), "int8").weights.can_draft(1000)
+    assert not Decoder(tiny().bfloat16()).weights.can_draft(1000)
 
 
-def test_guessing_gives_up_where_guesses_are_wrong() -> None:
-    guesses = Guesses()
+def test_drafting_stops_where_drafts_are_rejected() -> None:
+    draft_length = DraftLength()
     made = []
     for _ in range(200):
-        made.append(guesses.count())
+        made.append(draft_length.choose())
         if made[-1]:
-            guesses.learn(made[-1], 0)
+            draft_length.update(made[-1], 0)
     assert made[0] > 2
     assert made[-33:].count(0) == 32  # one attempt in so many steps
     for _ in range(40):
-        guesses.learn(1, 1)
-    assert guesses.count() > 4
+        draft_length.update(1, 1)
+    assert draft_length.choose() > 4
 
 
 def test_equal_logits_go_to_the_lowest_id(tiny: Tiny) -> None:
@@ -148,14 +149,14 @@ def test_equal_prompts_are_computed_once(tiny: Tiny, monkeypatch: pytest.MonkeyP
     embedded = []
     original = Network._embed
     monkeypatch.setattr(Network, "_embed", lambda self, w: embedded.extend(w) or original(self, w))
-    rows = [([1, 2, 3], Sampling(seed=seed)) for seed in range(5)] + [([1, 2], Sampling())]
-    tokens_of(tiny(), rows, 4)
+    requests = [([1, 2, 3], Sampling(seed=seed)) for seed in range(5)] + [([1, 2], Sampling())]
+    tokens_of(tiny(), requests, 4)
     assert sorted(embedded) == [(1, 2), (1, 2, 3)]
 
 
 @pytest.fixture
-def widths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many contexts each step has computed."""
+def batch_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many sequences each step has computed."""
     seen = []
     original = Network.advance
 
@@ -167,7 +168,7 @@ def widths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def test_rows_that_cannot_differ_are_one(tiny: Tiny, widths: list[int]) -> None:
+def test_requests_that_cannot_differ_are_one(tiny: Tiny, batch_sizes: list[int]) -> None:
     greedy = [Sampling(0.0, k, seed=k) for k in (1, 2, 3)] + [Sampling(2.0, 1)]
     samplings = [*greedy, Sampling(1.0, seed=1), Sampling(1.0, seed=1)]
     seen: list[tuple[int, int]] = []
@@ -177,20 +178,22 @@ def test_rows_that_cannot_differ_are_one(tiny: Tiny, widths: list[int]) -> None:
         samplings,
         4,
         end_of_text=END,
-        on_token=lambda row, token: seen.append((row, token)),
+        on_token=lambda index, token: seen.append((index, token)),
     )
-    assert set(widths) <= {1, 2}
+    assert set(batch_sizes) <= {1, 2}
     assert [c.sampling for c in completions] == samplings
-    for row, completion in enumerate(completions):
-        assert tuple(token for r, token in seen if r == row) == completion.tokens
+    for index, completion in enumerate(completions):
+        assert tuple(token for i, token in seen if i == index) == completion.tokens
 
 
-def test_rows_are_computed_once_until_they_differ(tiny: Tiny, widths: list[int]) -> None:
+def test_equal_tokens_are_one_sequence_until_they_differ(
+    tiny: Tiny, batch_sizes: list[int]
+) -> None:
     samplings = [Sampling(t, k, seed=3) for t in (0.3, 0.6, 1.0) for k in (2, 5, None)]
     completions = generate(tiny(8), [[1, 2]] * 9, samplings, 9, end_of_text=-1)
     tokens = [completion.tokens for completion in completions]
-    assert widths == [len({row[:count] for row in tokens}) for count in range(1, 9)]
-    assert 1 < widths[-1] < 9
+    assert batch_sizes == [len({each[:count] for each in tokens}) for count in range(1, 9)]
+    assert 1 < batch_sizes[-1] < 9
 
 
 def test_a_full_context_slides_and_says_so(
@@ -219,16 +222,16 @@ def test_stops_at_end_of_text(tiny: Tiny) -> None:
 
 
 def test_an_empty_prompt_starts_from_end_of_text(tiny: Tiny) -> None:
-    rows = [([], GREEDY), ([END], GREEDY), ([], Sampling(seed=3)), ([END], Sampling(seed=3))]
-    empty, special, empty_drawn, special_drawn = tokens_of(tiny(5), rows, 10)
+    requests = [([], GREEDY), ([END], GREEDY), ([], Sampling(seed=3)), ([END], Sampling(seed=3))]
+    empty, special, empty_drawn, special_drawn = tokens_of(tiny(5), requests, 10)
     assert empty == special
     assert empty_drawn == special_drawn
 
 
 def test_one_seed_draws_differently_after_each_prompt(tiny: Tiny) -> None:
     """Else samples of hot settings would resemble each other, and look less diverse."""
-    rows = [([prompt], Sampling(1000.0, seed=3)) for prompt in range(20)]
-    found = tokens_of(tiny(), rows, 8)
+    requests = [([prompt], Sampling(1000.0, seed=3)) for prompt in range(20)]
+    found = tokens_of(tiny(), requests, 8)
     assert len({tokens[:3] for tokens in found}) == 20
 
 

@@ -1,4 +1,4 @@
-"""Every kind of product and cache computes the same numbers, to its precision."""
+"""Every matmul kernel and KV cache computes the same numbers, to its precision."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.errors import UserError
-from pipeline.generation import matmul_kernels as products
-from pipeline.generation.cuda_graph import FixedCache
+from pipeline.generation import matmul_kernels as kernels
+from pipeline.generation.cuda_graph import StaticKVCache
 from pipeline.generation.decode import generate
 from pipeline.generation.forward import Network
-from pipeline.generation.kv_cache import Cache
+from pipeline.generation.kv_cache import KVCache
 from pipeline.generation.sampling import Sampling
 from pipeline.model.gpt import GPT
 
@@ -30,22 +30,21 @@ def operands(rows: int, inputs: int, outputs: int) -> tuple[torch.Tensor, ...]:
 
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), SHAPES)
 @pytest.mark.parametrize("biased", [True, False])
-def test_exact_products_are_linear(rows: int, inputs: int, outputs: int, biased: bool) -> None:
+def test_exact_kernels_are_linear(rows: int, inputs: int, outputs: int, biased: bool) -> None:
     x, weight, bias = operands(rows, inputs, outputs)
     bias = bias if biased else None
-    kinds = [products.plain, products.direct, products.reordered]
-    for make in kinds:
+    for make in (kernels.plain, kernels.onednn, kernels.reordered):
         torch.testing.assert_close(make(weight, bias)(x), F.linear(x, weight, bias))
 
 
 @pytest.mark.parametrize("shape", [(1,), (2,), (3, 1), (1, 4), (5,), (2, 3)])
 @pytest.mark.parametrize("biased", [True, False])
 def test_few_rows_of_reordered_weights_are_linear(shape: tuple[int, ...], biased: bool) -> None:
-    """Which are filled up with others."""
+    """They are padded to more rows."""
     _, weight, bias = operands(1, 64, 48)
     bias = bias if biased else None
     x = torch.randn(*shape, 64, generator=torch.Generator().manual_seed(1))
-    got = products.reordered(weight, bias)(x)
+    got = kernels.reordered(weight, bias)(x)
     torch.testing.assert_close(got, F.linear(x, weight, bias))
 
 
@@ -53,8 +52,8 @@ def test_few_rows_of_reordered_weights_are_linear(shape: tuple[int, ...], biased
 def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Either library, where this machine has it."""
     if request.param == "onednn":
-        monkeypatch.setattr(products, "_has_fbgemm", lambda: False)
-    elif not products._has_fbgemm():
+        monkeypatch.setattr(kernels, "_has_fbgemm", lambda: False)
+    elif not kernels._has_fbgemm():
         pytest.skip("needs FBGEMM and VNNI")
 
 
@@ -65,22 +64,22 @@ def test_eight_bits_are_about_1_percent_off_row_by_row(
     rows: int, inputs: int, outputs: int, biased: bool
 ) -> None:
     x, weight, bias = operands(rows, inputs, outputs)
-    product = products.eight_bit(weight, bias if biased else None)
+    matmul = kernels.int8(weight, bias if biased else None)
     exact = F.linear(x, weight)
-    y, alone = product(x), torch.cat([product(row[None]) for row in x])
+    y, alone = matmul(x), torch.cat([matmul(row[None]) for row in x])
     for near in (y, alone):
         off = near - bias - exact if biased else near - exact
         assert (off.norm(dim=-1) / exact.norm(dim=-1)).max() < 0.03
-    pairs = torch.cat([product(torch.stack([row, row]))[:1] for row in x])
-    among_others = product(torch.cat([x, 1000 * x]))[:rows]
+    pairs = torch.cat([matmul(torch.stack([row, row]))[:1] for row in x])
+    among_others = matmul(torch.cat([x, 1000 * x]))[:rows]
     torch.testing.assert_close(among_others, pairs, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.usefixtures("by")
 @pytest.mark.parametrize("rows", [1, 2])
 def test_eight_bits_of_nothing_are_nothing(rows: int) -> None:
-    product = products.eight_bit(torch.zeros(3, 4), None)
-    assert product(torch.zeros(rows, 4)).tolist() == [[0, 0, 0]] * rows
+    matmul = kernels.int8(torch.zeros(3, 4), None)
+    assert matmul(torch.zeros(rows, 4)).tolist() == [[0, 0, 0]] * rows
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
@@ -98,50 +97,49 @@ def test_rounded_weights_give_nearly_the_models_logits(tiny: Tiny, precision: st
 def test_eight_bits_on_another_device_are_refused(tiny: Tiny) -> None:
     model = tiny().to("meta")
     with pytest.raises(UserError, match="int8 decoding is for the CPU"):
-        products.choose(model, rows=1, steps=10, precision="int8")
+        kernels.choose_kernel(model, rows=1, steps=10, precision="int8")
 
 
 @pytest.mark.parametrize(
     ("rows", "steps", "name"),
-    [(1, 50, "direct"), (4, 50, "reordered"), (4, 2, "direct")],
+    [(1, 50, "onednn"), (4, 50, "reordered"), (4, 2, "onednn")],
 )
-def test_the_kind_of_product_follows_the_work(tiny: Tiny, rows: int, steps: int, name: str) -> None:
-    assert products.choose(tiny(), rows=rows, steps=steps, precision="model") == name
+def test_the_kernel_follows_the_work(tiny: Tiny, rows: int, steps: int, name: str) -> None:
+    assert kernels.choose_kernel(tiny(), rows=rows, steps=steps, precision="model") == name
 
 
 @pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="a CPU without bf16 products"
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="a CPU without bf16 matmuls"
 )
 def test_in_bf16_weights_are_reordered_for_one_row_too(tiny: Tiny) -> None:
     model = tiny(2, n_embd=32).bfloat16()
-    assert products.choose(model, rows=1, steps=50, precision="model") == "reordered"
-    assert products.choose(model, rows=1, steps=2, precision="model") == "direct"
+    assert kernels.choose_kernel(model, rows=1, steps=50, precision="model") == "reordered"
+    assert kernels.choose_kernel(model, rows=1, steps=2, precision="model") == "onednn"
     linear = model.h[0].mlp.c_fc
     with torch.inference_mode():
         for rows in (1, 3):
             x = torch.randn(rows, 32).bfloat16()
-            for make in (products.direct, products.reordered):
+            for make in (kernels.onednn, kernels.reordered):
                 got = make(linear.weight.detach(), linear.bias.detach())(x)
                 torch.testing.assert_close(got, linear(x), rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("prompts", [[[1, 2, 3]], [[1, 2, 3], [4]], [[9], [8, 7, 6, 5], [3, 2]]])
-def test_a_cache_of_fixed_addresses_gives_the_same_logits(
-    tiny: Tiny, prompts: list[list[int]]
-) -> None:
-    """What a CUDA graph records, run on the CPU."""
+def test_a_static_kv_cache_gives_the_same_logits(tiny: Tiny, prompts: list[list[int]]) -> None:
+    """What a CUDA graph captures, run on the CPU."""
     model = tiny(6)
     network = Network(model)
     logits = []
     with torch.inference_mode():
-        for kind in (Cache, FixedCache):
-            cache = kind(model.config, [len(p) for p in prompts], 7, like=network.wte, most=4)
+        for kind in (KVCache, StaticKVCache):
+            lengths = [len(prompt) for prompt in prompts]
+            cache = kind(model.config, lengths, 7, like=network.wte, max_sequences=4)
             steps = [network.prefill(prompts, cache)]
             addresses = [tensor.data_ptr() for tensor in cache.keys + cache.values]
             for token in range(5):
                 tokens = torch.full((len(prompts), 1), token)
                 steps.append(network.advance(tokens, cache, network.plain)[:, 0])
-            cache.keep([*range(1, len(prompts)), 0, 0])  # rows leave, move and fork
+            cache.select([*range(1, len(prompts)), 0, 0])  # sequences leave, move and fork
             tokens = torch.arange(len(prompts) + 1)[:, None]
             for _ in range(2):
                 steps.append(network.advance(tokens, cache, network.plain)[:, 0])

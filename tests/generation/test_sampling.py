@@ -167,7 +167,7 @@ def test_min_p_drops_what_is_too_unlikely_beside_the_best() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_a_row_feels_nothing_beside_it(data: st.DataObject) -> None:
+def test_rows_are_independent(data: st.DataObject) -> None:
     seeded = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
     rows = data.draw(st.lists(SETTINGS, min_size=1, max_size=6))
     logits = torch.randn(len(rows), 80, generator=seeded) * 3
@@ -214,17 +214,17 @@ def test_what_cannot_be_is_never_drawn() -> None:
         assert counts[3:12].sum() == 2000
 
 
-def test_arrival_times_are_exponential_and_their_own() -> None:
+def test_the_noise_is_exponential_and_independent() -> None:
     keys = torch.tensor(
         [[draw_key(stream_key(seed, [seed % 3]), n)] for seed in range(20) for n in range(20)]
     )
-    times = exponentials(keys, torch.arange(500))
-    assert len(times.unique()) == times.numel()
-    assert float(times.mean()) == pytest.approx(1, abs=0.01)
-    ranks = times.flatten().sort().values
+    noise = exponentials(keys, torch.arange(500))
+    assert len(noise.unique()) == noise.numel()
+    assert float(noise.mean()) == pytest.approx(1, abs=0.01)
+    ranks = noise.flatten().sort().values
     expected = -torch.log1p(-(torch.arange(len(ranks)) + 0.5) / len(ranks))
     assert float((torch.exp(-ranks) - torch.exp(-expected)).abs().max()) < 1.95 / len(ranks) ** 0.5
-    for a, b in ((times[1:], times[:-1]), (times[:, 1:], times[:, :-1]), (times[20:], times[:-20])):
+    for a, b in ((noise[1:], noise[:-1]), (noise[:, 1:], noise[:, :-1]), (noise[20:], noise[:-20])):
         pairs = torch.stack([torch.exp(-a).flatten(), torch.exp(-b).flatten()])
         assert abs(float(torch.corrcoef(pairs)[0, 1])) < 0.01
 
@@ -243,9 +243,9 @@ def test_seeds_prompts_and_draws_have_keys_of_their_own() -> None:
 def test_the_generator_is_splitmix64() -> None:
     """Its first outputs from state 1234567, as its authors' program prints them."""
     outputs = [6457827717110365317, 3203168211198807973, 9817491932198370423]
-    times = exponentials(torch.tensor([[1234567]]), torch.arange(3))
+    noise = exponentials(torch.tensor([[1234567]]), torch.arange(3))
     uniforms = [((bits >> 11) + 0.5) * 2.0**-53 for bits in outputs]
-    assert times[0].tolist() == pytest.approx([-math.log1p(-u) for u in uniforms], rel=1e-12)
+    assert noise[0].tolist() == pytest.approx([-math.log1p(-u) for u in uniforms], rel=1e-12)
 
 
 def test_a_seed_draws_what_it_drew_before() -> None:

@@ -1,4 +1,4 @@
-"""The sampling figures and page: the same bytes for the same numbers, and everything shown."""
+"""The sampling figures and Markdown: the same bytes for the same numbers, everything shown."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 
+from pipeline.reports import FullSampleReport
 from pipeline.sampling.figures import next_token_bars, sampling_heat_maps
 from pipeline.sampling.markdown import draw, markdown
 
-MEASURES = {
+METRICS = {
     "distinct_1": 0.5,
     "distinct_2": 0.7,
     "distinct_3": None,
@@ -31,10 +32,13 @@ def sample(prompt: str, temperature: float, top_k: int | None, text: str, copy: 
         "top_k": top_k,
         "seed": 1,
         "completion": text,
+        "top_p": None,
+        "min_p": None,
         "tokens": 4,
         "finish_reason": "length",
         "mean_log_prob": -2.0,
         "copied": 0.9 if copy else 0.0,
+        "copies": [[0, len(copy)]] if copy else [],
         "longest_copy": copy,
         "longest_copy_tokens": len(copy.split()),
         "longest_copy_position": 5 if copy else None,
@@ -47,28 +51,32 @@ def shape(filter_: str, temperature: float, top_k: int | None) -> dict:
 
 
 @pytest.fixture
-def samples() -> dict:
-    return {
-        "prompts": ["He said", "A\nline"],
-        "samples": [
-            sample("He said", 1.4, 25, " **bold** and ```fenced```"),
-            sample("He said", 0.0, 1, " that he was not.", " that he was"),
-            sample("He said", 0.0, None, " that he was not.", " that he was"),
-            sample("A\nline", 1.0, None, " of text"),
-        ],
-        "grid": [
-            {"temperature": t, "top_k": k, **MEASURES, "distinct_2": 0.1 * t}
-            for t in (0.0, 1.4)
-            for k in (1, None)
-        ],
-        "next_token": [shape("temperature", 1.0, None), shape("top_k", 1.4, 1)],
-    }
+def report() -> FullSampleReport:
+    chosen = {"temperature": 1.4, "top_k": 25, "top_p": None, "min_p": None, "seed": 1}
+    return FullSampleReport.model_validate(
+        {
+            "prompts": ["He said", "A\nline"],
+            "chosen": {**chosen, **METRICS},
+            "samples": [
+                sample("He said", 1.4, 25, " **bold** and ```fenced```"),
+                sample("He said", 0.0, 1, " that he was not.", " that he was"),
+                sample("He said", 0.0, None, " that he was not.", " that he was"),
+                sample("A\nline", 1.0, None, " of text"),
+            ],
+            "grid": [
+                {"temperature": t, "top_k": k, **METRICS, "distinct_2": 0.1 * t}
+                for t in (0.0, 1.4)
+                for k in (1, None)
+            ],
+            "next_token": [shape("temperature", 1.0, None), shape("top_k", 1.4, 1)],
+        }
+    )
 
 
-def test_equal_numbers_give_equal_bytes(tmp_path: Path, samples: dict) -> None:
-    draw(samples, tmp_path / "grid.png", tmp_path / "next.png")
+def test_equal_numbers_give_equal_bytes(tmp_path: Path, report: FullSampleReport) -> None:
+    draw(report, tmp_path / "grid.png", tmp_path / "next.png")
     with mpl.rc_context({"font.size": 20}):
-        draw(samples, tmp_path / "grid2.png", tmp_path / "next2.png")
+        draw(report, tmp_path / "grid2.png", tmp_path / "next2.png")
     for name in ("grid", "next"):
         data = (tmp_path / f"{name}.png").read_bytes()
         assert data.startswith(b"\x89PNG")
@@ -95,8 +103,8 @@ def test_bars_show_tokens_with_their_blanks(tmp_path: Path) -> None:
         assert text in svg
 
 
-def test_the_page_shows_each_text_once_with_what_it_copied(samples: dict) -> None:
-    page = markdown(samples, "grid.png", "next.png")
+def test_the_page_shows_each_text_once_with_what_it_copied(report: FullSampleReport) -> None:
+    page = markdown(report, "grid.png", "next.png")
     assert page.count("that he was not.") == 1
     assert "**greedy** (4 tokens, log-probability -2.00, 90% copied, 3" in page
     assert "3 tokens, from “He said” at greedy:\n\n```text\n that he was\n```" in page
@@ -107,6 +115,7 @@ def test_the_page_shows_each_text_once_with_what_it_copied(samples: dict) -> Non
     assert "![What temperature and top-k do to samples](grid.png)" in page
 
 
-def test_the_page_says_when_nothing_is_copied(samples: dict) -> None:
-    samples["samples"] = [s for s in samples["samples"] if not s["longest_copy"]]
-    assert "No sample shares a run of eight tokens" in markdown(samples, "a", "b")
+def test_the_page_says_when_nothing_is_copied(report: FullSampleReport) -> None:
+    drawn = tuple(s for s in report.samples if not s.longest_copy)
+    page = markdown(report.model_copy(update={"samples": drawn}), "a", "b")
+    assert "No sample shares a run of eight tokens" in page

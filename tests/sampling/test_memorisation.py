@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.sampling.memorisation import Copying, find_copies, hash_ngrams
+from pipeline.sampling.memorisation import CopiedSpans, find_copies, hash_ngrams
 
 
 class Array:
-    """A corpus in memory that remembers how much of it was asked for at once."""
+    """A corpus in memory that remembers the most tokens read at once."""
 
     def __init__(self, tokens: list[int]) -> None:
         self.tokens = np.array(tokens, dtype=np.uint16)
@@ -29,7 +29,7 @@ class Array:
         pass
 
 
-def by_force(sample: list[int], corpus: list[int], n: int) -> Copying:
+def by_force(sample: list[int], corpus: list[int], n: int) -> CopiedSpans:
     covered, best = set(), (0, 0, 0)
     for i in range(len(sample)):
         for j in range(len(corpus)):
@@ -41,11 +41,11 @@ def by_force(sample: list[int], corpus: list[int], n: int) -> Copying:
                 best = max(best, (length, -j, -i))
     length, position, start = best[0], -best[1], -best[2]
     if not length:
-        return Copying()
+        return CopiedSpans()
     starts = sorted(i for i in covered if i - 1 not in covered)
     stops = sorted(i + 1 for i in covered if i + 1 not in covered)
     spans = tuple(zip(starts, stops, strict=True))
-    return Copying(spans, tuple(sample[start : start + length]), position)
+    return CopiedSpans(spans, tuple(sample[start : start + length]), position)
 
 
 @settings(max_examples=150, deadline=None)
@@ -59,22 +59,22 @@ def test_finds_what_a_search_by_force_finds(
     samples: list[list[int]], corpus: list[int], n: int, chunk: int
 ) -> None:
     found = find_copies(samples, Array(corpus), n, chunk=chunk)
-    for sample, copying in zip(samples, found, strict=True):
+    for sample, copies in zip(samples, found, strict=True):
         expected = by_force(sample, corpus, n)
-        assert (copying.spans, len(copying.longest)) == (expected.spans, len(expected.longest))
-        assert copying.position == expected.position
-        if copying.position is not None:
-            place = slice(copying.position, copying.position + len(copying.longest))
-            assert tuple(corpus[place]) == copying.longest
+        assert (copies.spans, len(copies.longest)) == (expected.spans, len(expected.longest))
+        assert copies.position == expected.position
+        if copies.position is not None:
+            place = slice(copies.position, copies.position + len(copies.longest))
+            assert tuple(corpus[place]) == copies.longest
 
 
 def test_a_passage_across_chunks_is_one_passage() -> None:
     corpus = list(range(1000, 3000))
     sample = [7, 7, *range(1990, 2030), 7]
     array = Array(corpus)
-    (copying,) = find_copies([sample], array, chunk=100)
-    assert copying == Copying(((2, 42),), tuple(range(1990, 2030)), 990)
-    assert copying.copied == 40
+    (copies,) = find_copies([sample], array, chunk=100)
+    assert copies == CopiedSpans(((2, 42),), tuple(range(1990, 2030)), 990)
+    assert copies.copied == 40
     assert array.most <= 100 + len(sample)
 
 
@@ -88,12 +88,12 @@ def test_seven_tokens_are_no_copy_and_eight_are() -> None:
 def test_one_token_over_and_over_is_one_passage() -> None:
     """Every place of the corpus is a hit of every place of the samples."""
     found = find_copies([[5] * 60] * 20, Array([5] * 200_000))
-    assert found == [Copying(((0, 60),), (5,) * 60, 0)] * 20
+    assert found == [CopiedSpans(((0, 60),), (5,) * 60, 0)] * 20
 
 
 def test_progress_adds_up_to_the_corpus() -> None:
     seen: list[int] = []
-    find_copies([list(range(10))], Array([1] * 1050), chunk=100, advance=seen.append)
+    find_copies([list(range(10))], Array([1] * 1050), chunk=100, progress=seen.append)
     assert sum(seen) == 1050
 
 

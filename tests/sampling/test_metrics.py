@@ -1,4 +1,4 @@
-"""The measures of samples, against numbers worked out by hand."""
+"""Sample metrics, against numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.generation.sampling import Sampling
-from pipeline.generation.sequences import Completion, FinishReason
+from pipeline.generation.sequences import CompletionOutput, FinishReason
 from pipeline.model.gpt import GPT
-from pipeline.sampling.memorisation import Copying
-from pipeline.sampling.metrics import distinct, measure, nats_under, repetition
+from pipeline.sampling.judge import nats_under
+from pipeline.sampling.memorisation import CopiedSpans
+from pipeline.sampling.metrics import SampleGroup, distinct, measure, repetition
 
-NONE = Copying()
+NONE = CopiedSpans()
 
 
 def completion(
     tokens: Sequence[int], mean_log_prob: float = -1.0, reason: FinishReason = "length"
-) -> Completion:
-    return Completion(tuple(tokens), "", reason, mean_log_prob, Sampling())
+) -> CompletionOutput:
+    return CompletionOutput(tuple(tokens), "", reason, mean_log_prob, Sampling())
 
 
 def test_distinct_counts_ngrams_over_the_group() -> None:
@@ -42,21 +43,21 @@ def test_repetition_is_of_4_grams() -> None:
 
 def test_a_group_is_pooled_over_its_tokens() -> None:
     group = [completion([1] * 9, -2.0, "end_of_text"), completion([1, 2], -4.0)]
-    copyings = [Copying(((0, 8),), (1,) * 8, 3), NONE]
-    measures = measure(group, copyings, gpt2_nats=[20.0, 2.0])
-    assert measures.mean_log_prob == pytest.approx((10 * -2.0 + 2 * -4.0) / 12)
-    assert measures.gpt2_perplexity == pytest.approx(math.exp(22 / 11))
-    assert measures.length == 5.5
-    assert measures.ended == 0.5
-    assert measures.copied == 8 / 11
-    assert measures.longest_copy == 8
-    assert measures.repetition == pytest.approx(5 / 6)
-    assert measure(group, copyings).gpt2_perplexity is None
+    copies = [CopiedSpans(((0, 8),), (1,) * 8, 3), NONE]
+    metrics = measure(SampleGroup(group, copies, gpt2_nats=[20.0, 2.0]))
+    assert metrics["mean_log_prob"] == pytest.approx((10 * -2.0 + 2 * -4.0) / 12)
+    assert metrics["gpt2_perplexity"] == pytest.approx(math.exp(22 / 11))
+    assert metrics["length"] == 5.5
+    assert metrics["ended"] == 0.5
+    assert metrics["copied"] == 8 / 11
+    assert metrics["longest_copy"] == 8
+    assert metrics["repetition"] == pytest.approx(5 / 6)
+    assert measure(SampleGroup(group, copies))["gpt2_perplexity"] is None
 
 
 def test_a_group_that_ended_at_once_has_nothing_to_measure() -> None:
-    measures = measure([completion([], -0.5, "end_of_text")], [NONE], gpt2_nats=[0.0])
-    assert measures.as_dict() == {
+    group = SampleGroup([completion([], -0.5, "end_of_text")], [NONE], gpt2_nats=[0.0])
+    assert measure(group) == {
         "distinct_1": None,
         "distinct_2": None,
         "distinct_3": None,

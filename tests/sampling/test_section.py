@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.sampling.section import pieces, sampling_section
+from pipeline.reports import SampleReport
+from pipeline.sampling.section import marked, sampling_section
 
 TOP_KS = [1, 25, None]
 GRID = [
@@ -30,17 +31,30 @@ def sample(prompt: str, temperature: float, top_k: int | None) -> dict[str, Any]
         "completion": text,
         "temperature": temperature,
         "top_k": top_k,
+        "top_p": None,
+        "min_p": None,
+        "seed": 1,
+        "tokens": 12,
+        "finish_reason": "length",
+        "mean_log_prob": -1.0,
+        "copied": 0.75 * greedy,
         "copies": [[len(prompt) + 1, len(text)]] * greedy,
         "longest_copy": "again" * greedy,
         "longest_copy_tokens": 9 * greedy,
+        "longest_copy_position": 3 if greedy else None,
     }
 
 
-SAMPLES = [sample(p, t, k) for t in (0.0, 1.0) for k in TOP_KS for p in ("one", "two")]
+REPORT = SampleReport.model_validate(
+    {
+        "grid": GRID,
+        "samples": [sample(p, t, k) for t in (0.0, 1.0) for k in TOP_KS for p in ("one", "two")],
+    }
+)
 
 
 def test_the_maps_that_tell_most_come_first_and_level_ones_are_words() -> None:
-    section = sampling_section(GRID, SAMPLES)
+    section = sampling_section(REPORT)
     assert section is not None
     assert [m.title.split(":")[0] for m in section.maps] == ["Variety", "Copying"]
     assert [m.title for m in section.more_maps] == ["distinct-1"]
@@ -51,7 +65,7 @@ def test_the_maps_that_tell_most_come_first_and_level_ones_are_words() -> None:
 
 
 def test_equal_texts_stand_once_under_all_their_settings() -> None:
-    section = sampling_section(GRID, SAMPLES)
+    section = sampling_section(REPORT)
     assert section is not None
     assert section.count == 12
     assert section.all["two"] == [
@@ -63,20 +77,21 @@ def test_equal_texts_stand_once_under_all_their_settings() -> None:
 
 
 def test_a_text_is_cut_where_copying_begins_and_ends() -> None:
-    row = {"completion": "It was a night.", "copies": [[0, 2], [8, 15]]}
-    assert pieces(row) == [(True, "It"), (False, " was a"), (True, " night.")]
-    assert pieces({"completion": "", "copies": []}) == []
+    some = REPORT.samples[0]
+    cut = some.model_copy(update={"completion": "It was a night.", "copies": ((0, 2), (8, 15))})
+    assert marked(cut) == [(True, "It"), (False, " was a"), (True, " night.")]
+    assert marked(some.model_copy(update={"completion": "", "copies": ()})) == []
 
 
 def test_the_longest_copied_passage_is_shown_where_there_is_one() -> None:
-    section = sampling_section(GRID, SAMPLES)
+    section = sampling_section(REPORT)
     assert section is not None
     assert section.copy == ("9 tokens, after “one”, greedy", "again")
-    drawn = [sample for sample in SAMPLES if not sample["longest_copy_tokens"]]
-    section = sampling_section(GRID, drawn)
+    drawn = tuple(sample for sample in REPORT.samples if not sample.longest_copy_tokens)
+    section = sampling_section(REPORT.model_copy(update={"samples": drawn}))
     assert section is not None
     assert section.copy is None
 
 
 def test_nothing_sampled_is_no_section() -> None:
-    assert sampling_section([], []) is None
+    assert sampling_section(SampleReport()) is None

@@ -149,15 +149,15 @@ def test_generate_continues_as_the_stage_does(repository: Path) -> None:
     assert drawn["seed"] == chosen["seed"] == 123
 
 
-def test_generate_shows_what_json_tells(repository: Path) -> None:
+def test_generate_shows_what_json_holds(repository: Path) -> None:
     asked = ("--num-samples", "3", "--temperature", "2", "--top-k", "0", "--seed", "5")
-    told = json.loads(generate("He said", *asked, "--json").output)
-    texts = [f"He said{s['completion']}" for s in told["samples"]]
+    printed = json.loads(generate("He said", *asked, "--json").output)
+    texts = [f"He said{s['completion']}" for s in printed["samples"]]
     assert len(set(texts)) == 3
     shown = generate("He said", *asked).output
     assert shown == f"{texts[0]}\n--- seed 6\n{texts[1]}\n--- seed 7\n{texts[2]}\n"
     alone = json.loads(generate("He said", *asked[2:-1], "6", "--json").output)
-    assert alone["samples"][0]["completion"] == told["samples"][1]["completion"]
+    assert alone["samples"][0]["completion"] == printed["samples"][1]["completion"]
 
 
 def test_generate_reads_standard_input(repository: Path) -> None:
