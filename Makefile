@@ -1,13 +1,14 @@
 # Every target that needs the environment makes it first. `make help` lists them.
 .DEFAULT_GOAL := help
-PYTHON ?= python3.11
+# The first that runs, or the one that PYTHON=... names.
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13,$(shell $(name) -c "print('$(name)')" 2>/dev/null)))
 VENV   := .venv
 STAMP  := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help repro test test-slow test-user test-full-size exps ui bench lint lock clean
+.PHONY: help repro test test-slow test-user test-full-size exps ui bench docs lint lock clean
 
 help: ## say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -36,6 +37,9 @@ ui: $(STAMP) ## open MLflow on this repository's runs
 bench: $(STAMP) ## measure the README's speed claims, beside their peers
 	for script in benchmarks/*.py; do python $$script || exit 1; done
 
+docs: $(STAMP) ## write docs/params.md's tables from pipeline/params.py
+	python -m docs.params_page
+
 lint: $(STAMP) ## ruff and mypy
 	ruff check .
 	ruff format --check .
@@ -48,7 +52,7 @@ clean: ## remove the environment and caches, keep data, models and runs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
 $(STAMP): requirements.lock pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; set PYTHON=/path/to/python3.11"; exit 1; }
+	@command -v "$(PYTHON)" >/dev/null || { echo "make: $(or $(PYTHON),Python 3.11 to 3.13) not found; set PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	python -m pip install --quiet --disable-pip-version-check --no-deps -e .

@@ -19,13 +19,9 @@ where the greedy cells are one sequence; `16 seeds` are as many that are all dif
 
 from __future__ import annotations
 
-import sys
-
-if sys.path[0].endswith("benchmarks"):  # whose tokenize.py is not Python's
-    sys.path.pop(0)
-
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial

@@ -16,16 +16,12 @@ package.
 
 from __future__ import annotations
 
-import sys
-
-if sys.path[0].endswith("benchmarks"):  # whose tokenize.py is not Python's
-    sys.path.pop(0)
-
 import argparse
 import json
 import os
 import resource
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable

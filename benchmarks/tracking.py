@@ -12,15 +12,11 @@ MLflow is imported, and its store open, before the clock starts.
 
 from __future__ import annotations
 
-import sys
-
-if sys.path[0].endswith("benchmarks"):  # whose tokenize.py is not Python's
-    sys.path.pop(0)
-
 import json
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable

@@ -12,14 +12,10 @@ after the last, and its largest in between.
 
 from __future__ import annotations
 
-import sys
-
-if sys.path[0].endswith("benchmarks"):  # whose tokenize.py is not Python's
-    sys.path.pop(0)
-
 import argparse
 import json
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path

@@ -23,15 +23,11 @@ their share of the GPU's peak on paper.
 
 from __future__ import annotations
 
-import sys
-
-if sys.path[0].endswith("benchmarks"):  # whose tokenize.py is not Python's
-    sys.path.pop(0)
-
 import argparse
 import json
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator

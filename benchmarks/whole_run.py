@@ -13,16 +13,12 @@ and defaults (an evaluation looks at up to five batches of each split). Lossbook
 
 from __future__ import annotations
 
-import sys
-
-if sys.path[0].endswith("benchmarks"):  # whose tokenize.py is not Python's
-    sys.path.pop(0)
-
 import argparse
 import csv
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable

@@ -1,8 +1,10 @@
-"""`params.yaml` as typed, frozen sections.
+"""`params.yaml` as typed, frozen sections: every setting is described here, once.
 
-The defaults are the run of chapter 5 of *Build a Large Language Model (From Scratch)*. Every
-problem of the file is reported at once, each in a line `section.key: what is wrong`. The YAML is
-read as DVC reads it (ruamel, YAML 1.2), so `4e-4` is a number here as it is there.
+`make docs` writes the tables of `docs/params.md` from these fields: their types, bounds, defaults
+and descriptions, which are Markdown. The defaults are the run of chapter 5 of *Build a Large
+Language Model (From Scratch)*. Every problem of the file is reported at once, each in a line
+`section.key: what is wrong`. The YAML is read as DVC reads it (ruamel, YAML 1.2), so `4e-4` is a
+number here as it is there.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import UserError
 from pipeline.params_errors import explain
@@ -50,39 +54,84 @@ class Gutenberg(Section):
     """Which books of Project Gutenberg: those that meet every criterion that is given."""
 
     language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] = Field(
-        "en", description="the catalogue's code; a book that is in fact in another one is left out"
+        "en",
+        description="the catalogue's code; a book that turns out to be in another language is left "
+        "out",
     )
-    authors: tuple[Text, ...] = Field((), description="one of these words in the author's name")
-    subjects: tuple[Text, ...] = ()
-    bookshelves: tuple[Text, ...] = ()
-    ids: tuple[Positive, ...] = Field((), description="only these numbers")
-    limit: Positive | None = Field(100, description="so many of them at random; null: all")
-    seed: Seed = 123
-    mirror: Annotated[str, Field(pattern=r"^https?://.+")] = "https://aleph.pglaf.org"
-    catalogue: Text = "https://www.gutenberg.org/cache/epub/feeds/pg_catalog.csv.gz"
-    connections: Annotated[int, Field(ge=1, le=8)] = 2
-    pause: float = Field(0.5, ge=0.0, le=60.0, description="seconds between two requests")
+    authors: tuple[Text, ...] = Field(
+        (), description="one of these words stands in the catalogue's field; no words: any"
+    )
+    subjects: tuple[Text, ...] = Field((), description="as `authors`")
+    bookshelves: tuple[Text, ...] = Field((), description="as `authors`")
+    ids: tuple[Positive, ...] = Field((), description="only these numbers; none: any")
+    limit: Positive | None = Field(
+        100,
+        description="so many of those, at random; a larger limit keeps what a smaller one chose; "
+        "null: all",
+    )
+    seed: Seed = Field(123, description="of that choice")
+    mirror: Annotated[str, Field(pattern=r"^https?://.+")] = Field(
+        "https://aleph.pglaf.org",
+        description="where books come from; Project Gutenberg asks robots to keep off its own site",
+    )
+    catalogue: Text = Field(
+        "https://www.gutenberg.org/cache/epub/feeds/pg_catalog.csv.gz",
+        description="a URL, fetched once and kept, or a file",
+    )
+    connections: Annotated[int, Field(ge=1, le=8)] = Field(2, description="at once")
+    pause: float = Field(
+        0.5,
+        ge=0.0,
+        le=60.0,
+        description="seconds between two requests, all connections together",
+    )
 
 
 class Prepare(Section):
-    corpus: Text = Field("what-seemed-likely", description="a name, a file, a folder or a URL")
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
-        None, description="what the corpus file must hash to; for files and URLs"
+    """Which text."""
+
+    corpus: Text = Field(
+        "what-seemed-likely",
+        description="`what-seemed-likely` (packaged), `the-verdict` (fetched), `gutenberg`, a "
+        "file, a folder or a URL of `.txt`, `.md`, `.jsonl`, `.parquet`, plain, `.gz` or `.zst`; "
+        "`s3://…`, `hf://datasets/…` and what else fsspec opens ([corpora.md](corpora.md))",
     )
-    text_field: Text = Field("text", description="the column of .jsonl and .parquet that is text")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None, description="what a file or URL must hash to; for `gutenberg`, the catalogue"
+    )
+    text_field: Text = Field("text", description="the text's column in `.jsonl` and `.parquet`")
     on_error: Literal["skip", "fail"] = Field(
-        "skip", description="a document that cannot be read is left out and counted; or the end"
+        "skip",
+        description="a document that cannot be read is left out, counted and listed; `fail`: it is "
+        "an error",
     )
     gutenberg: Gutenberg = Gutenberg()
     scheduler: Annotated[
         str, Field(pattern=r"^(auto|threads|processes|(tcp|tls|ws|wss)://.+)$")
-    ] = Field("auto", description="who does the work of prepare and split; changes no byte")
+    ] = Field(
+        "auto",
+        description="who does the work of prepare and split: `threads`, `processes`, or a Dask "
+        "cluster, `tcp://HOST:PORT`; `auto`: processes from a gigabyte of text on. It changes no "
+        "byte, and reruns nothing",
+    )
 
 
 class Split(Section):
-    train_fraction: float = Field(0.9, gt=0.0, lt=1.0, description="the rest is for validation")
+    """Which part of the text is for what."""
+
+    train_fraction: float = Field(
+        0.9,
+        gt=0.0,
+        lt=1.0,
+        description="of one document's characters; or of many documents, each by a stable hash. "
+        "The rest is for validation",
+    )
     test_fraction: float = Field(
-        0.0, ge=0.0, lt=1.0, description="taken from validation's end; 0: no test split"
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="kept aside in `data/tokens/test`, at the cost of validation; nothing in the "
+        "pipeline reads it; 0: no test split",
     )
 
     @model_validator(mode="after")
@@ -97,17 +146,26 @@ class Split(Section):
 
 
 class Model(Section):
-    n_layer: Positive = 12
-    n_head: Positive = 12
-    n_embd: Positive = 768
-    context_length: Annotated[int, Field(ge=2)] = 256
-    dropout: float = Field(0.1, ge=0.0, lt=1.0)
-    qkv_bias: bool = False
-    tie_weights: bool = Field(False, description="the head shares the token embedding, as GPT-2's")
+    """The architecture: GPT-2's."""
+
+    n_layer: Positive = Field(12, description="blocks")
+    n_head: Positive = Field(12, description="attention heads of a block")
+    n_embd: Positive = Field(768, description="the width; a multiple of `n_head`")
+    context_length: Annotated[int, Field(ge=2)] = Field(
+        256, description="tokens in a window, in training and in every measurement"
+    )
+    dropout: float = Field(
+        0.1,
+        ge=0.0,
+        lt=1.0,
+        description="after embeddings, on attention weights, after each half of a block",
+    )
+    qkv_bias: bool = Field(False, description="GPT-2 has it, the book's model has not")
+    tie_weights: bool = Field(False, description="the head is the token embedding, as in GPT-2")
     init: Literal["pytorch", "gpt2"] = Field(
         "pytorch",
-        description="pytorch: each layer's own default, the book's; gpt2: N(0, 0.02), residual "
-        "projections scaled by 1/sqrt(2 n_layer)",
+        description="`pytorch`: each layer's own default, with embeddings from N(0, 1), the "
+        "book's; `gpt2`: N(0, 0.02), residual projections scaled by 1/sqrt(2 n_layer)",
     )
 
     @model_validator(mode="after")
@@ -122,44 +180,94 @@ class Model(Section):
 
 
 class Train(Section):
-    init_from: Text = Field("scratch", description="scratch, a run, a folder, or gpt2-SIZE")
-    init_optimizer: Literal["auto", "fresh", "restored"] = Field(
-        "auto", description="auto: restored where init_from is a folder that holds one"
+    """How it is trained: AdamW, on the training split."""
+
+    init_from: Text = Field(
+        "scratch",
+        description="`scratch`; a training's run, by MLflow's id or the key that `lossbook runs "
+        "--json` shows: its last weights, as long as DVC's cache holds them; a folder with "
+        "`config.json` and `model.pth` (not `models/scratch`, which DVC removes first); or "
+        "`gpt2-124M`, `gpt2-355M`, `gpt2-774M`, `gpt2-1558M`",
     )
-    epochs: Positive = 10
-    max_steps: Positive | None = Field(None, description="optimizer steps, whatever epochs says")
+    init_optimizer: Literal["auto", "fresh", "restored"] = Field(
+        "auto",
+        description="`restored`: with the moments of the run's or the folder's `optimizer.pth`; "
+        "`fresh`: without; `auto`: restored where there is one",
+    )
+    epochs: Positive = Field(10, description="passes over the training windows")
+    max_steps: Positive | None = Field(
+        None, description="optimizer steps; where it is given, it decides and `epochs` does not"
+    )
     early_stopping: Positive | None = Field(
-        None, description="evaluations without a lower validation loss before training ends"
+        None,
+        description="training ends after so many evaluations in a row without a new lowest "
+        "validation loss",
     )
     batch_size: Auto = Field(
-        2, description="windows a forward pass; auto: the most that fit into a CUDA GPU"
+        2,
+        description="windows in a forward pass, all processes together; `auto`: the most that fit "
+        "into a CUDA GPU, for one process",
     )
-    gradient_accumulation: Positive = Field(1, description="batches an optimizer step")
-    learning_rate: float = Field(4.0e-4, gt=0.0, le=10.0)
+    gradient_accumulation: Positive = Field(1, description="forward passes in an optimizer step")
+    learning_rate: float = Field(4.0e-4, gt=0.0, le=10.0, description="at its peak")
     weight_decay: float = Field(0.1, ge=0.0, le=10.0, description="on matrices only")
-    schedule: Literal["constant", "cosine", "wsd"] = "constant"
-    warmup_steps: Natural = 0
+    schedule: Literal["constant", "cosine", "wsd"] = Field(
+        "constant",
+        description="of the learning rate; down to `min_learning_rate`: `cosine` from the end of "
+        "the warm-up on, `wsd` (warm-up, stable, decay) linearly over the last `decay_steps`",
+    )
+    warmup_steps: Natural = Field(0, description="linear, before the schedule")
     decay_steps: float = Field(
-        0.2, gt=0.0, description="of wsd, the last ones; below 1 a share of all steps"
+        0.2, gt=0.0, description="of `wsd`: steps, or below 1 a share of all steps"
     )
-    min_learning_rate: float = Field(0.0, ge=0.0, description="where cosine and wsd end")
-    grad_clip: Annotated[float, Field(gt=0.0)] | None = Field(None, description="global norm")
-    eval_every: Positive = Field(5, description="optimizer steps between evaluations")
-    eval_batches: Positive = Field(1, description="fixed training batches an evaluation looks at")
+    min_learning_rate: float = Field(0.0, ge=0.0, description="where `cosine` and `wsd` end")
+    grad_clip: Annotated[float, Field(gt=0.0)] | None = Field(
+        None, description="the largest norm of the whole gradient; null: any"
+    )
+    eval_every: Positive = Field(5, description="optimizer steps between two evaluations")
+    eval_batches: Positive = Field(
+        1, description="fixed training batches that an evaluation looks at"
+    )
     eval_windows: Positive | None = Field(
-        None, description="validation windows an evaluation looks at, evenly spread; null: all"
+        None,
+        description="validation windows that it looks at, at most, evenly spread; null: all. For a "
+        "corpus whose validation split alone would take longer than the training; `evaluate` "
+        "measures the whole of it in any case",
     )
-    checkpoint_every: Positive = 20
-    sample_prompt: Text = "Every effort moves you"
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    compile: Literal["auto"] | bool = "auto"
+    checkpoint_every: Positive = Field(
+        20, description="optimizer steps between two checkpoints, for going on after a kill"
+    )
+    sample_prompt: Text = Field(
+        "Every effort moves you", description="completed greedily after each epoch"
+    )
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
+        "auto", description="`auto`: CUDA before MPS before the CPU"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="`auto`: bf16 products where the hardware has them and they are the faster "
+        "ones (measured once, kept in the user's cache), else fp32",
+    )
+    compile: Literal["auto"] | bool = Field(
+        "auto",
+        description="`torch.compile`; `auto`: where it pays, on CUDA; elsewhere it needs a C++ "
+        "compiler",
+    )
     activation_checkpointing: bool = Field(
-        False, description="compute activations again in the backward pass, to save memory"
+        False,
+        description="keep each block's input alone and compute the rest again in the backward "
+        "pass: less memory, more time, the same bits",
     )
-    processes: Positive = Field(1, description="on this machine; torchrun's count goes before it")
+    processes: Positive = Field(
+        1,
+        description="on this machine, a GPU each, or a share of the CPU's cores; they divide each "
+        "batch among them. `torchrun`'s count goes before it. Several machines: "
+        "[scale.md](scale.md)",
+    )
     sharding: Literal["none", "full"] = Field(
-        "none", description="full: each process holds a part of the model (FSDP2)"
+        "none",
+        description="`full`: each process holds a part of the model, its gradient and its moments "
+        "(FSDP2); `none`: all of it (DDP)",
     )
 
     @model_validator(mode="after")
@@ -184,31 +292,62 @@ class Train(Section):
 
 
 class Evaluate(Section):
-    batch_size: Positive = 8
+    """How losses over whole splits are measured."""
+
+    batch_size: Positive = Field(
+        8, description="windows in a forward pass; no number depends on it"
+    )
 
 
 class Grid(Section):
-    temperature: tuple[Temperature, ...] = Field((0.0, 0.7, 1.0, 1.4), min_length=1)
-    top_k: tuple[Positive | None, ...] = Field((1, 25, 50, None), min_length=1)
+    """Every temperature with every top-k, measured side by side."""
+
+    temperature: tuple[Temperature, ...] = Field(
+        (0.0, 0.7, 1.0, 1.4), min_length=1, description="the grid's lines"
+    )
+    top_k: tuple[Positive | None, ...] = Field(
+        (1, 25, 50, None), min_length=1, description="the grid's columns"
+    )
 
 
 class Sample(Section):
-    prompts: tuple[Text, ...] = Field(("Every effort moves you",), min_length=1)
-    max_new_tokens: Positive = 50
-    temperature: Temperature = 1.4
-    top_k: Positive | None = 25
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
-    min_p: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
-    seed: Seed = 123
+    """What the trained model writes."""
+
+    prompts: tuple[Text, ...] = Field(
+        ("Every effort moves you",),
+        min_length=1,
+        description="what to complete; `params.yaml` names three",
+    )
+    max_new_tokens: Positive = Field(50, description="fewer where end-of-text comes first")
+    temperature: Temperature = Field(1.4, description="0 is greedy")
+    top_k: Positive | None = Field(25, description="null keeps every token")
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
+        None, description="applied after top-k"
+    )
+    min_p: Annotated[float, Field(ge=0.0, lt=1.0)] | None = Field(
+        None, description="applied after top-k"
+    )
+    seed: Seed = Field(123, description="reproduces each sample")
     grid: Grid = Grid()
 
 
 class Gpt2(Section):
-    sizes: tuple[Size, ...] = ("124M", "774M", "1558M")
-    source: Text = Field("openai", description="openai, huggingface, or a local folder")
-    mirror: Text | None = Field(None, description="a URL that holds SIZE/ folders as OpenAI's does")
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    required: bool = Field(False, description="a size that cannot be had is an error")
+    """Which of OpenAI's models to compare with."""
+
+    sizes: tuple[Size, ...] = Field(
+        ("124M", "774M", "1558M"), description="the rows of the comparison"
+    )
+    source: Text = Field(
+        "openai",
+        description="OpenAI's TensorFlow checkpoints; or `huggingface`, or a local folder",
+    )
+    mirror: Text | None = Field(
+        None, description="a URL that holds `SIZE/` folders as OpenAI's does"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="`auto`: fp32; `bf16` halves the memory"
+    )
+    required: bool = Field(False, description="true: a size that cannot be had is an error")
 
     @model_validator(mode="after")
     def sizes_once(self) -> Gpt2:
@@ -218,18 +357,29 @@ class Gpt2(Section):
 
 
 class Compare(Section):
-    prompts: tuple[Text, ...] = ("The capital of France is",)
-    max_new_tokens: Positive = 20
+    """What every model completes."""
+
+    prompts: tuple[Text, ...] = Field(
+        ("The capital of France is",),
+        description="completed greedily by every model; `params.yaml` names five facts",
+    )
+    max_new_tokens: Positive = Field(20, description="of each completion")
 
 
 class Tracking(Section):
-    experiment: Text = "lossbook"
+    """Where runs are logged."""
+
+    experiment: Text = Field(
+        "lossbook", description="MLflow's experiment; renaming it reruns nothing"
+    )
 
 
 class Params(Section):
     """The whole of `params.yaml`."""
 
-    seed: Seed = 123
+    seed: Seed = Field(
+        123, description="from it come the seeds of weights, batches, dropout; each has its own"
+    )
     prepare: Prepare = Prepare()
     split: Split = Split()
     model: Model = Model()
@@ -271,9 +421,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, is not YAML, or holds no sections.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     try:
         values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except OSError as error:

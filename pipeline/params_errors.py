@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,6 @@ def _is_section(annotation: Any) -> bool:
 
 
 def _suggestion(location: tuple[int | str, ...], schema: Any) -> str:
-    from difflib import get_close_matches
-
     for part in location[:-1]:
         schema = schema.model_fields[part].annotation
     close = get_close_matches(str(location[-1]), schema.model_fields, n=1)

@@ -53,29 +53,116 @@ class Record(BaseModel):
 # prepare and split
 
 
+def _is_none(value: Any) -> bool:
+    return value is None
+
+
+class CorpusIdentity(Record):
+    """`reports/identity.json`: what DVC cannot watch; of a local corpus the files' digest."""
+
+    corpus: str
+    files: int | None = Field(None, exclude_if=_is_none)
+    sha256: str | None = Field(None, exclude_if=_is_none)
+
+
+class FirstWeights(Record):
+    """`reports/start.json`: where `train.init_from` takes weights from; `scratch`: nowhere."""
+
+    init_from: str
+
+
+class Gpt2Weights(FirstWeights):
+    source: str
+    mirror: str | None
+
+
+class LocalWeights(FirstWeights):
+    files: dict[str, str]  # name to SHA-256
+
+
+class LengthClass(Record):
+    """How many documents are from so long to below so long."""
+
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)
+
+    start: int = Field(alias="from")
+    below: int
+    documents: int
+
+
+class Excerpt(Record):
+    source: str
+    title: str
+    text: str
+
+
+class CorpusStatistics(Record):
+    characters_per_document: float
+    characters_a_document: tuple[LengthClass, ...]
+    excerpts: tuple[Excerpt, ...]
+
+
 class CorpusReport(Record):
-    """`reports/corpus.json`."""
+    """`reports/corpus.json`.
+
+    Attributes:
+        skipped: documents that are left out, by reason.
+        chosen, catalogue_sha256: of Project Gutenberg's books.
+    """
 
     corpus: str
     sha256: str
     documents: int
     characters: int
-    source: str
+    bytes: int
     skipped: dict[str, int] = Field(default_factory=dict)
-    statistics: dict[str, Any] | None = None
+    source: str
+    chosen: int | None = Field(None, exclude_if=_is_none)
+    catalogue_sha256: str | None = Field(None, exclude_if=_is_none)
+    statistics: CorpusStatistics | None = None
 
 
-class SplitSide(Record):
+class SplitCounts(Record):
+    """How large a split is."""
+
     tokens: int
+    documents: int
+    characters: int
+    bytes: int
+
+
+class TokenCount(Record):
+    token: int
+    text: str
+    count: int
+
+
+class SplitStatistics(Record):
+    """Of all splits together, without the ends of text between documents."""
+
+    tokens_per_document: float
+    characters_per_token: float
+    bytes_per_token: float
+    distinct_tokens: int
+    most_common: tuple[TokenCount, ...]
+    tokens_a_document: tuple[LengthClass, ...]
 
 
 class SplitReport(Record):
     """`reports/split.json`."""
 
-    train: SplitSide
-    val: SplitSide
-    test: SplitSide | None = None
-    statistics: dict[str, Any] | None = None
+    corpus: str
+    corpus_sha256: str
+    train: SplitCounts
+    val: SplitCounts
+    test: SplitCounts | None = Field(None, exclude_if=_is_none)
+    statistics: SplitStatistics | None = None
+
+    @property
+    def splits(self) -> dict[str, SplitCounts]:
+        """The splits that there are, by name."""
+        named = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: counts for name, counts in named.items() if counts is not None}
 
 
 # train

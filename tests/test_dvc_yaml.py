@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[1]
 STAGES: dict[str, dict] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 MOST_PATHS = 6
+DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
 
 # They decide nothing about a result: how it is written, recorded, shown on a terminal or served.
 # What params would change is in dvc.yaml's `params`, what reports would in their writers.
@@ -111,16 +112,38 @@ def test_what_python_leaves_in_a_package_changes_no_stage() -> None:
     assert "__pycache__/" in (ROOT / ".dvcignore").read_text().splitlines()
 
 
+def bodies_of(stage: str) -> list[ast.AST]:
+    """The stage's script, and what it calls in its feature's `stage.py`, by name."""
+    script = ast.parse((ROOT / "stages" / f"{stage}.py").read_text(encoding="utf-8"))
+    bodies: list[ast.AST] = [script]
+    for node in ast.walk(script):
+        module = node.module if isinstance(node, ast.ImportFrom) else None
+        path = path_of(module or "")
+        if path is None or path.stem not in {"stage", "identify"}:
+            continue
+        assert isinstance(node, ast.ImportFrom)
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        defined = {one.name: one for one in tree.body if isinstance(one, DEFINITIONS)}
+        todo, seen = [alias.name for alias in node.names], set()
+        while todo:
+            name = todo.pop()
+            if name in defined and name not in seen:
+                seen.add(name)
+                bodies.append(defined[name])
+                todo += [n.id for n in ast.walk(defined[name]) if isinstance(n, ast.Name)]
+    return bodies
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_reads_only_the_params_it_declares(stage: str) -> None:
-    """`params.train.x` or `settings.train` in the script means `train` in dvc.yaml."""
+    """`params.train.x` or `settings.train` in what the script calls is `train` in dvc.yaml."""
     sections = {"seed", "prepare", "split", "model", "train", "evaluate", "sample", "gpt2"}
     sections |= {"compare"}  # tracking decides where to write, not what
     declared = {p.split(".")[0] for p in STAGES[stage].get("params", [])}
-    tree = ast.parse((ROOT / "stages" / f"{stage}.py").read_text(encoding="utf-8"))
     read = {
         node.attr
-        for node in ast.walk(tree)
+        for body in bodies_of(stage)
+        for node in ast.walk(body)
         if isinstance(node, ast.Attribute)
         and ast.unparse(node.value).split(".")[-1] in {"params", "load_params(params)", "settings"}
         and node.attr in sections

@@ -1,12 +1,13 @@
-"""params.yaml: every problem at once, a line each."""
+"""params.yaml: every problem at once, a line each; its page in docs/ is what the fields say."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from docs.params_page import PAGE, updated
 from pipeline.errors import UserError
 from pipeline.params import Params, flatten, load_params
 
@@ -37,6 +38,24 @@ def test_the_shipped_file_is_the_default_but_for_prompts() -> None:
     shipped, default = flatten(load_params(SHIPPED)), flatten(Params())
     differing = {key for key, value in shipped.items() if default[key] != value}
     assert differing == {"sample.prompts", "compare.prompts"}
+
+
+def test_the_page_in_docs_is_what_make_docs_writes() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert updated(page) == page, "stale: run `make docs`"
+
+
+def test_every_setting_says_what_it_means() -> None:
+    def silent(section: type[BaseModel], path: str = "") -> list[str]:
+        found = []
+        for name, field in section.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                found += silent(field.annotation, f"{path}{name}.")
+            elif not field.description:
+                found.append(f"{path}{name}")
+        return found
+
+    assert silent(Params) == []
 
 
 def test_an_empty_section_list_is_enough(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What every command, stage or `lossbook` subcommand, does at the terminal's edge."""
+"""What every command, stage or `lossbook` subcommand, shares: options and one line for an error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 from pipeline.errors import UserError
 
-# What a full or closed disk answers: the user's to mend, not a bug of ours.
+# What a full or closed disk answers: for the user to mend, no bug of ours.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
 
@@ -32,6 +32,7 @@ class Command(click.Command):
             raise
         except Exception as error:
             if "DVC_EXP_NAME" in os.environ:
+                # Others need no tracking.
                 from pipeline.tracking.unbegun import record_failure
 
                 record_failure(error)
@@ -41,7 +42,7 @@ class Command(click.Command):
 
 
 def _in_one_line(error: Exception) -> str | None:
-    """A user's mistake or a user's disk; None for a bug, which gets its traceback."""
+    """The line for a user's mistake or disk; None for a bug, which gets its traceback."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in DISK:

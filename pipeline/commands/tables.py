@@ -1,10 +1,13 @@
-"""Tables for people and for pipes."""
+"""Tables in a terminal and in a pipe."""
 
 from __future__ import annotations
 
 import sys
 
 import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 
 def print_table(table: list[list[str]]) -> None:
@@ -13,10 +16,6 @@ def print_table(table: list[list[str]]) -> None:
         for line in table:
             click.echo("\t".join(line).rstrip("\t"))
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     colours = {"FINISHED": "green", "RUNNING": "cyan", "FAILED": "red", "KILLED": "yellow"}
     shown = Table(*table[0], box=None)
     for line in table[1:]:

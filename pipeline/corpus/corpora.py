@@ -2,7 +2,7 @@
 
 A packaged text, a text that is fetched once, Project Gutenberg, a local file or folder, a URL, or
 whatever fsspec opens. Each is resolved to a `Source`: a name and a stream of documents. A new kind
-of corpus is one more `Source`; what comes after does not care.
+of corpus is one more `Source`; nothing else depends on the kind.
 
 Reports name no place on this machine: a local file is known by its name, the files of a folder
 by their paths within it. Relative paths hold from here or, in the temporary workspace of a
@@ -26,13 +26,15 @@ from pipeline.corpus.parquet import CorpusWriter
 from pipeline.corpus.partition import read_files
 from pipeline.corpus.readers import SUFFIXES
 from pipeline.corpus.remote import remote_files
-from pipeline.corpus.storage import File, Told, local_files, suffix_of
+from pipeline.corpus.storage import File, local_files, suffix_of
 from pipeline.corpus.workers import Workers, start_workers
 from pipeline.errors import UserError
 from pipeline.params import Prepare
+from pipeline.reports import CorpusIdentity, CorpusReport
 from pipeline.system.digest_cache import digest_of
 from pipeline.system.files import folder_aside
 from pipeline.system.http import public
+from pipeline.system.progress import Advance
 
 TEXTS = Path(__file__).parent / "texts"
 
@@ -64,16 +66,16 @@ class Source:
     Attributes:
         name: what reports call it.
         origin: where it comes from, without a path of this machine.
-        size: bytes of its files; None where nobody knows before they are fetched.
-        documents: gives the stream of its documents, from the start each time, and tells of those
-            that are left out; what it is given hears of bytes that are read.
-        facts: what else the report holds.
+        size: bytes of its files; None where that is unknown before they are fetched.
+        documents: takes workers and `progress`, which gets the bytes that are read; returns the
+            stream of documents, from the start each time, with those that are left out.
+        facts: further fields of the report.
     """
 
     name: str
     origin: str
     size: int | None
-    documents: Callable[[Workers, Told], Iterator[Document | LeftOut]]
+    documents: Callable[[Workers, Advance], Iterator[Document | LeftOut]]
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -82,16 +84,17 @@ def prepare(
     folder: Path,
     *,
     source: Source | None = None,
-    progress: Told = lambda size: None,
-) -> dict[str, Any]:
-    """Write the corpus that `settings` name into `folder`; return what `reports/corpus.json` holds.
+    progress: Advance = lambda size: None,
+) -> CorpusReport:
+    """Write the corpus that `settings` name into `folder`; return its report.
 
     Args:
-        source: what `find(settings)` gave, where that was asked before.
-        progress: told of bytes of the source's files.
+        source: what `find(settings)` returned, where it was called before.
+        progress: gets the bytes of the source's files that are read.
 
     Raises:
-        UserError: there is no such corpus, or it cannot be had, read or be right; `folder` stays.
+        UserError: there is no such corpus, or it cannot be fetched or read, or is not the one
+            expected; `folder` stays.
     """
     source = source or find(settings)
     fault = ""
@@ -112,13 +115,21 @@ def prepare(
         if not writer.documents:
             raise UserError(fault or _emptiness(source.name, writer.left_out))
         meta = writer.close(source.name)
-    report = {key: meta[key] for key in ("corpus", "sha256", "documents", "characters", "bytes")}
-    about = {"skipped": meta["left_out"], "source": source.origin, **source.facts}
-    return report | about | {"statistics": meta["statistics"]}
+    return CorpusReport(
+        corpus=meta.corpus,
+        sha256=meta.sha256,
+        documents=meta.documents,
+        characters=meta.characters,
+        bytes=meta.bytes,
+        skipped=meta.left_out,
+        source=source.origin,
+        statistics=meta.statistics,
+        **source.facts,
+    )
 
 
 def find(settings: Prepare) -> Source:
-    """Resolve `prepare.corpus`; fetches it where that is needed.
+    """Resolve `prepare.corpus`, and fetch it where that is needed.
 
     Raises:
         UserError: it is no name, file, folder or URL; it cannot be fetched; it does not hash to
@@ -151,24 +162,24 @@ def _emptiness(name: str, left_out: Mapping[str, int]) -> str:
     return f"prepare.corpus: {name} is empty: it holds no text{tail}"
 
 
-def identify(settings: Prepare) -> dict[str, Any]:
-    """What tells that a corpus has changed, without reading it where its name alone says all.
+def identify(settings: Prepare) -> CorpusIdentity:
+    """By what a changed corpus is recognised, without reading what its name alone identifies.
 
     For a local file or folder, the digest of its files' names and bytes. A name or a URL stands
-    for itself: what it means is pinned in this module, or by `prepare.sha256`.
+    for itself: its content is pinned in this module, or by `prepare.sha256`.
 
     Raises:
         UserError: there is no such file, folder or name, or nothing in it is readable.
     """
     corpus = settings.corpus
     if corpus in NAMES or ("://" in corpus and not corpus.startswith(LOCAL)):
-        return {"corpus": public(corpus) if "://" in corpus else corpus}
+        return CorpusIdentity(corpus=public(corpus) if "://" in corpus else corpus)
     path = _existing(corpus)
     digest = hashlib.sha256()
     files = _files(path)
     for file in files:
         digest.update(f"{digest_of(Path(file.path))}  {file.name}\n".encode())
-    return {"corpus": path.resolve().name, "files": len(files), "sha256": digest.hexdigest()}
+    return CorpusIdentity(corpus=path.resolve().name, files=len(files), sha256=digest.hexdigest())
 
 
 def _source(name: str, origin: str, files: list[File], settings: Prepare) -> Source:
@@ -179,8 +190,8 @@ def _source(name: str, origin: str, files: list[File], settings: Prepare) -> Sou
             )
         _check_file(name, files[0], settings.sha256)
 
-    def documents(workers: Workers, told: Told) -> Iterator[Document | LeftOut]:
-        return read_files(files, settings.text_field, workers, told)
+    def documents(workers: Workers, progress: Advance) -> Iterator[Document | LeftOut]:
+        return read_files(files, settings.text_field, workers, progress)
 
     return Source(name, origin, sum(file.size for file in files), documents)
 
@@ -195,7 +206,7 @@ def _from_url(settings: Prepare) -> Source:
     url = settings.corpus
     name = file_name(url)
     if suffix_of(name) not in SUFFIXES:
-        name += ".txt"  # such as 1342.txt.utf-8: if it is no text, reading it will tell
+        name += ".txt"  # such as 1342.txt.utf-8: if it is no text, reading it fails
     path = fetch(url, name, settings.sha256)
     return _source(public(url), public(url), [File.at(path, public(url))], settings)
 

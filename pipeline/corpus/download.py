@@ -2,7 +2,7 @@
 
 The cache is `LOSSBOOK_CACHE`, or the platform's cache folder. A file whose digest is known is
 asked for only when it is not there or not right; one whose digest nobody knows is asked for
-every time, since nothing else tells whether it is still what the URL holds, unless the caller
+every time, since nothing else shows whether the URL still holds the same, unless the caller
 would rather keep it.
 """
 
@@ -13,17 +13,15 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import unquote
+
+import requests
 
 from pipeline.errors import UserError
 from pipeline.system.files import sha256_of, written_aside
 from pipeline.system.http import HTML, public, reason_of, split_url
 from pipeline.system.progress import Progress
 from pipeline.system.user_cache import cache_folder
-
-if TYPE_CHECKING:
-    from requests import Response
 
 TIMEOUT = (5, 30)  # seconds: to connect, and between two bytes
 BLOCK = 1 << 20
@@ -72,8 +70,6 @@ def file_name(url: str) -> str:
 
 
 def _download(url: str, target: Path) -> None:
-    import requests
-
     # identity: the bytes as they are stored, so that a .gz stays one and digests are the file's
     headers = {"User-Agent": "lossbook", "Accept-Encoding": "identity"}
     with requests.get(url, stream=True, timeout=TIMEOUT, headers=headers) as response:
@@ -90,15 +86,13 @@ def _download(url: str, target: Path) -> None:
                 bar.advance(len(block))
 
 
-def _refuse_html(url: str, response: Response) -> None:
+def _refuse_html(url: str, response: requests.Response) -> None:
     if response.headers.get("Content-Type", "").startswith(("text/html", "application/xhtml")):
         raise _web_page(url)
 
 
 @contextmanager
 def _faults_named(url: str) -> Iterator[None]:
-    import requests
-
     try:
         yield
     except requests.exceptions.Timeout:

@@ -4,8 +4,8 @@ The columns are the strings `id`, `title`, `source` and `text`, one row a docume
 more than `documents.PART` characters goes on in the next rows, with the same id and source, so
 that neither writing nor reading ever holds more than some parts. `_meta.json` is written last:
 where it stands, the corpus is whole. What was left out stands in `_left_out.jsonl`, if anything
-was. `_meta.json` also tells of each row group how many characters it holds
-and whether its first row continues the document before it, so that groups can be read apart.
+was. `_meta.json` also says of each row group how many characters it holds and whether its first
+row continues the document before it, so that groups can be read apart.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.corpus.documents import Document, LeftOut
 from pipeline.corpus.statistics import TextStatistics
 from pipeline.corpus.storage import BLOCK
 from pipeline.errors import UserError
-from pipeline.system.files import read_json, write_json
-
-if TYPE_CHECKING:
-    import pyarrow.parquet as pq
+from pipeline.reports import CorpusStatistics, Record
 
 META = "_meta.json"  # readers of Parquet folders pass over names that begin so
 LEFT_OUT = "_left_out.jsonl"
@@ -34,13 +34,42 @@ GROUP = 1 << 21  # bytes of text in a row group: what is held while writing, and
 SHARD = 1 << 28  # bytes of text in a file
 
 
-class Row(NamedTuple):
+class CorpusRow(NamedTuple):
     """A document, or a part of one that is too long for a row."""
 
     id: str
     title: str
     source: str
     text: str
+
+
+class GroupMeta(Record):
+    """A row group: its characters, and whether its first row goes on with the document before."""
+
+    characters: int
+    continued: bool
+
+
+class ShardMeta(Record):
+    """A Parquet file; `bytes` are those of its texts."""
+
+    file: str
+    rows: int
+    bytes: int
+    groups: tuple[GroupMeta, ...]
+
+
+class CorpusMeta(Record):
+    """`_meta.json`; `left_out` counts documents by reason."""
+
+    corpus: str
+    sha256: str
+    documents: int
+    characters: int
+    bytes: int
+    shards: tuple[ShardMeta, ...]
+    left_out: dict[str, int]
+    statistics: CorpusStatistics
 
 
 class CorpusWriter:
@@ -56,11 +85,13 @@ class CorpusWriter:
         self.left_out: Counter[str] = Counter()  # documents by reason
         self._folder = folder
         self._digest = hashlib.sha256()
-        self._rows: list[Row] = []
+        self._rows: list[CorpusRow] = []
         self._waiting = 0  # bytes of text in _rows
         self._continued = False  # whether _rows begins within a document
-        self._shards: list[dict[str, Any]] = []
-        self._file: pq.ParquetWriter | None = None
+        self._shards: list[ShardMeta] = []
+        self._file: pq.ParquetWriter | None = None  # the open shard, and what it holds:
+        self._groups: list[GroupMeta] = []
+        self._shard_rows = self._shard_bytes = 0
 
     def write(self, document: Document) -> None:
         """Append a document; one without a character that is no blank is counted and left out."""
@@ -78,7 +109,7 @@ class CorpusWriter:
         for number, part in enumerate(parts):
             if not self._rows:
                 self._continued = number > 0
-            self._append(Row(document.id, document.title, document.source, part))
+            self._append(CorpusRow(document.id, document.title, document.source, part))
         self.statistics.add(document.title, document.source, first, self.characters - before)
 
     def leave_out(self, document: LeftOut) -> None:
@@ -87,24 +118,24 @@ class CorpusWriter:
         with open(self._folder / LEFT_OUT, "a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(asdict(document), ensure_ascii=False) + "\n")
 
-    def close(self, name: str) -> dict[str, Any]:
-        """Write what waits and `_meta.json`; return what that holds."""
+    def close(self, name: str) -> CorpusMeta:
+        """Write the waiting rows and `_meta.json`; return what that holds."""
         self._flush()
         self._end_shard()
-        meta = {
-            "corpus": name,
-            "sha256": self._digest.hexdigest(),
-            "documents": self.documents,
-            "characters": self.characters,
-            "bytes": self.bytes,
-            "shards": self._shards,
-            "left_out": dict(sorted(self.left_out.items())),
-            "statistics": self.statistics.report(),
-        }
-        write_json(self._folder / META, meta)
+        meta = CorpusMeta(
+            corpus=name,
+            sha256=self._digest.hexdigest(),
+            documents=self.documents,
+            characters=self.characters,
+            bytes=self.bytes,
+            shards=tuple(self._shards),
+            left_out=dict(sorted(self.left_out.items())),
+            statistics=self.statistics.report(),
+        )
+        meta.write(self._folder / META)
         return meta
 
-    def _append(self, row: Row) -> None:
+    def _append(self, row: CorpusRow) -> None:
         encoded = row.text.encode("utf-8")
         self._digest.update(encoded)
         self._rows.append(row)
@@ -116,49 +147,51 @@ class CorpusWriter:
 
     def _flush(self) -> None:
         """Write the waiting rows as a row group, into a new file where the last one is full."""
-        import pyarrow as pa
-
         if not self._rows:
             return
         columns = zip(*self._rows, strict=True)
-        table = pa.table([pa.array(cells, pa.string()) for cells in columns], names=Row._fields)
+        arrays = [pa.array(cells, pa.string()) for cells in columns]
+        table = pa.table(arrays, names=CorpusRow._fields)
         if self._file is None:
-            self._begin_shard(table.schema)
-        assert self._file is not None
+            # Texts repeat nothing, and nobody searches by them: no dictionaries, no statistics.
+            self._file = pq.ParquetWriter(
+                self._folder / self._shard_name(),
+                table.schema,
+                compression="zstd",
+                use_dictionary=False,
+                write_statistics=False,
+            )
         self._file.write_table(table)
-        self._shards[-1]["rows"] += len(self._rows)
-        self._shards[-1]["bytes"] += self._waiting
         characters = sum(len(row.text) for row in self._rows)
-        group = {"characters": characters, "continued": self._continued}
-        self._shards[-1]["groups"].append(group)
+        self._groups.append(GroupMeta(characters=characters, continued=self._continued))
+        self._shard_rows += len(self._rows)
+        self._shard_bytes += self._waiting
         self._rows, self._waiting = [], 0
-        if self._shards[-1]["bytes"] >= SHARD:
+        if self._shard_bytes >= SHARD:
             self._end_shard()
 
-    def _begin_shard(self, schema: Any) -> None:
-        import pyarrow.parquet as pq
-
-        name = f"{len(self._shards):05d}.parquet"
-        self._shards.append({"file": name, "rows": 0, "bytes": 0, "groups": []})
-        # Texts repeat nothing, and nobody searches by them: no dictionaries, no statistics.
-        self._file = pq.ParquetWriter(
-            self._folder / name,
-            schema,
-            compression="zstd",
-            use_dictionary=False,
-            write_statistics=False,
-        )
+    def _shard_name(self) -> str:
+        return f"{len(self._shards):05d}.parquet"
 
     def _end_shard(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._file = None
+        if self._file is None:
+            return
+        self._file.close()
+        shard = ShardMeta(
+            file=self._shard_name(),
+            rows=self._shard_rows,
+            bytes=self._shard_bytes,
+            groups=tuple(self._groups),
+        )
+        self._shards.append(shard)
+        self._file, self._groups = None, []
+        self._shard_rows = self._shard_bytes = 0
 
 
 class Corpus:
-    """A corpus that `CorpusWriter` wrote."""
+    """A corpus that `CorpusWriter` wrote, and its `_meta.json`."""
 
-    def __init__(self, folder: Path, meta: dict[str, Any]):
+    def __init__(self, folder: Path, meta: CorpusMeta):
         self.folder = folder
         self.meta = meta
 
@@ -169,11 +202,7 @@ class Corpus:
         Raises:
             UserError: it is missing or damaged.
         """
-        meta = read_json(folder / META)
-        keys = {"corpus", "sha256", "documents", "characters", "bytes", "shards"}
-        if not isinstance(meta, dict) or not keys <= meta.keys() or not _has_groups(meta):
-            raise UserError(f"{folder / META}: not a corpus's; `dvc repro -f prepare` rewrites it")
-        return cls(folder, meta)
+        return cls(folder, CorpusMeta.read(folder / META))
 
     def left_out(self) -> Iterator[dict[str, str]]:
         """What was left out, as rows of `source`, `title`, `reason` and `detail`."""
@@ -186,16 +215,16 @@ class Corpus:
         """Every row group in order: what may be read apart."""
         groups: list[Group] = []
         start = 0
-        for shard in self.meta["shards"]:
-            path = str(self.folder / shard["file"])
-            for number, group in enumerate(shard["groups"]):
+        for shard in self.meta.shards:
+            path = str(self.folder / shard.file)
+            for number, group in enumerate(shard.groups):
                 if groups:
-                    groups[-1] = groups[-1]._replace(ends=not group["continued"])
+                    groups[-1] = groups[-1]._replace(ends=not group.continued)
                 groups.append(Group(path, number, start, ends=True))
-                start += group["characters"]
+                start += group.characters
         return groups
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[CorpusRow]:
         """Every row in order, a row group at a time.
 
         Raises:
@@ -226,17 +255,16 @@ class Group(NamedTuple):
     start: int
     ends: bool
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[CorpusRow]:
         """Its rows in order; raises as `Corpus.rows` does."""
-        for cells in self.read(list(Row._fields)):
-            yield Row(*cells)
+        for cells in self.read(list(CorpusRow._fields)):
+            yield CorpusRow(*cells)
 
     def read(self, columns: list[str]) -> Iterator[tuple[str, ...]]:
         """The cells of these columns, row by row."""
-        import pyarrow as pa
-
         try:
-            cells = _opened(self.path).read_row_group(self.number, columns=columns).columns
+            file = pq.ParquetFile(self.path, buffer_size=BLOCK, pre_buffer=False)
+            cells = file.read_row_group(self.number, columns=columns).columns
             for row in zip(*cells, strict=True):
                 yield tuple(cell.as_py() for cell in row)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -244,14 +272,3 @@ class Group(NamedTuple):
             raise UserError(
                 f"{self.path}: not readable ({reason}); `dvc repro -f prepare` writes it anew"
             ) from None
-
-
-def _opened(path: str) -> pq.ParquetFile:
-    import pyarrow.parquet as pq
-
-    return pq.ParquetFile(path, buffer_size=BLOCK, pre_buffer=False)
-
-
-def _has_groups(meta: dict[str, Any]) -> bool:
-    shards = meta["shards"]
-    return isinstance(shards, list) and all("groups" in shard for shard in shards)

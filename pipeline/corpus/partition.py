@@ -13,10 +13,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from pipeline.corpus.documents import Document, Faulty
 from pipeline.corpus.readers import Span, read_documents
-from pipeline.corpus.storage import BLOCK, BadDocument, File, Told, opened
+from pipeline.corpus.storage import BLOCK, BadDocument, File, opened
 from pipeline.corpus.workers import Workers
+from pipeline.system.progress import Advance
 
 WHOLE = 1 << 25  # bytes of a corpus that is not worth any workers
 PART = 1 << 23  # bytes of files that a worker reads at once
@@ -34,9 +38,9 @@ class Part:
 
 
 def read_files(
-    files: list[File], text_field: str, workers: Workers, told: Told
+    files: list[File], text_field: str, workers: Workers, progress: Advance
 ) -> Iterator[Document | Faulty]:
-    """The documents of all files, in order; `told` hears of the files' bytes."""
+    """The documents of all files, in order; `progress` gets the bytes of files that are read."""
     if sum(file.size for file in files) <= WHOLE:
         parts: Iterable[Part] = [Part([Span(file)], file.size, streamed=True) for file in files]
     else:
@@ -44,9 +48,9 @@ def read_files(
     for streamed, group in groupby(parts, key=lambda part: part.streamed):
         if streamed:
             for part in group:
-                yield from _streamed(part.spans[0], text_field, told)
+                yield from _streamed(part.spans[0], text_field, progress)
         else:
-            yield from _worked(group, text_field, workers, told)
+            yield from _worked(group, text_field, workers, progress)
 
 
 def cut(files: list[File]) -> Iterator[Part]:
@@ -105,9 +109,6 @@ def _cut_groups(file: File, sizes: list[int]) -> Iterator[Part]:
 
 def _group_sizes(file: File) -> list[int]:
     """Bytes of each row group, unpacked."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     with opened(file) as stream:
         try:
             metadata = pq.ParquetFile(stream, buffer_size=BLOCK, pre_buffer=False).metadata
@@ -116,22 +117,22 @@ def _group_sizes(file: File) -> list[int]:
         return [metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups)]
 
 
-def _streamed(span: Span, text_field: str, told: Told) -> Iterator[Document | Faulty]:
-    """A file's documents as they are read; in the end, all of its bytes have been told."""
+def _streamed(span: Span, text_field: str, progress: Advance) -> Iterator[Document | Faulty]:
+    """A file's documents as they are read; in the end, all of its bytes are counted, once."""
     seen = 0
 
-    def tell(count: int) -> None:
+    def advance(count: int) -> None:
         nonlocal seen
         count = min(count, span.file.size - seen)
         seen += count
-        told(count)
+        progress(count)
 
-    yield from read_documents(span, text_field, tell)
-    tell(span.file.size)
+    yield from read_documents(span, text_field, advance)
+    advance(span.file.size)
 
 
 def _worked(
-    parts: Iterable[Part], text_field: str, workers: Workers, told: Told
+    parts: Iterable[Part], text_field: str, workers: Workers, progress: Advance
 ) -> Iterator[Document | Faulty]:
     before = 0  # rows of this file in the spans before
     for part, found in workers.in_order(partial(read_part, text_field=text_field), parts):
@@ -141,7 +142,7 @@ def _worked(
             for document in documents:
                 yield _renumbered(document, span, before)
             before += span.rows
-        told(part.size)
+        progress(part.size)
 
 
 def _renumbered(document: Document | Faulty, span: Span, before: int) -> Document | Faulty:

@@ -24,8 +24,12 @@ from itertools import islice
 from pathlib import PurePosixPath
 from typing import IO, Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from pipeline.corpus.documents import Document, Faulty, digest, in_parts
-from pipeline.corpus.storage import BLOCK, PACKED, BadDocument, File, Told, opened, seekable
+from pipeline.corpus.storage import BLOCK, PACKED, BadDocument, File, opened, seekable
+from pipeline.system.progress import Advance
 
 ROWS = 32  # Parquet rows that are held at once
 LINE = 1 << 26  # bytes of a .jsonl line that is read; a file without line ends fits no memory
@@ -55,32 +59,32 @@ class Span:
         return f"{self.file.name}:{number}"
 
 
-def read_documents(span: Span, text_field: str, told: Told | None = None) -> Read:
-    """The documents of a file or span, lazily; `told` hears of the bytes that are read."""
+def read_documents(span: Span, text_field: str, progress: Advance | None = None) -> Read:
+    """The documents of a file or span, lazily; `progress` gets the bytes that are read."""
     suffix = span.file.suffix
     assert suffix in SUFFIXES, suffix
     reader = {".jsonl": _read_jsonl, ".parquet": _read_parquet}.get(suffix, _read_text)
     try:
-        yield from reader(span, text_field, told)
+        yield from reader(span, text_field, progress)
     except BadDocument as error:
         yield Faulty.of(span.file.name, error)
 
 
-def _read_text(span: Span, _text_field: str, told: Told | None) -> Read:
+def _read_text(span: Span, _text_field: str, progress: Advance | None) -> Read:
     file = span.file
     beginning = list(islice(_text_parts(file, None), 2))
     if len(beginning) < 2:
-        if told:
-            told(file.size)
+        if progress:
+            progress(file.size)
         yield Document(digest(file.name), _stem(file), file.name, beginning)
         return
     for _ in _text_parts(file, None):
         pass
-    yield Document(digest(file.name), _stem(file), file.name, _text_parts(file, told))
+    yield Document(digest(file.name), _stem(file), file.name, _text_parts(file, progress))
 
 
-def _text_parts(file: File, told: Told | None) -> Iterator[str]:
-    with opened(file, told) as stream:
+def _text_parts(file: File, progress: Advance | None) -> Iterator[str]:
+    with opened(file, progress) as stream:
         yield from in_parts(_decoded(stream, file.name))
 
 
@@ -105,8 +109,8 @@ def _decoded(stream: IO[bytes], name: str) -> Iterator[str]:
         done += len(block)
 
 
-def _read_jsonl(span: Span, text_field: str, told: Told | None) -> Read:
-    with opened(span.file, told) as stream:
+def _read_jsonl(span: Span, text_field: str, progress: Advance | None) -> Read:
+    with opened(span.file, progress) as stream:
         place = _start_of_line(stream, span)
         while span.stop is None or place < span.stop:
             line, size = _next_line(stream)
@@ -161,12 +165,9 @@ def _json_object(line: bytes, source: str) -> dict[str, Any]:
     return value
 
 
-def _read_parquet(span: Span, text_field: str, told: Told | None) -> Read:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def _read_parquet(span: Span, text_field: str, progress: Advance | None) -> Read:
     file = span.file
-    with opened(file, told) as stream, seekable(file, stream) as whole:
+    with opened(file, progress) as stream, seekable(file, stream) as whole:
         try:
             table = pq.ParquetFile(whole, buffer_size=BLOCK, pre_buffer=False)
             columns = _columns(table.schema_arrow, text_field, file.name)

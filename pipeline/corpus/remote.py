@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+from fsspec.core import has_magic, url_to_fs
+
 from pipeline.corpus.storage import File, suffix_of
 from pipeline.errors import UserError
 from pipeline.system.http import public
@@ -17,8 +19,6 @@ def remote_files(url: str, suffixes: tuple[str, ...]) -> list[File]:
     Raises:
         UserError: the protocol is unknown or its package missing, or the place cannot be listed.
     """
-    from fsspec.core import has_magic, url_to_fs
-
     try:
         system, root = url_to_fs(url)
         if has_magic(root):

@@ -1,6 +1,6 @@
 """What people look at first in a corpus: how long its documents are, and excerpts.
 
-Lengths are counted in powers of two, so that a histogram is a line a doubling, whatever the
+Lengths are counted in powers of two, so that a histogram has one class per doubling, whatever the
 corpus. Everything is added up from parts that come in order, in constant memory.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import Counter
-from typing import Any
+
+from pipeline.reports import CorpusStatistics, Excerpt, LengthClass
 
 EXCERPTS = 12
 EXCERPT = 400  # characters
@@ -24,22 +25,22 @@ class Lengths:
     def add(self, length: int) -> None:
         self._counts[length.bit_length()] += 1
 
-    def report(self) -> list[dict[str, int]]:
-        """`{"from": 4, "below": 8, "documents": 3}` for each class between the outermost two."""
+    def report(self) -> tuple[LengthClass, ...]:
+        """Each class between the outermost two, the empty ones included."""
         if not self._counts:
-            return []
+            return ()
         classes = range(min(self._counts), max(self._counts) + 1)
-        return [
-            {"from": 1 << (k - 1) if k else 0, "below": 1 << k, "documents": self._counts[k]}
+        return tuple(
+            LengthClass(start=1 << (k - 1) if k else 0, below=1 << k, documents=self._counts[k])
             for k in classes
-        ]
+        )
 
 
 class TextStatistics:
     """How long the documents are, and a page of excerpts.
 
-    Which documents are shown, and where they are cut, follows from a hash of their source: as
-    random as dice, and the same each time.
+    Which documents are shown, and where they are cut, follows from a hash of their source:
+    pseudo-random, and the same each time.
     """
 
     def __init__(self) -> None:
@@ -62,13 +63,12 @@ class TextStatistics:
         else:
             heapq.heapreplace(self._shown, shown)
 
-    def report(self) -> dict[str, Any]:
-        """What `reports/corpus.json` holds under `statistics`."""
-        return {
-            "characters_per_document": self._characters / max(self._documents, 1),
-            "characters_a_document": self._lengths.report(),
-            "excerpts": [
-                {"source": source, "title": title, "text": text}
+    def report(self) -> CorpusStatistics:
+        return CorpusStatistics(
+            characters_per_document=self._characters / max(self._documents, 1),
+            characters_a_document=self._lengths.report(),
+            excerpts=tuple(
+                Excerpt(source=source, title=title, text=text)
                 for _, source, title, text in sorted(self._shown, reverse=True)
-            ],
-        }
+            ),
+        )

@@ -13,18 +13,20 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
+import pyarrow as pa
+from fsspec.core import url_to_fs
+
 from pipeline.errors import UserError
+from pipeline.system.progress import Advance
 
 BLOCK = 1 << 20  # bytes a read
 PACKED = (".gz", ".zst")
-
-Told = Callable[[int], object]  # told of bytes that were read
 
 
 class BadDocument(UserError):
@@ -44,7 +46,7 @@ class File:
 
     Attributes:
         path: where it lies: a path of this machine, or a URL.
-        name: in reports and errors; tells nothing of the machine.
+        name: in reports and errors; without folders of this machine.
         size: bytes, as they are stored.
     """
 
@@ -86,15 +88,18 @@ def local_files(folder: Path, suffixes: tuple[str, ...]) -> list[File]:
 
 
 @contextmanager
-def opened(file: File, told: Told | None = None) -> Iterator[IO[bytes]]:
-    """The file's bytes, unpacked; what goes wrong within the block is named by the file.
+def opened(file: File, progress: Advance | None = None) -> Iterator[IO[bytes]]:
+    """Open the file for its bytes, unpacked; errors within the block name the file.
+
+    Args:
+        progress: gets the bytes that are read, counted as they are stored.
 
     Raises:
         BadDocument: within the block: the file is not there, or is damaged.
     """
     try:
         with _raw(file) as raw:
-            stream = cast(IO[bytes], Counting(raw, told)) if told else raw
+            stream = cast(IO[bytes], Counting(raw, progress)) if progress else raw
             yield _unpacked(file, stream)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise _unreadable(f"{file.name}: not a whole gzip file ({error})") from None
@@ -117,14 +122,14 @@ def seekable(file: File, stream: IO[bytes]) -> Iterator[IO[bytes]]:
 
 
 class Counting(io.RawIOBase):
-    """A stream that tells how many of its bytes are read."""
+    """A stream that reports how many of its bytes are read."""
 
-    def __init__(self, stream: IO[bytes], told: Told) -> None:
-        self._stream, self._told = stream, told
+    def __init__(self, stream: IO[bytes], progress: Advance) -> None:
+        self._stream, self._progress = stream, progress
 
     def read(self, size: int = -1, /) -> bytes:
         data = self._stream.read(size)
-        self._told(len(data))
+        self._progress(len(data))
         return data
 
     def readinto(self, buffer: Any, /) -> int:
@@ -148,8 +153,6 @@ class Counting(io.RawIOBase):
 def _raw(file: File) -> IO[bytes]:
     if "://" not in file.path:
         return open(file.path, "rb")
-    from fsspec.core import url_to_fs
-
     system, path = url_to_fs(file.path)
     file_there = system.open(path, "rb", block_size=BLOCK)  # whose readline takes no limit
     return cast(IO[bytes], io.BufferedReader(file_there))
@@ -157,16 +160,11 @@ def _raw(file: File) -> IO[bytes]:
 
 def _unpacked(file: File, stream: IO[bytes]) -> IO[bytes]:
     if not file.is_packed:
-        return cast(IO[bytes], io.BufferedReader(stream)) if _is_counting(stream) else stream
+        is_counting = isinstance(stream, Counting)
+        return cast(IO[bytes], io.BufferedReader(stream)) if is_counting else stream
     if file.path.lower().endswith(".gz"):
         return cast(IO[bytes], gzip.GzipFile(fileobj=stream))
-    import pyarrow as pa
-
     return cast(IO[bytes], io.BufferedReader(pa.CompressedInputStream(stream, "zstd"), BLOCK))
-
-
-def _is_counting(stream: IO[bytes]) -> bool:
-    return isinstance(stream, Counting)
 
 
 def _unreadable(message: str) -> BadDocument:

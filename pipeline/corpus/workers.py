@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import UserError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # Dask takes a second to import, and threads need none
     from distributed import Client
     from distributed import Future as Remote
 
@@ -152,7 +152,7 @@ def _client(scheduler: str) -> Iterator[Client]:
 
 
 def cores() -> int:
-    """The cores that this process may use, where the system can tell."""
+    """The cores that this process may use, where the system knows."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from pandas import DataFrame
 
 from pipeline.plots.style import COLOURS, WIDE, compact, drawing, label_ends
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from pandas import DataFrame
 
 
 def loss_curves(
@@ -27,8 +26,8 @@ def loss_curves(
     """Draw training and validation loss against epochs, with tokens seen along the top.
 
     Args:
-        history: the columns `tokens_seen`, `train_loss` and `val_loss` (nats a token), one row
-            an evaluation; a loss that is NaN leaves a gap.
+        history: the columns `tokens_seen`, `train_loss` and `val_loss` (nats per token), one
+            row per evaluation; a loss that is NaN leaves a gap.
         path: `.png` or `.svg`.
         tokens_per_epoch: tokens that one pass over the training windows sees.
         references: other models' validation losses, as level lines with their names.
@@ -52,12 +51,12 @@ def loss_curves(
         _fit_losses(axes)
         _mark_best(axes, epochs, history["val_loss"].to_numpy(dtype=float))
         label_ends(axes, ends)
-        axes.set(xlabel="epochs", ylabel="loss, nats a token", title=title)
+        axes.set(xlabel="epochs", ylabel="loss, nats per token", title=title)
         _tokens_on_top(axes, tokens_per_epoch)
 
 
 def _mark_best(axes: Axes, epochs: Any, loss: Any) -> None:
-    """Ring the lowest validation loss and say what and where it is."""
+    """Ring the lowest validation loss and label it with its value and epoch."""
     if np.isnan(loss).all():
         return
     best = int(np.nanargmin(loss))
@@ -96,8 +95,6 @@ def _fit_losses(axes: Axes) -> None:
 
 
 def _tokens_on_top(axes: Axes, tokens_per_epoch: int) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
     axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=axes.get_xlim()[1] >= 2))
     axes.spines["top"].set_visible(False)
     top = axes.secondary_xaxis(

@@ -24,20 +24,20 @@ def length_histograms(
         size: width and height in inches.
     """
     narrow = size[0] < WIDE[0]
-    lines, columns = (len(lengths), 1) if narrow else (1, len(lengths))
+    rows, columns = (len(lengths), 1) if narrow else (1, len(lengths))
     with drawing(path, size) as figure:
         for place, (unit, classes) in enumerate(lengths.items(), start=1):
-            axes = figure.add_subplot(lines, columns, place)
+            axes = figure.add_subplot(rows, columns, place)
             axes.bar(
                 range(len(classes)),
-                [line["documents"] for line in classes],
+                [one["documents"] for one in classes],
                 width=1.0,
                 align="edge",
                 color=COLOURS["training"],
                 edgecolor=COLOURS["paper"],
             )
             axes.spines["top"].set_visible(False)
-            edges = [line["from"] for line in classes] + [line["below"] for line in classes[-1:]]
+            edges = [one["from"] for one in classes] + [one["below"] for one in classes[-1:]]
             step = max(len(edges) // 5, 1)
             axes.set_xticks(range(0, len(edges), step), [_short(edge) for edge in edges[::step]])
             axes.set(
@@ -48,7 +48,7 @@ def length_histograms(
 
 
 def _short(number: int) -> str:
-    """Powers of two as people say them: 512, 4k, 2M."""
+    """Powers of two as people write them: 512, 4k, 2M."""
     for scale, letter in ((1 << 30, "G"), (1 << 20, "M"), (1 << 10, "k")):
         if number >= scale:
             return f"{number // scale}{letter}"

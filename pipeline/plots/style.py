@@ -14,15 +14,16 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from pipeline.system.files import written_aside
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-# Each at least 4.5:1 on white where it colours text; told apart with any colour vision.
+# Each at least 4.5:1 on white where it colours text; distinct with any colour vision.
 COLOURS = {
     "paper": "#ffffff",
     "ink": "#1f2430",
@@ -73,9 +74,6 @@ NARROW = (4.0, 3.6)  # for a phone: the same letters take half the width
 @contextmanager
 def drawing(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
     """Yield a figure in the house style; save it at `path` when the block ends well."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     with mpl.rc_context():
         mpl.rcdefaults()  # not the user's matplotlibrc
         with mpl.rc_context(STYLE):
@@ -88,8 +86,6 @@ def drawing(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
 
 def size_axis(axes: Axes) -> None:
     """Make x a log axis of parameters, its ticks written as `124M` is."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
     axes.xaxis.set_minor_locator(NullLocator())

@@ -6,13 +6,13 @@ Everything is added up from parts that come in order, in constant memory.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.corpus.statistics import Lengths
+from pipeline.reports import SplitCounts, SplitStatistics, TokenCount
 from pipeline.tokens.tokenizer import END_OF_TEXT, VOCABULARY, decode
 
 MOST_COMMON = 20
@@ -24,48 +24,43 @@ class TokenStatistics:
     def __init__(self) -> None:
         self._tokens = np.zeros(VOCABULARY, np.int64)
         self._lengths = Lengths()
-        self._open: Counter[str] = Counter()  # tokens of the document that has begun on a side
+        self._open: Counter[str] = Counter()  # by split, tokens of the unfinished document
 
-    def add(self, side: str, tokens: npt.NDArray[np.uint16]) -> None:
-        """Count the next tokens of a side."""
+    def add(self, split: str, tokens: npt.NDArray[np.uint16]) -> None:
+        """Count the next tokens of a split."""
         self._tokens += np.bincount(tokens, minlength=VOCABULARY)
         ends = np.flatnonzero(tokens == END_OF_TEXT)
         if not len(ends):
-            self._open[side] += len(tokens)
+            self._open[split] += len(tokens)
             return
         lengths = np.diff(ends, prepend=-1) - 1
-        self._lengths.add(int(lengths[0]) + self._open[side])
+        self._lengths.add(int(lengths[0]) + self._open[split])
         for length in lengths[1:].tolist():
             self._lengths.add(length)
-        self._open[side] = len(tokens) - int(ends[-1]) - 1
+        self._open[split] = len(tokens) - int(ends[-1]) - 1
 
-    def report(self, sides: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
-        """What `reports/split.json` holds under `statistics`; `sides` are its counts by side.
+    def report(self, splits: Sequence[SplitCounts]) -> SplitStatistics:
+        """The statistics of a corpus, given the counts of its splits.
 
-        Tokens are those of the texts, the ends that were put between them left out.
+        Tokens are those of the texts, without the ends of text between them.
         """
         counts = self._tokens.copy()
         documents = int(counts[END_OF_TEXT])
         counts[END_OF_TEXT] = 0
-        if not documents:  # a single document: nothing ends, and it lies on every side
+        if not documents:  # a single document: nothing ends, and it lies in every split
             documents = 1
             self._lengths.add(int(counts.sum()))
         order = np.lexsort((np.arange(VOCABULARY), -counts))[:MOST_COMMON]
-        return {
-            "tokens_per_document": int(counts.sum()) / documents,
-            "characters_per_token": _ratio(sides, "characters", counts),
-            "bytes_per_token": _ratio(sides, "bytes", counts),
-            "distinct_tokens": int((counts > 0).sum()),
-            "most_common": [
-                {"token": token, "text": decode([token]), "count": int(counts[token])}
+        tokens = int(counts.sum())
+        return SplitStatistics(
+            tokens_per_document=tokens / documents,
+            characters_per_token=sum(split.characters for split in splits) / max(tokens, 1),
+            bytes_per_token=sum(split.bytes for split in splits) / max(tokens, 1),
+            distinct_tokens=int((counts > 0).sum()),
+            most_common=tuple(
+                TokenCount(token=token, text=decode([token]), count=int(counts[token]))
                 for token in order.tolist()
                 if counts[token]
-            ],
-            "tokens_a_document": self._lengths.report(),
-        }
-
-
-def _ratio(
-    sides: Mapping[str, Mapping[str, int]], what: str, counts: npt.NDArray[np.int64]
-) -> float:
-    return sum(side[what] for side in sides.values()) / max(int(counts.sum()), 1)
+            ),
+            tokens_a_document=self._lengths.report(),
+        )

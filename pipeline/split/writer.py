@@ -1,6 +1,7 @@
 """Tokens on their way to disk: shards of little-endian uint16, and the `meta.json` that lists them.
 
-`loader` reads them. A side's `meta.json` is written last: where it stands, the side is whole.
+`pipeline.tokens.windows` reads them. A split's `meta.json` is written last: where it stands, the
+split is whole.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.reports import SplitCounts
 from pipeline.system.files import write_json
 from pipeline.tokens.windows import FORMAT, META, TOKEN
 
@@ -18,7 +20,7 @@ SHARD = 100_000_000  # tokens: 200 MB
 
 
 class TokenWriter:
-    """Writes the tokens of one side into shards, and counts what they stand for."""
+    """Writes the tokens of one split into shards, and counts what they stand for."""
 
     def __init__(self, folder: Path):
         folder.mkdir()
@@ -41,19 +43,20 @@ class TokenWriter:
             self._shards[-1]["tokens"] += len(tokens[:room])
             tokens = tokens[room:]
 
-    def counts(self) -> dict[str, int]:
-        return {
-            "tokens": self.tokens,
-            "documents": self.ends or 1,  # a single document, which has no end written, is on all
-            "characters": self.characters,
-            "bytes": self.bytes,
-        }
+    def counts(self) -> SplitCounts:
+        return SplitCounts(
+            tokens=self.tokens,
+            documents=self.ends or 1,  # a single document, which has no end written, is in all
+            characters=self.characters,
+            bytes=self.bytes,
+        )
 
-    def close(self, side: str, about: dict[str, Any]) -> None:
-        """Write `meta.json`, the mark that the side is whole; `about` is what the corpus is."""
+    def close(self, split: str, about: dict[str, Any]) -> None:
+        """Write `meta.json`, the mark that the split is whole; `about` is what the corpus is."""
         if self._file:
             self._file.close()
-        meta = {"split": side} | FORMAT | self.counts() | about | {"shards": self._shards}
+        counts = self.counts().model_dump()
+        meta = {"split": split} | FORMAT | counts | about | {"shards": self._shards}
         write_json(self._folder / META, meta)
 
     def _next_shard(self) -> BinaryIO:

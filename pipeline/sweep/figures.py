@@ -1,4 +1,7 @@
-"""The figures of a sweep, in the style of `plots`: losses by a param, and all runs' curves."""
+"""The figures of a sweep: losses against each swept param, and every run's curve.
+
+`panels` and `curves` choose what is shown; the `draw_` functions draw it in the style of `plots`.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from pipeline.plots.style import COLOURS, NARROW, WIDE, compact, drawing
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure, SubFigure
+from pipeline.sweep.conclusion import in_words, short, shown
+from pipeline.sweep.ranking import LARGEST, Setting, Sweep, score
+from pipeline.sweep.selection import Trial
 
 SERIES = ("validation", "training", "green", "gpt2", "ochre", "pink")
 MARKERS = "osD^vP"
@@ -24,7 +30,7 @@ SETTLED = 0.1  # of the tokens: before, all curves fall from the same height
 
 
 @dataclass(frozen=True)
-class Line:
+class PanelLine:
     """The settings that differ in one param alone.
 
     Attributes:
@@ -45,7 +51,7 @@ class Panel:
     """
 
     param: str
-    lines: Sequence[Line]
+    lines: Sequence[PanelLine]
     failed: Sequence[str] = ()
 
 
@@ -60,6 +66,46 @@ class Curve:
     label: str
     series: int | None
     points: Sequence[tuple[int, float]]
+
+
+def panels(sweep: Sweep) -> list[Panel]:
+    """One for each swept param of which two values or more have a result."""
+    found = []
+    for key in sweep.swept:
+        if len({setting.values[key] for setting in sweep.settings}) > 1:
+            lines = _lines(sweep, key)
+            good = {setting.values[key] for setting in sweep.settings}
+            failed = {t.run.params[key] for t in sweep.failed if key in t.run.params} - good
+            found.append(Panel(short(key), tuple(lines), tuple(sorted(map(shown, failed)))))
+    return found
+
+
+def _lines(sweep: Sweep, key: str) -> list[PanelLine]:
+    """The settings that differ in this param alone make a line; the best setting's comes first."""
+    groups: dict[str, list[Setting]] = {}
+    for setting in sweep.settings:
+        others = {name: value for name, value in setting.values.items() if name != key}
+        groups.setdefault(in_words(others), []).append(setting)
+    return [
+        PanelLine(label, {shown(setting.values[key]): setting.scores for setting in settings})
+        for label, settings in groups.items()
+    ]
+
+
+def curves(sweep: Sweep) -> list[Curve]:
+    """The best setting's first; those of failed and unfinished runs last."""
+    found = [
+        Curve(in_words(setting.values) or trial.run.name, series, _finite(trial))
+        for series, setting in enumerate(sweep.settings)
+        for trial in setting.trials
+    ]
+    rest = [t for t in sweep.selection.trials if score(t, sweep.metric) is None]
+    found += [Curve("failed or unfinished", None, _finite(trial)) for trial in rest]
+    return [curve for curve in found if curve.points]
+
+
+def _finite(trial: Trial) -> tuple[tuple[int, float], ...]:
+    return tuple((x, y) for x, y in trial.run.curve if math.isfinite(y) and abs(y) < LARGEST)
 
 
 def draw_panel(panel: Panel, path: Path, ylabel: str, size: tuple[float, float] = WIDE) -> None:
@@ -102,7 +148,7 @@ def _panel(axes: Axes, panel: Panel, ylabel: str) -> None:
     axes.spines["top"].set_visible(False)
 
 
-def _line(axes: Axes, line: Line, place: Mapping[str, float], number: int) -> None:
+def _line(axes: Axes, line: PanelLine, place: Mapping[str, float], number: int) -> None:
     style, rank = _style(number), 0.1 * min(number, 9)  # the best on top
     values = sorted(line.scores, key=place.__getitem__)
     means = [_mean(line.scores[value]) for value in values]
@@ -158,8 +204,6 @@ def _is_log(place: Mapping[str, float], param: str) -> bool:
 
 def _ticks(axes: Axes, place: Mapping[str, float], param: str) -> None:
     """The values that were tried are the ticks."""
-    from matplotlib.ticker import NullLocator
-
     if _is_log(place, param):
         axes.set_xscale("log")
     shown = sorted(place.items(), key=lambda pair: pair[1])
@@ -180,7 +224,7 @@ def _short(value: str) -> str:
 
 
 def _ring_best(axes: Axes, panel: Panel, place: Mapping[str, float]) -> None:
-    """Ring the best mean and say it."""
+    """Ring the best mean and write its value."""
     scores = panel.lines[0].scores
     value = min(scores, key=lambda value: _mean(scores[value]))
     mean = _mean(scores[value])
@@ -225,8 +269,6 @@ def _mark_failed(axes: Axes, panel: Panel, place: Mapping[str, float]) -> None:
 
 def _curves(axes: Axes, curves: Sequence[Curve]) -> None:
     """Those without a result are dashed; beyond six settings the rest are muted."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
     named: set[str] = set()
     for curve in curves:
         series = curve.series
@@ -248,7 +290,7 @@ def _curves(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.margins(x=0.01)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda seen, _: compact(seen)))
-    axes.set(xlabel="tokens seen", ylabel="validation loss, nats a token")
+    axes.set(xlabel="tokens seen", ylabel="validation loss, nats per token")
     axes.spines["top"].set_visible(False)
 
 
@@ -263,7 +305,7 @@ def _settled_range(curves: Sequence[Curve]) -> tuple[float, float]:
 
 
 def _legend(figure: Figure | SubFigure) -> None:
-    """Below the axes; nothing where one line needs no name."""
+    """A legend below the axes; none where one line needs no name."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if not handles:
         return

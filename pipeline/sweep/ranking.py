@@ -35,7 +35,7 @@ class Setting:
 
     @property
     def spread(self) -> float | None:
-        """The sample's standard deviation; None for one seed, which tells nothing about it."""
+        """The sample's standard deviation; None for a single seed."""
         return statistics.stdev(self.scores) if len(self.scores) > 1 else None
 
     def mean_of(self, metric: str) -> float | None:

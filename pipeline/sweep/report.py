@@ -1,41 +1,80 @@
-"""The report of a sweep: the verdict, tables of settings and of runs, figures, how it was made."""
+"""The report of a sweep: a page that stands alone, and the same as Markdown for MLflow and Git."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from pipeline.pages.figure import Figure, drawn
-from pipeline.sweep.figures import Panel, draw_curves, draw_panel, draw_sweep
-from pipeline.sweep.page import SweepPage, Table, render_sweep, sweep_markdown
-from pipeline.sweep.panels import curves, panels
+from pipeline.pages.figure import Figure, drawn, numbered
+from pipeline.pages.markdown import markdown_line
+from pipeline.pages.template import template
+from pipeline.sweep.conclusion import METRICS, conclusion, in_words, listed, short, shown
+from pipeline.sweep.figures import Panel, curves, draw_curves, draw_panel, draw_sweep, panels
 from pipeline.sweep.ranking import SEED, Setting, Sweep, score, seconds
 from pipeline.sweep.selection import Trial
-from pipeline.sweep.verdict import METRICS, in_words, listed, short, shown, verdict
 from pipeline.system.files import write_text
 
 TEXTS = frozenset({"run", "experiment", "error", "status", "then failed"})
 
 
-def write_report(sweep: Sweep, folder: Path) -> list[Path]:
+@dataclass(frozen=True)
+class SweepTable:
+    """Words in rows; the first cell names its row.
+
+    Attributes:
+        texts: the headings of columns that hold words rather than numbers.
+        first_is_best: the first row is to stand out.
+    """
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    texts: frozenset[str] = frozenset()
+    first_is_best: bool = False
+
+    def is_text(self, column: int) -> bool:
+        return column == 0 or self.headings[column] in self.texts
+
+
+@dataclass(frozen=True)
+class SweepPage:
+    """What the report shows.
+
+    Attributes:
+        subject: what was swept, in words.
+        conclusion: the headline.
+        tables: the first one comes before the figures.
+        figures: by heading.
+        facts: how it was made, in words.
+    """
+
+    subject: str
+    conclusion: str
+    tables: Sequence[SweepTable]
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_report(sweep: Sweep, page: SweepPage, folder: Path) -> list[Path]:
     """Write `sweep.html`, `sweep.md` and, where something can be drawn, `sweep.png`."""
-    page = make_page(sweep)
     files = [folder / "sweep.html", folder / "sweep.md"]
     picture = folder / "sweep.png"
     picture.unlink(missing_ok=True)
     if panels(sweep) or curves(sweep):
         draw_sweep(panels(sweep), curves(sweep), picture, ylabel=axis(sweep))
         files.append(picture)
-    write_text(files[1], sweep_markdown(page, picture.name if picture in files else None))
-    write_text(files[0], render_sweep(page))
+    write_text(files[1], as_markdown(page, picture.name if picture in files else None))
+    write_text(files[0], as_html(page))
     return files
 
 
 def make_page(sweep: Sweep) -> SweepPage:
     return SweepPage(
         subject=f"sweep of {listed(sweep.swept)} on {sweep.selection.corpus or 'no text'}",
-        verdict=verdict(sweep),
+        conclusion=conclusion(sweep),
         tables=tables(sweep),
         figures=figures(sweep),
         facts=facts(sweep),
@@ -43,20 +82,24 @@ def make_page(sweep: Sweep) -> SweepPage:
 
 
 def axis(sweep: Sweep) -> str:
-    return f"{METRICS.get(sweep.metric, sweep.metric)}, nats a token"
+    return f"{METRICS.get(sweep.metric, sweep.metric)}, nats per token"
 
 
-def tables(sweep: Sweep) -> list[Table]:
+def tables(sweep: Sweep) -> list[SweepTable]:
     found = [settings_table(sweep), runs_table(sweep)] if sweep.settings else []
     if sweep.failed:
-        found.append(_other("Failed", sweep, sweep.failed, "error", lambda trial: trial.error))
+        found.append(
+            _trials_table("Failed", sweep, sweep.failed, "error", lambda trial: trial.error)
+        )
     if sweep.unfinished:
         rows = sweep.unfinished
-        found.append(_other("Not finished", sweep, rows, "status", lambda trial: trial.run.status))
+        found.append(
+            _trials_table("Not finished", sweep, rows, "status", lambda trial: trial.run.status)
+        )
     return found
 
 
-def settings_table(sweep: Sweep) -> Table:
+def settings_table(sweep: Sweep) -> SweepTable:
     """Best first, each with its mean and spread over seeds."""
     measure = METRICS.get(sweep.metric, sweep.metric)
     headings = ["", *map(short, sweep.swept), measure, "± over seeds", "lowest", "seeds"]
@@ -76,10 +119,10 @@ def settings_table(sweep: Sweep) -> Table:
             ]
         )
     note = (
-        "Means over the seeds of a setting, in nats a token; ± is the standard deviation of one "
+        "Means over the seeds of a setting, in nats per token; ± is the standard deviation of one "
         "seed's loss, and lower is better."
     )
-    return Table("Settings, best first", headings, rows, note, first_is_best=True)
+    return SweepTable("Settings, best first", headings, rows, note, first_is_best=True)
 
 
 def _means(setting: Setting) -> list[str]:
@@ -88,7 +131,7 @@ def _means(setting: Setting) -> list[str]:
     return ["" if value is None else f"{value:.{places}f}" for value, places in found]
 
 
-def runs_table(sweep: Sweep) -> Table:
+def runs_table(sweep: Sweep) -> SweepTable:
     """Every run that counts, in the order of the settings."""
     headings = ["run", "experiment", *map(short, sweep.swept), SEED, "loss", "seconds"]
     trials = [trial for setting in sweep.settings for trial in setting.trials]
@@ -106,18 +149,18 @@ def runs_table(sweep: Sweep) -> Table:
         rows.append([*row, "; ".join(trial.remarks)] if remarks else row)
     note = "dvc exp apply EXPERIMENT brings an experiment's params and outputs here."
     headings += ["then failed"] if remarks else []
-    return Table("Runs", headings, rows, note, texts=TEXTS)
+    return SweepTable("Runs", headings, rows, note, texts=TEXTS)
 
 
-def _other(
-    title: str, sweep: Sweep, trials: Sequence[Trial], what: str, tell: Callable[[Trial], str]
-) -> Table:
+def _trials_table(
+    title: str, sweep: Sweep, trials: Sequence[Trial], what: str, text: Callable[[Trial], str]
+) -> SweepTable:
     headings = ["run", "experiment", *map(short, sweep.swept), SEED, what]
     rows = [
-        [trial.run.run_id[:8], _experiment(trial), *_params(sweep, trial), tell(trial)]
+        [trial.run.run_id[:8], _experiment(trial), *_params(sweep, trial), text(trial)]
         for trial in trials
     ]
-    return Table(title, headings, rows, texts=TEXTS)
+    return SweepTable(title, headings, rows, texts=TEXTS)
 
 
 def _experiment(trial: Trial) -> str:
@@ -171,3 +214,28 @@ def facts(sweep: Sweep) -> dict[str, str]:
     constant = {k: v for k, v in same.items() if k not in {*sweep.swept, SEED}}
     found["The same in all"] = ", ".join(f"{key} {shown(v)}" for key, v in constant.items())
     return found
+
+
+def as_html(page: SweepPage) -> str:
+    """The whole page as HTML; equal pages give equal text."""
+    return template("pipeline.sweep", "sweep.html.j2").render(
+        page=page, figures=numbered(page.figures)
+    )
+
+
+def as_markdown(page: SweepPage, picture: str | None) -> str:
+    """The same in Markdown; the figures as one picture beside it, where there is one."""
+    parts = [f"# {page.subject}\n", f"{page.conclusion}\n"]
+    for number, table in enumerate(page.tables):
+        note = [f"{table.note}\n"] if table.note else []
+        parts += [f"## {table.title}\n", *note, _markdown_table(table)]
+        if number == 0 and picture is not None:
+            parts.append(f"![The figures of the sweep]({picture})\n")
+    parts.append("## How it was made\n")
+    parts.append("".join(f"- {name}: {fact}\n" for name, fact in page.facts.items()))
+    return "\n".join(parts)
+
+
+def _markdown_table(table: SweepTable) -> str:
+    rule = ["---" if table.is_text(i) else "---:" for i in range(len(table.headings))]
+    return "".join(map(markdown_line, [table.headings, rule, *table.rows]))

@@ -117,19 +117,19 @@ def select(
     runs = [r for r in in_scope if scope.every_commit or _origin(r) == commit or r.key in named]
     runs, other_text = _of_one_text(sorted(runs, key=lambda run: run.started))
     kept = _without_repeats(runs)
-    told = next((run.tags for run in reversed(kept) if DIGEST in run.tags), {})
+    tags = next((run.tags for run in reversed(kept) if DIGEST in run.tags), {})
     return Selection(
         trials=tuple(_trial(run, named, failures) for run in kept),
         commit=commit,
-        corpus=told.get("corpus", ""),
-        digest=told.get(DIGEST, ""),
+        corpus=tags.get("corpus", ""),
+        digest=tags.get(DIGEST, ""),
         other_text=other_text,
         repeats=len(runs) - len(kept),
     )
 
 
 def swept_params(trials: Iterable[Trial]) -> list[str]:
-    """The params that differ, in the order in which runs tell them."""
+    """The params that differ, in the order in which runs list them."""
     values: dict[str, set[str]] = {}
     for trial in trials:
         for key, value in trial.run.params.items():

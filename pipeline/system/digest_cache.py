@@ -1,7 +1,7 @@
 """Digests of local files, read once: `identify` asks for them at every `dvc repro`.
 
 A digest is kept in the user's cache under the file's path, with the size, the time of the last
-change and the inode that it was found with. Small files are read each time, as are those changed
+change and the inode of the file that was read. Small files are read each time, as are those changed
 in the last moments: a change that follows within the clock's step would go unseen.
 """
 
@@ -18,7 +18,7 @@ from pipeline.system.user_cache import cache_folder
 
 SMALL = 1 << 22  # bytes: read faster than it is looked up on many disks
 RECENT = 2.0  # seconds
-LARGE = 1 << 28  # bytes: reading takes long enough for someone to ask how long
+LARGE = 1 << 28  # bytes: reading takes long enough for a progress bar
 BLOCK = 1 << 22
 
 
@@ -35,14 +35,14 @@ def digest_of(path: Path) -> str:
         if kept["state"] == state:
             return str(kept["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # none yet, or not ours
+        pass  # none yet, or damaged
     digest = _read(path) if before.st_size >= LARGE else sha256_of(path)
     write_text(note, json.dumps({"state": state, "sha256": digest}) + "\n")
     return digest
 
 
 def _read(path: Path) -> str:
-    """The SHA-256 of a large file, and how far that is."""
+    """The SHA-256 of a large file, with a progress bar."""
     digest = hashlib.sha256()
     size = path.stat().st_size
     with (

@@ -22,7 +22,7 @@ class Digests:
 
     @contextmanager
     def taking(self, block: memoryview) -> Iterator[None]:
-        """Take a block in while something else is done with it."""
+        """Add a block to every digest while the caller does something else with it."""
         taken = [self._threads.submit(digest.update, block) for digest in self._digests.values()]
         try:
             yield
@@ -31,7 +31,7 @@ class Digests:
                 done.result()
 
     def __getitem__(self, name: str) -> str:
-        """What has been taken in comes to this, in hexadecimal digits."""
+        """The digest of all blocks so far, in hexadecimal digits."""
         return self._digests[name].hexdigest()
 
     def __enter__(self) -> Self:

@@ -1,9 +1,9 @@
 """Writing and reading large files past the page cache.
 
-A checkpoint is gigabytes that hardly anybody reads. Through the page cache the CPU would copy them
-into memory that has to be found first, a second a gigabyte on a virtual machine, and what others
-read often would have to go. Linux's O_DIRECT hands blocks to the disk as they are; where a file
-system or a system knows no such thing, this is a plain file.
+A checkpoint is gigabytes that are hardly ever read. Through the page cache the CPU would copy them
+into memory that has to be found first, a second per gigabyte on a virtual machine, and would evict
+what is read often. Linux's O_DIRECT hands blocks to the disk as they are; where the system or the
+file system has no such flag, this is a plain file.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class UncachedFile:
         return size
 
     def flush(self) -> None:
-        """What has been written is on its way when the file is closed, not before."""
+        """Do nothing: blocks are written when they are full, and the last one on closing."""
 
     def __enter__(self) -> UncachedFile:
         return self
@@ -154,7 +154,7 @@ def _leave_direct(descriptor: int) -> bool:
     """
     if not hasattr(os, "O_DIRECT"):
         return False
-    import fcntl
+    import fcntl  # not on Windows
 
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from pipeline.errors import UserError
 
 
@@ -35,10 +37,10 @@ def written_aside(path: Path) -> Iterator[Path]:
 def folder_aside(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`; when the block ends well, it takes the place of `path`.
 
-    A block that raises leaves `path` as it was. What a killed process left aside is swept.
+    A block that raises leaves `path` as it was. What a killed process left aside is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
+    _remove_left(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     replaced = path.with_name(f".{path.name}.{os.getpid()}.old")
     aside.mkdir()
@@ -56,10 +58,8 @@ def folder_aside(path: Path) -> Iterator[Path]:
         shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _sweep(path: Path) -> None:
+def _remove_left(path: Path) -> None:
     """Remove the folders that killed processes left beside `path`."""
-    import psutil
-
     for left in path.parent.glob(f".{path.name}.*"):
         process, end = left.name.split(".")[-2:]
         if end in ("part", "old") and process.isdigit() and not psutil.pid_exists(int(process)):
@@ -72,7 +72,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON; a value that JSON has no word for (NaN, infinity) is a bug."""
+    """Write indented JSON; a value that JSON cannot express (NaN, infinity) is a bug."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""What URLs, servers' answers and network errors mean, in words for people."""
+"""URLs without their secrets, servers' answers, and network errors in words for people."""
 
 from __future__ import annotations
 

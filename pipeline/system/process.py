@@ -1,13 +1,14 @@
-"""What a process knows about itself and about others: who it is, who lives, when to die.
+"""Which process this is, whether others are alive, and ending with the process that started it.
 
 DVC that is killed leaves its stage running as an orphan, which a second `dvc repro` would then
-race. `die_with_parent` closes that hole on Linux, where the kernel can tell a child that its
-parent is gone; elsewhere it does nothing. `end_with_parent` does the same for the processes that a
-stage starts itself.
+race. `die_with_parent` prevents that on Linux, where the kernel can signal a child when its parent
+is gone; elsewhere it does nothing. `end_with_parent` does the same for the processes that a stage
+starts itself.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
+
+import psutil
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -32,7 +35,7 @@ class Terminated(SystemExit):
 
 @dataclass(frozen=True)
 class Process:
-    """A process of some host, told apart from later ones that got the same number.
+    """A process of some host, distinct from later ones that got the same number.
 
     Attributes:
         host: the host's name.
@@ -48,15 +51,11 @@ class Process:
 
     @classmethod
     def current(cls) -> Process:
-        import psutil
-
         pid = os.getpid()
         return cls(socket.gethostname(), _space(), pid, psutil.Process(pid).create_time())
 
     def is_alive(self) -> bool | None:
-        """None where this host cannot know: another host, another boot, another container."""
-        import psutil
-
+        """None where that is unknown here: of another host, another boot, another container."""
         if (self.host, self.space) != (socket.gethostname(), _space()):
             return None
         try:
@@ -98,8 +97,6 @@ def end_with_parent(parent: int) -> None:
 def _ask_for(number: signal.Signals) -> None:
     if sys.platform != "linux":
         return
-    import ctypes
-
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 

@@ -1,21 +1,28 @@
-"""How far a long task is: a bar in a terminal, plain lines in a log file."""
+"""How far a long task is: a bar in a terminal, plain lines in a log file.
+
+What does the work need not know: it gets `progress`, a callback that it calls with how many more
+units are done.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from tqdm import tqdm
 
 EVERY = 15.0  # seconds between plain lines
 
+Advance = Callable[[int], object]  # gets how many more units are done
+
 
 class Progress:
     """`with Progress(90, "train", unit="step") as bar: bar.advance(1, loss="6.14")`.
 
-    A total of None is one that nobody knows yet: the bar then counts, and tells no time left.
-    With `speed`, plain lines tell the units a second too, as a bar always does.
+    Where the total is unknown (None), units are counted and no time left is shown. With `speed`,
+    plain lines show the units per second too, as a bar always does.
     """
 
     def __init__(
@@ -50,7 +57,7 @@ class Progress:
             self._bar.close()
 
     def go_on_from(self, done: int) -> None:
-        """Count `done` units as done by an earlier process: they tell nothing of the speed."""
+        """Count `done` units as done by an earlier process, without the time that they took."""
         self.done = self._first = done
         if self._bar is not None:
             self._bar.n = self._bar.initial = done
@@ -69,7 +76,7 @@ class Progress:
             self.say(self._line(now, shown))
 
     def say(self, text: str) -> None:
-        """A line of its own, above the bar."""
+        """Print a line of its own, above the bar."""
         if self._bar is not None:
             tqdm.write(text, file=sys.stderr)
         else:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 
 def cache_folder() -> Path:
     """`LOSSBOOK_CACHE`, or the platform's cache folder for this user (it may not exist yet)."""
     chosen = os.environ.get("LOSSBOOK_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-
-    from platformdirs import user_cache_path
-
-    return user_cache_path("lossbook", appauthor=False)
+    return Path(chosen).expanduser() if chosen else user_cache_path("lossbook", appauthor=False)

@@ -46,7 +46,7 @@ class ListedOrder:
     """`torch.randperm`, whole in memory."""
 
     def __init__(self, windows: int, seed: int) -> None:
-        import torch
+        import torch  # seconds; what counts windows alone needs none
 
         generator = torch.Generator().manual_seed(seed)
         self._order: Indices = torch.randperm(windows, generator=generator).numpy()

@@ -23,21 +23,18 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import tiktoken
 
 from pipeline.errors import UserError
 from pipeline.system.files import written_aside
 from pipeline.system.user_cache import cache_folder
 
-if TYPE_CHECKING:
-    from tiktoken import Encoding
-
 END_OF_TEXT = 50256
 VOCABULARY = 50257
-PIECE = 1 << 18  # characters: far below tiktoken's limit, and enough for a thread to chew on
+PIECE = 1 << 18  # characters: far below tiktoken's limit, and enough work for a thread
 
 URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
 SHA256 = {
@@ -49,7 +46,7 @@ _lock = threading.Lock()
 _own = threading.local()
 
 
-def encoding() -> Encoding:
+def encoding() -> tiktoken.Encoding:
     """The GPT-2 encoding, loaded once a process (half a second).
 
     Raises:
@@ -59,19 +56,17 @@ def encoding() -> Encoding:
         return _load()
 
 
-def own_encoding() -> Encoding:
-    """The same encoding, of which no other thread has the use; raises as `encoding` does."""
+def own_encoding() -> tiktoken.Encoding:
+    """The same encoding, for this thread alone; raises as `encoding` does."""
     if not hasattr(_own, "encoding"):
-        from tiktoken import Encoding
-
         shared = encoding()
-        _own.encoding = Encoding(
+        _own.encoding = tiktoken.Encoding(
             shared.name,
             pat_str=shared._pat_str,
             mergeable_ranks=shared._mergeable_ranks,
             special_tokens=shared._special_tokens,
         )
-    own: Encoding = _own.encoding
+    own: tiktoken.Encoding = _own.encoding
     return own
 
 
@@ -101,7 +96,7 @@ def byte_lengths() -> npt.NDArray[np.int64]:
     """UTF-8 bytes of each token id, shape (50257,); end-of-text stands for none: 0."""
     lengths = np.array([len(token_bytes(token)) for token in range(VOCABULARY)], dtype=np.int64)
     lengths[END_OF_TEXT] = 0
-    lengths.setflags(write=False)  # the one array is everybody's
+    lengths.setflags(write=False)  # every caller gets the same array
     return lengths
 
 
@@ -132,7 +127,7 @@ def _last_boundary(text: str, start: int, stop: int) -> int | None:
 
 
 @lru_cache(maxsize=1)
-def _load() -> Encoding:
+def _load() -> tiktoken.Encoding:
     folder = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
     if not folder:
         folder = str(cache_folder() / "tiktoken")
@@ -141,13 +136,11 @@ def _load() -> Encoding:
     for name, sha256 in SHA256.items():
         _lay(name, sha256, Path(folder))
 
-    import tiktoken
-
     return tiktoken.get_encoding("gpt2")
 
 
 def _lay(name: str, sha256: str, folder: Path) -> None:
-    """Put one data file where tiktoken looks for it, unless it is there and right."""
+    """Put one data file where tiktoken looks for it, unless it is there and whole."""
     target = folder / hashlib.sha1((URL + name).encode()).hexdigest()
     try:
         if target.exists() and hashlib.sha256(target.read_bytes()).hexdigest() == sha256:

@@ -3,8 +3,8 @@
 A split's folder holds shards of little-endian uint16 token ids and a `meta.json` that lists them.
 Shards are memory-mapped: a read touches only the pages it needs, and processes on one machine
 share them. Linux maps megabytes around each of these pages, which count as the process's memory
-though they are the page cache's; so a batch, once copied, lets go of what it mapped, and memory
-grows neither with the corpus nor with the steps.
+though they are the page cache's; so a batch, once copied, is unmapped, and memory grows neither
+with the corpus nor with the steps.
 
 Windows are the book's: non-overlapping, `context_length` tokens each from the start of the split,
 the last short one dropped; targets are inputs shifted by one, so n tokens hold (n - 1) // T.
@@ -119,7 +119,7 @@ class Windows:
             IndexError: there is no such window.
             UserError: a shard holds a number that is no token id.
         """
-        import torch
+        import torch  # seconds; `split` uses this module and needs no tensors
 
         tokens = torch.from_numpy(self._gather(indices))  # (B, T + 1)
         return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +14,17 @@ import pytest
 
 from pipeline.corpus import corpora
 from pipeline.corpus.corpora import FETCHED, NAMES, PACKAGED, TEXTS, identify, prepare
-from pipeline.corpus.parquet import Corpus, Row
+from pipeline.corpus.parquet import Corpus, CorpusRow
 from pipeline.errors import UserError
 from pipeline.params import Prepare
+from pipeline.reports import CorpusIdentity, CorpusReport
 
 STORY = "Once upon a time there was a story.\n"
 
 
-def prepared(corpus: Path | str, into: Path, **settings: Any) -> tuple[dict[str, Any], list[Row]]:
+def prepared(
+    corpus: Path | str, into: Path, **settings: Any
+) -> tuple[CorpusReport, list[CorpusRow]]:
     report = prepare(Prepare(corpus=str(corpus), **settings), into)
     return report, list(Corpus.open(into).rows())
 
@@ -49,10 +50,11 @@ def test_packaged_texts(tmp_path: Path, cache: Path, name: str) -> None:
     file, sha256 = PACKAGED[name]
     text = (TEXTS / file).read_text(encoding="utf-8")
     assert [row.text for row in rows] == [text]
-    told = report.pop("statistics")
-    assert told["characters_per_document"] == len(text)
-    assert told["excerpts"][0]["text"] in text
-    assert report == {
+    held = report.model_dump(mode="json")
+    statistics = held.pop("statistics")
+    assert statistics["characters_per_document"] == len(text)
+    assert statistics["excerpts"][0]["text"] in text
+    assert held == {
         "corpus": name,
         "sha256": sha256,
         "documents": 1,
@@ -61,7 +63,7 @@ def test_packaged_texts(tmp_path: Path, cache: Path, name: str) -> None:
         "skipped": {},
         "source": "packaged",
     }
-    assert 15_000 < report["characters"] < 30_000
+    assert 15_000 < report.characters < 30_000
     assert not cache.exists()  # nothing was fetched
 
 
@@ -77,7 +79,7 @@ def test_the_verdict_is_fetched_once(
     monkeypatch.setitem(FETCHED, "the-verdict", (url, digest))
     for folder in ("one", "two"):
         report, rows = prepared("the-verdict", tmp_path / folder)
-        assert (report["corpus"], report["source"], report["sha256"]) == (
+        assert (report.corpus, report.source, report.sha256) == (
             "the-verdict",
             url,
             digest,
@@ -96,7 +98,7 @@ def test_a_folder_is_read_in_the_order_of_its_names(tmp_path: Path, texts: Path)
         ("z.txt", "z", "z"),
     ]
     assert len({row.id for row in rows}) == 5
-    assert (report["corpus"], report["source"]) == ("texts", "local folder")
+    assert (report.corpus, report.source) == ("texts", "local folder")
 
 
 def test_ids_stay_when_documents_come(tmp_path: Path, texts: Path) -> None:
@@ -106,12 +108,13 @@ def test_ids_stay_when_documents_come(tmp_path: Path, texts: Path) -> None:
     assert {row.source: row.id for row in before}.items() < {r.source: r.id for r in after}.items()
 
 
-def test_reports_tell_nothing_of_the_machine(tmp_path: Path, texts: Path) -> None:
+def test_reports_name_nothing_of_the_machine(tmp_path: Path, texts: Path) -> None:
     report, _ = prepared(texts, tmp_path / "corpus")
-    told = json.dumps([report, identify(Prepare(corpus=str(texts)))])
-    told += "".join(path.read_bytes().decode("latin-1") for path in (tmp_path / "corpus").iterdir())
-    assert str(tmp_path) not in told
-    assert tmp_path.name not in told
+    written = report.model_dump_json() + identify(Prepare(corpus=str(texts))).model_dump_json()
+    for path in (tmp_path / "corpus").iterdir():
+        written += path.read_bytes().decode("latin-1")
+    assert str(tmp_path) not in written
+    assert tmp_path.name not in written
 
 
 def test_the_same_corpus_gives_the_same_bytes(tmp_path: Path, texts: Path) -> None:
@@ -128,8 +131,8 @@ def test_empty_documents_are_left_out_and_counted(tmp_path: Path, texts: Path) -
     (texts / "empty.txt").write_text("")
     (texts / "blank.txt").write_text(" \n")
     report, rows = prepared(texts, tmp_path / "corpus")
-    assert report["skipped"] == {"empty": 2}
-    assert report["documents"] == len(rows) == 5
+    assert report.skipped == {"empty": 2}
+    assert report.documents == len(rows) == 5
 
 
 def test_relative_paths_hold_from_the_main_repository_too(
@@ -139,7 +142,7 @@ def test_relative_paths_hold_from_the_main_repository_too(
     monkeypatch.chdir(tmp_path / "workspace")
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     report, _ = prepared("texts/z.txt", Path("data/corpus"))
-    assert (report["corpus"], report["source"]) == ("z.txt", "local file")
+    assert (report.corpus, report.source) == ("z.txt", "local file")
 
 
 @pytest.mark.parametrize("path", ["/story.txt", "/1342.txt.utf-8", "/files/story", "/story.txt.gz"])
@@ -148,7 +151,7 @@ def test_urls(tmp_path: Path, cache: Path, web: Any, path: str) -> None:
     url = web.url(path, body)
     report, rows = prepared(f"{url}?key=secret", tmp_path / "corpus")
     assert [row.text for row in rows] == [STORY]
-    assert report["corpus"] == report["source"] == rows[0].source == url
+    assert report.corpus == report.source == rows[0].source == url
 
 
 def test_a_url_of_jsonl_with_its_digest(tmp_path: Path, cache: Path, web: Any) -> None:
@@ -165,7 +168,7 @@ def test_a_local_files_digest(tmp_path: Path) -> None:
     path = tmp_path / "story.txt"
     path.write_text(STORY)
     digest = hashlib.sha256(STORY.encode()).hexdigest()
-    assert prepared(path, tmp_path / "corpus", sha256=digest)[0]["sha256"] == digest
+    assert prepared(path, tmp_path / "corpus", sha256=digest)[0].sha256 == digest
     with pytest.raises(UserError, match=f"sha256 is {digest}, not the expected {'0' * 64}"):
         prepared(path, tmp_path / "corpus", sha256="0" * 64)
 
@@ -197,17 +200,15 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def sorts(tmp_path: Path, texts: Path) -> Iterator[Path]:
+def sorts(tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A place with names that are easily got wrong."""
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "blank.jsonl").write_text('{"text": " "}\n')
     (tmp_path / "book.epub").write_text("x")
     (tmp_path / "nothing").mkdir()
     (tmp_path / "nothing" / "book.epub").write_text("x")
-    before = Path.cwd()
-    os.chdir(tmp_path)
-    yield tmp_path
-    os.chdir(before)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.mark.parametrize(
@@ -259,13 +260,13 @@ def test_a_packaged_text_that_was_changed_is_refused(
 
 
 class TestIdentify:
-    """What tells DVC that a local corpus is another one."""
+    """By what DVC sees that a local corpus is another one."""
 
     def test_names_and_urls_stand_for_themselves(self, cache: Path) -> None:
         for name in NAMES:
-            assert identify(Prepare(corpus=name)) == {"corpus": name}
+            assert identify(Prepare(corpus=name)) == CorpusIdentity(corpus=name)
         url = "https://example.org/a.txt"
-        assert identify(Prepare(corpus=f"{url}?key=secret")) == {"corpus": url}
+        assert identify(Prepare(corpus=f"{url}?key=secret")) == CorpusIdentity(corpus=url)
 
     def test_it_changes_with_what_is_read_and_with_nothing_else(self, texts: Path) -> None:
         def now() -> Any:

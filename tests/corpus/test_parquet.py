@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -14,11 +13,11 @@ import pytest
 
 from pipeline.corpus import parquet
 from pipeline.corpus.documents import Document
-from pipeline.corpus.parquet import Corpus, CorpusWriter
+from pipeline.corpus.parquet import Corpus, CorpusMeta, CorpusWriter
 from pipeline.errors import UserError
 
 
-def write(folder: Path, *texts: str | list[str]) -> dict[str, Any]:
+def write(folder: Path, *texts: str | list[str]) -> CorpusMeta:
     """A corpus of these texts; a list is a document in parts."""
     folder.mkdir()
     writer = CorpusWriter(folder)
@@ -30,7 +29,7 @@ def write(folder: Path, *texts: str | list[str]) -> dict[str, Any]:
 
 def test_a_row_a_document(tmp_path: Path) -> None:
     meta = write(tmp_path / "corpus", "naïve", "two\r\n")
-    assert (meta["documents"], meta["characters"], meta["bytes"]) == (2, 10, 11)
+    assert (meta.documents, meta.characters, meta.bytes) == (2, 10, 11)
     frame = pd.read_parquet(tmp_path / "corpus")  # the folder as it is, _meta.json and all
     assert frame.to_dict("records") == [
         {"id": "id0", "title": "No. 0", "source": "0.txt", "text": "naïve"},
@@ -44,14 +43,14 @@ def test_a_row_a_document(tmp_path: Path) -> None:
 
 def test_the_digest_of_one_document_is_its_texts(tmp_path: Path) -> None:
     meta = write(tmp_path / "one", ["A sto", "ry"])
-    assert meta["sha256"] == hashlib.sha256(b"A story").hexdigest()
-    assert meta["sha256"] == write(tmp_path / "whole", "A story")["sha256"]
+    assert meta.sha256 == hashlib.sha256(b"A story").hexdigest()
+    assert meta.sha256 == write(tmp_path / "whole", "A story").sha256
 
 
-def test_the_digest_tells_documents_apart(tmp_path: Path) -> None:
+def test_the_digest_distinguishes_documents(tmp_path: Path) -> None:
     corpora = [["ab", "c"], ["a", "bc"], ["abc"], ["c", "ab"]]
     metas = [write(tmp_path / str(n), *texts) for n, texts in enumerate(corpora)]
-    assert len({meta["sha256"] for meta in metas}) == len(corpora)
+    assert len({meta.sha256 for meta in metas}) == len(corpora)
 
 
 def test_a_long_document_goes_on_in_the_next_rows(tmp_path: Path) -> None:
@@ -63,7 +62,7 @@ def test_a_long_document_goes_on_in_the_next_rows(tmp_path: Path) -> None:
         ("id0", "c"),
         ("id1", "d"),
     ]
-    assert meta["documents"] == 2
+    assert meta.documents == 2
 
 
 def test_documents_without_text_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -79,7 +78,7 @@ def test_files_and_row_groups_stay_small(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(parquet, "SHARD", 30)
     texts = [f"text{n:02d}" for n in range(20)]  # 6 bytes each
     meta = write(tmp_path / "corpus", *texts)
-    assert [shard["rows"] for shard in meta["shards"]] == [6, 6, 6, 2]
+    assert [shard.rows for shard in meta.shards] == [6, 6, 6, 2]
     shard = pq.ParquetFile(tmp_path / "corpus" / "00000.parquet")
     assert [shard.metadata.row_group(n).num_rows for n in range(3)] == [2, 2, 2]
     assert [row.text for row in Corpus.open(tmp_path / "corpus").rows()] == texts

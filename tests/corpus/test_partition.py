@@ -73,13 +73,13 @@ def files_in(folder: Path) -> list[File]:
 
 
 def everything(files: list[File]) -> tuple[list[Any], int]:
-    told: list[int] = []
+    counted: list[int] = []
     with start_workers("threads", threads=3) as workers:
         found = [
             d if isinstance(d, Faulty) else replace(d, parts=list(d.parts))
-            for d in read_files(files, "text", workers, told.append)
+            for d in read_files(files, "text", workers, counted.append)
         ]
-    return found, sum(told)
+    return found, sum(counted)
 
 
 @pytest.mark.parametrize("size", [7, 60, 1000, 10_000, 1 << 23])
@@ -87,8 +87,8 @@ def test_any_parts_give_the_same_documents(
     folder: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     files = files_in(folder)
-    expected, told = everything(files)
-    assert told == sum(file.size for file in files)
+    expected, counted = everything(files)
+    assert counted == sum(file.size for file in files)
     assert [d.source for d in expected if isinstance(d, Faulty)] == [
         "a.jsonl:101",
         "f.txt",
@@ -110,10 +110,10 @@ def test_a_long_line_is_read_by_one_part(tmp_path: Path, monkeypatch: pytest.Mon
     for size in (7, 60, 1000):
         small_parts(monkeypatch, size)
         assert everything([File.at(path)])[0] == expected
-    told: list[int] = []
+    counted: list[int] = []
     inside = readers.Span(File.at(path), 2000, 2100)
-    assert list(readers.read_documents(inside, "text", told.append)) == []
-    assert sum(told) < 5000
+    assert list(readers.read_documents(inside, "text", counted.append)) == []
+    assert sum(counted) < 5000
 
 
 def test_large_files_are_cut_and_small_ones_gathered(
@@ -152,7 +152,7 @@ def test_the_same_corpus_from_any_workers(
 ) -> None:
     settings = Prepare(corpus=str(folder), scheduler=scheduler)
     expected = prepare(settings.model_copy(update={"scheduler": "threads"}), tmp_path / "one")
-    assert expected["skipped"] == {"not JSON": 1, "not UTF-8": 1, "unreadable": 1}
+    assert expected.skipped == {"not JSON": 1, "not UTF-8": 1, "unreadable": 1}
     small_parts(monkeypatch, 3000)
     assert prepare(settings, tmp_path / "two") == expected
     for path in (tmp_path / "one").iterdir():
@@ -185,18 +185,18 @@ def test_a_remote_folder_is_read_as_a_local_one(
     for size in (1 << 23, 1000):
         small_parts(monkeypatch, size)
         there = prepare(Prepare(corpus=root), tmp_path / "there")
-        assert there == here | {"corpus": root, "source": root}
+        assert there == here.model_copy(update={"corpus": root, "source": root})
     rows = list(Corpus.open(tmp_path / "there").rows())
     assert rows == list(Corpus.open(tmp_path / "here").rows())
     some = prepare(Prepare(corpus=f"{root}/*.jsonl"), tmp_path / "some")
-    assert some["documents"] == 198 + 150
+    assert some.documents == 198 + 150
     one = prepare(Prepare(corpus=f"{root}/e/07.txt"), tmp_path / "one")
-    assert (one["documents"], one["characters"]) == (1, len("Small story 7.\n"))
+    assert (one.documents, one.characters) == (1, len("Small story 7.\n"))
 
 
 def test_a_file_url_is_a_path(tmp_path: Path, folder: Path) -> None:
     report = prepare(Prepare(corpus=f"file://{folder}/e"), tmp_path / "corpus")
-    assert (report["corpus"], report["source"], report["documents"]) == ("e", "local folder", 30)
+    assert (report.corpus, report.source, report.documents) == ("e", "local folder", 30)
 
 
 def test_a_document_is_handed_back_whole() -> None:

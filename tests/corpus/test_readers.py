@@ -318,8 +318,8 @@ def test_the_bytes_that_are_read_are_told(
     content = jsonl(ROWS * 50) if "jsonl" in name else b"It was late.\n" * 500
     packer = next(p for p in (".gz", ".zst", "") if name.endswith(p))
     (tmp_path / name).write_bytes(PACKERS[packer](content))
-    told: list[int] = []
-    for document in read_documents(Span(File.at(tmp_path / name)), "text", told.append):
+    counted: list[int] = []
+    for document in read_documents(Span(File.at(tmp_path / name)), "text", counted.append):
         assert isinstance(document, Document)
         assert "".join(document.parts)
-    assert sum(told) == (tmp_path / name).stat().st_size
+    assert sum(counted) == (tmp_path / name).stat().st_size

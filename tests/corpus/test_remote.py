@@ -44,7 +44,7 @@ def hub(web: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_data_set_of_the_hub(tmp_path: Path, hub: Any) -> None:
     url = "hf://datasets/me/tales"
     report = prepare(Prepare(corpus=url), tmp_path / "corpus")
-    assert (report["corpus"], report["documents"], report["skipped"]) == (url, 3, {})
+    assert (report.corpus, report.documents, report.skipped) == (url, 3, {})
     rows = list(Corpus.open(tmp_path / "corpus").rows())
     assert [(row.source, row.text) for row in rows] == [
         ("data/a.jsonl:1", "one"),
@@ -57,7 +57,7 @@ def test_a_data_set_of_the_hub(tmp_path: Path, hub: Any) -> None:
 def test_a_file_that_the_hub_has_lost_is_told_in_a_line(tmp_path: Path, hub: Any) -> None:
     del hub.answers["/datasets/me/tales/resolve/main/data/b.txt"]
     report = prepare(Prepare(corpus="hf://datasets/me/tales"), tmp_path / "corpus")
-    assert report["skipped"] == {"unreadable": 1}
+    assert report.skipped == {"unreadable": 1}
     (lost,) = Corpus.open(tmp_path / "corpus").left_out()
     assert lost["detail"].startswith("data/b.txt: ")
     assert "\n" not in lost["detail"]
@@ -66,7 +66,7 @@ def test_a_file_that_the_hub_has_lost_is_told_in_a_line(tmp_path: Path, hub: Any
 def test_a_client_is_given_no_options_but_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S3's ends in a TypeError where it is told the size of a read."""
+    """S3's ends in a TypeError where it is given the size of a read."""
 
     def strict(self: MemoryFileSystem) -> None:
         AbstractFileSystem.__init__(self)
@@ -74,4 +74,4 @@ def test_a_client_is_given_no_options_but_its_own(
     monkeypatch.setattr(MemoryFileSystem, "__init__", strict)
     url = f"memory://{tmp_path.name}/story.txt"
     fsspec.filesystem("memory").pipe(url, b"one")
-    assert prepare(Prepare(corpus=url), tmp_path / "corpus")["characters"] == 3
+    assert prepare(Prepare(corpus=url), tmp_path / "corpus").characters == 3

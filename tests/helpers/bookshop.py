@@ -8,11 +8,10 @@ import io
 import random
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import pipeline.corpus
+from pipeline.corpus.corpora import TEXTS
 
-STORY = Path(pipeline.corpus.__file__).parent / "texts" / "what-seemed-likely.txt"
+STORY = TEXTS / "what-seemed-likely.txt"
 SENTENCES = [s for s in re.split(r"(?<=[.?!])\s+", STORY.read_text(encoding="utf-8")) if s]
 FRENCH = (
     "Le vieux pêcheur rentrait toujours avant la nuit. Sa fille l'attendait sur le seuil de la "
@@ -57,19 +56,8 @@ class Shop:
     left_out: dict[int, str] = field(default_factory=dict)
 
     def catalogue(self) -> bytes:
-        columns = [
-            "Text#",
-            "Type",
-            "Issued",
-            "Title",
-            "Language",
-            "Authors",
-            "Subjects",
-            "LoCC",
-            "Bookshelves",
-        ]
         text = io.StringIO()
-        writer = csv.DictWriter(text, columns)
+        writer = csv.DictWriter(text, COLUMNS)
         writer.writeheader()
         writer.writerows(self.rows)
         return gzip.compress(text.getvalue().encode("utf-8"))

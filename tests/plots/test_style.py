@@ -81,7 +81,7 @@ def test_loss_curves_say_what_they_show(tmp_path: Path) -> None:
     path = tmp_path / "loss.svg"
     curves(path)
     said = texts(path)
-    assert {"epochs", "tokens seen", "loss, nats a token"} <= set(said)
+    assert {"epochs", "tokens seen", "loss, nats per token"} <= set(said)
     assert {"training", "validation", "GPT-2 small", "best 6.14, epoch 2"} <= set(said)
     assert {"0", "1", "2", "3", "4"} <= set(said)  # whole epochs
     assert {"400", "800", "1.2k", "1.6k", "2k"} <= set(said)

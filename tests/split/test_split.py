@@ -1,8 +1,7 @@
-"""Two sides out of a corpus: what goes where, and that no text is lost on the way."""
+"""Splits of a corpus: what goes where, and that no text is lost on the way."""
 
 from __future__ import annotations
 
-import os
 import re
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +18,7 @@ from pipeline.corpus.documents import Document
 from pipeline.corpus.parquet import CorpusWriter
 from pipeline.errors import UserError
 from pipeline.params import Prepare
+from pipeline.reports import SplitCounts, SplitReport
 from pipeline.split import writer as tokens_module
 from pipeline.split.split import position, split
 from pipeline.system.files import folder_aside
@@ -56,26 +56,26 @@ def test_one_document_is_cut_by_characters(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus", {"a": text})
     report = split(corpus, tmp_path / "tokens", 0.75)
     cut = int(len(text) * 0.75)
-    for side, part in (("train", text[:cut]), ("val", text[cut:])):
-        tokens = Tokens.open(tmp_path / "tokens" / side)
+    for name, part in (("train", text[:cut]), ("val", text[cut:])):
+        tokens = Tokens.open(tmp_path / "tokens" / name)
         assert tokens.read(0, len(tokens)).tolist() == encode(part)  # and no end of text
-        counts = {
-            "tokens": len(encode(part)),
-            "documents": 1,
-            "characters": len(part),
-            "bytes": len(part.encode()),
-        }
-        assert report[side] == counts
-        assert counts.items() <= tokens.meta.items()
-    assert report["corpus"] == "mine"
+        counts = SplitCounts(
+            tokens=len(encode(part)),
+            documents=1,
+            characters=len(part),
+            bytes=len(part.encode()),
+        )
+        assert report.splits[name] == counts
+        assert counts.model_dump().items() <= tokens.meta.items()
+    assert report.corpus == "mine"
 
 
-def test_meta_describes_the_side(tmp_path: Path) -> None:
+def test_meta_describes_the_split(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus", {"a": WORDS})
     report = split(corpus, tmp_path / "tokens", 0.5)
     meta = Tokens.open(tmp_path / "tokens" / "val").meta
     assert (meta["split"], meta["encoding"], meta["dtype"]) == ("val", "gpt2", "uint16")
-    assert (meta["corpus"], meta["corpus_sha256"]) == ("mine", report["corpus_sha256"])
+    assert (meta["corpus"], meta["corpus_sha256"]) == ("mine", report.corpus_sha256)
     assert meta["shards"] == [{"file": "00000.bin", "tokens": meta["tokens"]}]
 
 
@@ -89,23 +89,23 @@ def test_many_documents_go_whole_to_a_side(tmp_path: Path, texts: list[str]) -> 
     found = {s: documents_of(Tokens.open(tmp_path / "tokens" / s)) for s in ("train", "val")}
     assert found["train"] == [text for name, text in named.items() if position(name) < 0.5]
     assert found["val"] == [text for name, text in named.items() if position(name) >= 0.5]
-    assert {side: report[side]["documents"] for side in found} == {
-        side: len(documents) for side, documents in found.items()
+    assert {name: report.splits[name].documents for name in found} == {
+        name: len(documents) for name, documents in found.items()
     }
 
 
-def test_a_document_keeps_its_side_when_others_come(tmp_path: Path) -> None:
-    def sides(names: list[str]) -> dict[str, str]:
+def test_a_document_keeps_its_split_when_others_come(tmp_path: Path) -> None:
+    def splits_of(names: list[str]) -> dict[str, str]:
         corpus = write_corpus(tmp_path / "corpus", {name: f"I am {name}" for name in names})
         split(corpus, tmp_path / "tokens", 0.8)
         return {
-            document: side
-            for side in ("train", "val")
-            for document in documents_of(Tokens.open(tmp_path / "tokens" / side))
+            document: name
+            for name in ("train", "val")
+            for document in documents_of(Tokens.open(tmp_path / "tokens" / name))
         }
 
-    some = sides([f"n{i}" for i in range(40)])
-    more = sides([f"m{i}" for i in range(40)] + [f"n{i}" for i in reversed(range(40))])
+    some = splits_of([f"n{i}" for i in range(40)])
+    more = splits_of([f"m{i}" for i in range(40)] + [f"n{i}" for i in reversed(range(40))])
     assert some.items() < more.items()
 
 
@@ -127,7 +127,7 @@ def test_one_document_in_parts_is_cut_in_the_right_place(tmp_path: Path) -> None
     for fraction in (0.1, 0.14, 0.5, 0.9):
         report = split(corpus, tmp_path / "tokens", fraction)
         cut = int(len(WORDS) * fraction)
-        assert report["train"]["characters"] == cut
+        assert report.train.characters == cut
         tokens = Tokens.open(tmp_path / "tokens" / "train")
         assert decode(tokens.read(0, len(tokens)).tolist()) == WORDS[:cut]
 
@@ -175,12 +175,12 @@ class TestTheTestSplit:
     def test_one_document(self, tmp_path: Path) -> None:
         corpus = write_corpus(tmp_path / "corpus", {"a": WORDS * 20})
         report = split(corpus, tmp_path / "tokens", 0.5, 0.25)
-        sides = {s: Tokens.open(tmp_path / "tokens" / s) for s in ("train", "val", "test")}
-        texts = {s: decode(tokens.read(0, len(tokens)).tolist()) for s, tokens in sides.items()}
+        splits = {s: Tokens.open(tmp_path / "tokens" / s) for s in ("train", "val", "test")}
+        texts = {s: decode(tokens.read(0, len(tokens)).tolist()) for s, tokens in splits.items()}
         assert "".join(texts.values()) == WORDS * 20
         assert [len(text) for text in texts.values()] == [500, 250, 250]
-        assert report["test"]["characters"] == 250
-        assert sides["test"].meta["split"] == "test"
+        assert report.test.characters == 250
+        assert splits["test"].meta["split"] == "test"
 
     def test_many_documents(self, tmp_path: Path) -> None:
         named: dict[str, str | list[str]] = {f"id{n}": f"document {n}" for n in range(60)}
@@ -195,32 +195,39 @@ class TestTheTestSplit:
         assert three["train"] == two["train"]
         assert sorted(three["val"] + three["test"]) == sorted(two["val"])
 
-    def test_an_empty_side_is_named(self, tmp_path: Path) -> None:
+    def test_an_empty_split_is_named(self, tmp_path: Path) -> None:
         corpus = write_corpus(tmp_path / "corpus", {f"id{n}": WORDS for n in range(30)})
         with pytest.raises(UserError, match=r"split\.test_fraction 1e-05 leaves .* give more"):
             split(corpus, tmp_path / "tokens", 0.5, 1e-5)
 
 
+def statistics_of(report: SplitReport) -> dict[str, Any]:
+    """As they are written."""
+    held: dict[str, Any] = report.model_dump(mode="json")["statistics"]
+    return held
+
+
 def test_statistics(tmp_path: Path) -> None:
     texts: dict[str, str | list[str]] = {"a": " a" * 3, "b": " a b", "c": " a", "d": [" b"] * 9}
     report = split(write_corpus(tmp_path / "corpus", texts), tmp_path / "tokens", 0.5)
-    told = report["statistics"]
-    assert told["most_common"] == [
+    statistics = statistics_of(report)
+    assert statistics["most_common"] == [
         {"token": 275, "text": " b", "count": 10},
         {"token": 257, "text": " a", "count": 5},
     ]
-    assert told["tokens_per_document"] == 15 / 4
-    assert told["bytes_per_token"] == told["characters_per_token"] == 2
-    assert told["distinct_tokens"] == 2
-    assert [line["documents"] for line in told["tokens_a_document"]] == [1, 2, 0, 1]
-    assert told["tokens_a_document"][0] == {"from": 1, "below": 2, "documents": 1}
+    assert statistics["tokens_per_document"] == 15 / 4
+    assert statistics["bytes_per_token"] == statistics["characters_per_token"] == 2
+    assert statistics["distinct_tokens"] == 2
+    lengths = statistics["tokens_a_document"]
+    assert [one["documents"] for one in lengths] == [1, 2, 0, 1]
+    assert lengths[0] == {"from": 1, "below": 2, "documents": 1}
 
 
 def test_statistics_of_one_document(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus", {"a": " a" * 10})
-    told = split(corpus, tmp_path / "tokens", 0.5)["statistics"]
-    assert told["tokens_per_document"] == 10
-    assert told["tokens_a_document"] == [{"from": 8, "below": 16, "documents": 1}]
+    statistics = statistics_of(split(corpus, tmp_path / "tokens", 0.5))
+    assert statistics["tokens_per_document"] == 10
+    assert statistics["tokens_a_document"] == [{"from": 8, "below": 16, "documents": 1}]
 
 
 def test_shards_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,11 +235,11 @@ def test_shards_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     split(corpus, tmp_path / "whole", 0.9)
     monkeypatch.setattr(tokens_module, "SHARD", 100)
     report = split(corpus, tmp_path / "cut", 0.9)
-    for side in ("train", "val"):
-        whole, cut = Tokens.open(tmp_path / "whole" / side), Tokens.open(tmp_path / "cut" / side)
+    for name in ("train", "val"):
+        whole, cut = Tokens.open(tmp_path / "whole" / name), Tokens.open(tmp_path / "cut" / name)
         sizes = [shard["tokens"] for shard in cut.meta["shards"]]
         assert all(size == 100 for size in sizes[:-1])
-        assert sum(sizes) == report[side]["tokens"] == len(whole)
+        assert sum(sizes) == report.splits[name].tokens == len(whole)
         assert np.array_equal(whole.read(0, len(whole)), cut.read(0, len(cut)))
     assert len(Tokens.open(tmp_path / "cut" / "train").meta["shards"]) > 2
 
@@ -260,7 +267,7 @@ def test_one_short_document_cannot_be_split(tmp_path: Path) -> None:
     assert not (tmp_path / "tokens").exists()
 
 
-def test_few_documents_on_one_side_say_what_would_do(tmp_path: Path) -> None:
+def test_few_documents_in_one_split_say_what_would_do(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus", {f"id{n}": WORDS for n in range(3)})
     positions = [position(f"id{n}") for n in range(3)]
     with pytest.raises(UserError, match="its 3 documents") as caught:
@@ -268,7 +275,7 @@ def test_few_documents_on_one_side_say_what_would_do(tmp_path: Path) -> None:
     hint = re.search(r"a value from ([\d.]+) to ([\d.]+) does not", str(caught.value))
     assert hint
     for value in hint.groups():
-        assert split(corpus, tmp_path / "tokens", float(value))["val"]["documents"] in (1, 2)
+        assert split(corpus, tmp_path / "tokens", float(value)).val.documents in (1, 2)
 
 
 def test_documents_that_are_all_alike_cannot_be_split(tmp_path: Path) -> None:
@@ -286,28 +293,10 @@ def test_no_corpus(tmp_path: Path) -> None:
         split(tmp_path / "corpus", tmp_path / "tokens", 0.9)
 
 
-def the_verdict() -> Path:
-    beside = Path(__file__).parents[3] / "shared" / "data" / "the-verdict.txt"
-    return Path(os.environ.get("LOSSBOOK_THE_VERDICT", beside))
-
-
-def windows_of(corpus: str, folder: Path) -> tuple[dict[str, Any], list[int]]:
-    prepare(Prepare(corpus=corpus), folder / "corpus")
-    report = split(folder / "corpus", folder / "tokens", 0.9)
-    return report, [len(Windows.open(folder / "tokens" / s, 256)) for s in ("train", "val")]
-
-
-@pytest.mark.skipif(
-    not the_verdict().is_file(),
-    reason="needs the text of The Verdict, whose path LOSSBOOK_THE_VERDICT may name",
-)
-def test_the_books_numbers(tmp_path: Path) -> None:
-    report, windows = windows_of(str(the_verdict()), tmp_path)
-    assert report["train"]["characters"] + report["val"]["characters"] == 20_479
-    assert len(encode(the_verdict().read_text(encoding="utf-8"))) == 5_145
-    assert (report["train"]["tokens"], report["val"]["tokens"]) == (4_612, 534)
-    assert windows == [18, 2]
-
-
 def test_the_default_corpus_has_as_many_windows_as_the_books(tmp_path: Path) -> None:
-    assert windows_of(Prepare().corpus, tmp_path)[1] in ([17, 2], [18, 2])
+    """The book's "The Verdict" has 18 for training and 2 for validation."""
+    prepare(Prepare(), tmp_path / "corpus")
+    report = split(tmp_path / "corpus", tmp_path / "tokens", 0.9)
+    assert (report.train.tokens, report.val.tokens) == (4_586, 534)
+    windows = [len(Windows.open(tmp_path / "tokens" / s, 256)) for s in ("train", "val")]
+    assert windows in ([17, 2], [18, 2])

@@ -137,7 +137,7 @@ def test_mlflow_shows_the_same_numbers(repo: Path, monkeypatch: pytest.MonkeyPat
     [
         ("evaluate.json", None, "evaluate.json: no such file"),
         ("evaluate.json", '{"best": 1}', "evaluate.json: train: field required"),
-        ("split.json", "{}", "split.json: train: field required"),
+        ("split.json", "{}", "split.json: corpus: field required"),
         ("corpus.json", "[", "corpus.json: not valid JSON"),
         ("history.csv", None, "history.csv: No such file or directory"),
         ("history.csv", "", "history.csv: No columns to parse from file"),

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from ruamel.yaml import YAML
 
+from pipeline.reports import CorpusReport
 from stages.prepare import main
 
 HEAVY = {"torch", "pyarrow", "pandas", "tiktoken", "requests", "pydantic"}
@@ -77,7 +78,11 @@ def test_writes_the_corpus_and_its_report(place: Path) -> None:
         "data/corpus/_meta.json",
         "reports/corpus.json",
     ]
-    report = json.loads((place / "reports" / "corpus.json").read_text())
+    path = place / "reports" / "corpus.json"
+    report = json.loads(path.read_text())
+    about = ["corpus", "sha256", "documents", "characters", "bytes", "skipped", "source"]
+    assert list(report) == [*about, "statistics"]
+    assert CorpusReport.read(path).model_dump(mode="json") == report
     assert (report["corpus"], report["documents"], report["characters"]) == ("good", 2, 6)
     assert str(place) not in json.dumps(report)
     assert result.stderr == ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from contextlib import chdir
 from importlib import import_module
 from pathlib import Path
 from subprocess import PIPE, Popen
@@ -40,7 +40,7 @@ def sample(reports: str = "reports") -> Result:
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tokens, a model and the run that trained it, in which sample has run."""
     from pipeline.model.gpt import GPT, GPTConfig, initialise
     from pipeline.model.saved import save_config, save_weights
@@ -50,9 +50,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / ".dvc").mkdir()
     (folder / "params.yaml").write_text(PARAMS)
     (folder / "story.txt").write_text(STORY.read_text()[:4000])
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
+    with chdir(folder):
         invoke("prepare", "--corpus", "data/corpus", "--report", "c.json")
         invoke("split", "--corpus", "data/corpus", "--tokens", "data/tokens", "--report", "s.json")
         config = GPTConfig(n_layer=1, n_head=2, n_embd=16, context_length=64)
@@ -69,9 +67,14 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 run.log_artifact(Path("models/scratch", file), "model", copy=copy)
         done = sample()
         assert done.exception is None, done.output
-        yield folder
-    finally:
-        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def repository(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same folder, as the working folder of one test."""
+    monkeypatch.chdir(made)
+    return made
 
 
 def read(name: str) -> dict:

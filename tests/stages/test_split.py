@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from pipeline.corpus.corpora import prepare
 from pipeline.params import Prepare
+from pipeline.reports import SplitReport
 from pipeline.tokens.windows import Windows
 from stages.split import main
 
@@ -46,11 +47,14 @@ def test_writes_tokens_and_their_report(place: Path) -> None:
         "tokens/val/00000.bin",
         "tokens/val/meta.json",
     ]
-    report = json.loads((place / "reports" / "split.json").read_text())
+    path = place / "reports" / "split.json"
+    report = json.loads(path.read_text())
+    assert list(report) == ["corpus", "corpus_sha256", "train", "val", "statistics"]
+    assert SplitReport.read(path).model_dump(mode="json") == report
     assert report["corpus"] == Prepare().corpus
-    for side in ("train", "val"):
-        assert len(Windows.open(place / "tokens" / side, 256)) >= 2
-        assert set(report[side]) == {"tokens", "documents", "characters", "bytes"}
+    for name in ("train", "val"):
+        assert len(Windows.open(place / "tokens" / name, 256)) >= 2
+        assert set(report[name]) == {"tokens", "documents", "characters", "bytes"}
 
 
 def test_runs_again_to_the_same_bytes(place: Path) -> None:
@@ -65,7 +69,7 @@ def test_runs_again_to_the_same_bytes(place: Path) -> None:
         ("missing", "_meta.json: no such file"),
         ("cut", "00000.parquet: not readable"),
         ("one character", "has 1 characters; give a longer text"),
-        ("few documents", "go whole to one side or another"),
+        ("few documents", "go whole to one split or another"),
     ],
 )
 def test_a_mistake_is_one_line_and_loses_nothing(place: Path, damage: str, said: str) -> None:
@@ -110,9 +114,9 @@ def test_many_documents_get_a_run_that_tells_of_them(
     assert found.info.status == "FINISHED"
     metrics = found.data.metrics
     assert (metrics["documents"], metrics["left_out/empty"]) == (40, 1)
-    for side in ("train", "val", "test"):
-        assert metrics[f"{side}/tokens"] == report[side]["tokens"]
-        assert f"{side}: {report[side]['tokens']:,} tokens" in result.stdout
+    for name in ("train", "val", "test"):
+        assert metrics[f"{name}/tokens"] == report[name]["tokens"]
+        assert f"{name}: {report[name]['tokens']:,} tokens" in result.stdout
 
     def artifact(name: str) -> str:
         return Path(store.download_artifacts(found.info.run_id, name)).read_text()

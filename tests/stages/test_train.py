@@ -6,10 +6,9 @@ import csv
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
-from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -44,15 +43,13 @@ def train(folder: str = "models/scratch", reports: str = "reports") -> Result:
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which prepare, split, train and evaluate have run."""
     folder = tmp_path_factory.mktemp("repository")
     (folder / ".dvc").mkdir()
     (folder / "params.yaml").write_text(PARAMS)
     (folder / "story.txt").write_text(STORY.read_text()[:4000])
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
+    with chdir(folder):
         tokenise()
         assert train().exception is None
         done = invoke(
@@ -63,9 +60,14 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             *("--token-losses", "reports/token_losses.json", "--journal", "journals/evaluate"),
         )
         assert done.exception is None, done.output
-        yield folder
-    finally:
-        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def repository(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same folder, as the working folder of one test."""
+    monkeypatch.chdir(made)
+    return made
 
 
 def read(name: str) -> dict:

@@ -11,6 +11,8 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +108,9 @@ def under_dvc(patch: pytest.MonkeyPatch, name: str, baseline: str, stage: str) -
         patch.setenv("DVC_EXP_BASELINE_REV", baseline)
 
 
-@pytest.fixture(scope="module")
-def repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An empty repository, the working folder of this module's tests."""
-    folder = tmp_path_factory.mktemp("sweep")
-    (folder / ".dvc").mkdir()
+@contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """Within the block, `folder` is the working folder, and the user's DVC and MLflow are away."""
     with pytest.MonkeyPatch.context() as patch:
         for variable in [v for v in os.environ if v.startswith(("DVC_", "MLFLOW_", "GIT_"))]:
             patch.delenv(variable)
@@ -119,12 +119,34 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("LOSSBOOK_OFFLINE", "1")  # `ship` sends them
         patch.setenv("DVC_ROOT", str(folder))
         patch.chdir(folder)
-        yield folder
+        yield
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty repository, shared by this module's tests."""
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / ".dvc").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def inside(repo: Path) -> Callable[[], AbstractContextManager[None]]:
+    """For what works in the repository: `with inside():`."""
+    return partial(working_in, repo)
+
+
+@pytest.fixture
+def working_inside(inside: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """The repository is the working folder of one test."""
+    with inside():
+        yield
 
 
 @pytest.fixture(scope="module")
 def lab(repo: Path) -> Lab:
-    return Lab(repo)
+    with working_in(repo):
+        return Lab(repo)
 
 
 @pytest.fixture(scope="module")
@@ -142,21 +164,22 @@ def ship(repo: Path) -> Callable[[], None]:
 @pytest.fixture(scope="module")
 def sweep(lab: Lab, ship: Callable[[], None]) -> dict[str, str]:
     """The sweep of seven; experiment to run."""
-    train = lab.train
-    found = {"elder": train("elder", [9.0, 7.0], lr=1e-2)}
-    found["restored"] = train("", [9.0, 6.2, 6.4], lr=1e-3)
-    lab.new = lab.commit("new")
-    lab.experiment("restored", found["restored"])
-    found["second"] = train("second", [9.0, 6.0, 6.5], lr=1e-3, seed=2)
-    train("broken", [9.0], error=RuntimeError("out of memory"))
-    found["mended"] = train("mended", [9.0, 8.0, 7.0])
-    found["slow"] = train("slow", [9.0, 8.0, 7.2], seed=2)
-    found["wild"] = train("wild", [9.0, 50.0], lr=1.0, error=RuntimeError("loss is not finite"))
-    (lab.folder / "params.yaml").write_text(
-        "seed: 1\nmodel: {n_layer: 2}\ntrain: {learning_rate: abc, epochs: 3}\n"
-    )
-    lab.refuse("refused", ValueError("train.learning_rate: input should be a valid number"))
-    (lab.folder / "params.yaml").unlink()
-    found["killed"] = train("killed", [9.0, 8.5], lr=2e-3, error=Terminated())
-    ship()
+    with working_in(lab.folder):
+        train = lab.train
+        found = {"elder": train("elder", [9.0, 7.0], lr=1e-2)}
+        found["restored"] = train("", [9.0, 6.2, 6.4], lr=1e-3)
+        lab.new = lab.commit("new")
+        lab.experiment("restored", found["restored"])
+        found["second"] = train("second", [9.0, 6.0, 6.5], lr=1e-3, seed=2)
+        train("broken", [9.0], error=RuntimeError("out of memory"))
+        found["mended"] = train("mended", [9.0, 8.0, 7.0])
+        found["slow"] = train("slow", [9.0, 8.0, 7.2], seed=2)
+        found["wild"] = train("wild", [9.0, 50.0], lr=1.0, error=RuntimeError("loss is not finite"))
+        (lab.folder / "params.yaml").write_text(
+            "seed: 1\nmodel: {n_layer: 2}\ntrain: {learning_rate: abc, epochs: 3}\n"
+        )
+        lab.refuse("refused", ValueError("train.learning_rate: input should be a valid number"))
+        (lab.folder / "params.yaml").unlink()
+        found["killed"] = train("killed", [9.0, 8.5], lr=2e-3, error=Terminated())
+        ship()
     return found

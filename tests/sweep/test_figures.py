@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.sweep.figures import (
     Curve,
-    Line,
     Panel,
+    PanelLine,
     draw_curves,
     draw_panel,
     draw_sweep,
@@ -19,8 +19,8 @@ from pipeline.sweep.figures import (
 RATES = Panel(
     "learning_rate",
     (
-        Line("dropout 0", {"0.0001": (6.4, 6.6), "0.0004": (6.0, 6.1), "0.01": (6.9,)}),
-        Line("dropout 0.1", {"0.0001": (6.5,), "0.0004": (6.2,)}),
+        PanelLine("dropout 0", {"0.0001": (6.4, 6.6), "0.0004": (6.0, 6.1), "0.01": (6.9,)}),
+        PanelLine("dropout 0.1", {"0.0001": (6.5,), "0.0004": (6.2,)}),
     ),
     failed=("1",),
 )
@@ -55,7 +55,7 @@ def test_a_panel_names_what_was_tried_and_the_best(
 
 def test_a_learning_rate_stands_on_a_log_axis(tmp_path: Path) -> None:
     path = tmp_path / "panel.svg"
-    even = Panel("learning_rate", [Line("", {"0.001": (6.0,), "0.01": (6.5,), "0.1": (7.0,)})])
+    even = Panel("learning_rate", [PanelLine("", {"0.001": (6.0,), "0.01": (6.5,), "0.1": (7.0,)})])
     draw_panel(even, path, "loss")
     left, middle, right = (x for x in marks(path) if x > 0)
     assert middle - left == pytest.approx(right - middle, abs=0.2)
@@ -63,7 +63,7 @@ def test_a_learning_rate_stands_on_a_log_axis(tmp_path: Path) -> None:
 
 def test_words_stand_in_a_row(tmp_path: Path) -> None:
     path = tmp_path / "panel.svg"
-    draw_panel(Panel("init", [Line("", {"gpt2": (6.0,), "pytorch": (6.5,)})]), path, "loss")
+    draw_panel(Panel("init", [PanelLine("", {"gpt2": (6.0,), "pytorch": (6.5,)})]), path, "loss")
     assert {"gpt2", "pytorch", "init", "best 6.000"} <= set(texts(path))
 
 

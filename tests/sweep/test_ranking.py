@@ -1,4 +1,4 @@
-"""Selection, ranking and verdict over runs as a store tells them."""
+"""Selection, ranking and conclusion over runs as a store returns them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.sweep.panels import curves, panels
+from pipeline.sweep.conclusion import conclusion
+from pipeline.sweep.figures import curves, panels
 from pipeline.sweep.ranking import Sweep, rank
 from pipeline.sweep.selection import Scope, Selection, select
-from pipeline.sweep.verdict import verdict
 from pipeline.tracking.reading import Recorded
 from pipeline.tracking.store import PARENT
 
@@ -83,7 +83,7 @@ def test_a_running_run_is_not_finished() -> None:
 
 def test_nothing_finished() -> None:
     found = ranked(recorded(1, None, "FAILED"))
-    assert verdict(found) == "None of 1 run has a result. 1 of 1 run failed."
+    assert conclusion(found) == "None of 1 run has a result. 1 of 1 run failed."
     assert (panels(found), curves(found)) == ([], [])
 
 
@@ -94,23 +94,25 @@ def test_a_lead_within_the_spread_is_called_so() -> None:
             [("0.001", 1, 6.0), ("0.001", 2, 6.4), ("0.1", 1, 6.1), ("0.1", 2, 6.5)]
         )
     ]
-    assert "no more than seeds alone make" in verdict(ranked(*close))
+    assert "no more than seeds alone make" in conclusion(ranked(*close))
     far = [*close[:2], *(recorded(i, 9.0 + i / 10, params=lr("0.1", i)) for i in (3, 4))]
-    assert "seeds alone" not in verdict(ranked(*far))
-    assert "one seed does not tell" in verdict(ranked(close[0], close[2]))
+    assert "seeds alone" not in conclusion(ranked(*far))
+    assert "one seed does not show" in conclusion(ranked(close[0], close[2]))
 
 
 def test_the_edge_of_what_was_tried_is_named() -> None:
     runs = [recorded(i, 7.0 - i, params=lr(f"{10.0**-i}")) for i in range(3)]
-    assert "the lowest learning_rate with a result: try lower ones." in verdict(ranked(*runs))
+    assert "the lowest learning_rate with a result: try lower ones." in conclusion(ranked(*runs))
     lower = recorded(9, None, "FAILED", params=lr("0.0001"))
-    assert "lowest learning_rate with a result: lower ones failed." in verdict(ranked(*runs, lower))
+    assert "lowest learning_rate with a result: lower ones failed." in conclusion(
+        ranked(*runs, lower)
+    )
 
 
 def test_only_seeds_make_one_setting() -> None:
     found = ranked(*(recorded(i, 6.0 + i, params={"seed": str(i)}) for i in range(3)))
     assert found.swept == ()
-    assert verdict(found) == "One setting: validation loss 7.000 ± 1.000 over 3 seeds."
+    assert conclusion(found) == "One setting: validation loss 7.000 ± 1.000 over 3 seeds."
 
 
 def test_a_panel_for_each_param_with_a_line_for_each_value_of_the_others() -> None:

@@ -14,6 +14,8 @@ from click.testing import CliRunner
 from pipeline.cli import main
 from pipeline.tracking.reading import Reader
 
+pytestmark = pytest.mark.usefixtures("working_inside")
+
 
 def read(*arguments: str) -> dict[str, Any]:
     done = CliRunner().invoke(main, ["sweep", "--json", "--no-log", *arguments])
@@ -31,8 +33,9 @@ def outline(found: dict[str, Any]) -> list[tuple[Any, list[str]]]:
 
 
 @pytest.fixture(scope="module")
-def found(sweep: dict[str, str]) -> dict[str, Any]:
-    return read()
+def found(sweep: dict[str, str], inside: Callable[[], Any]) -> dict[str, Any]:
+    with inside():
+        return read()
 
 
 def test_settings_come_best_first_with_mean_and_spread_over_seeds(found: dict[str, Any]) -> None:
@@ -52,9 +55,9 @@ def test_what_dvc_restored_is_there_and_the_older_sweep_is_not(
     assert sweep["elder"] not in json.dumps(found)
 
 
-def test_failures_tell_their_error_and_what_they_tried(found: dict[str, Any]) -> None:
-    told = {run["experiment"]: (run["params"], run["error"]) for run in found["failed"]}
-    assert told == {
+def test_failures_show_their_error_and_what_they_tried(found: dict[str, Any]) -> None:
+    failed = {run["experiment"]: (run["params"], run["error"]) for run in found["failed"]}
+    assert failed == {
         "wild": ({"train.learning_rate": 1.0, "seed": 1}, "RuntimeError: loss is not finite"),
         "refused": (
             {"train.learning_rate": "abc", "seed": 1},
@@ -85,16 +88,16 @@ def test_the_report_is_written_and_logged_once(
 ) -> None:
     done = CliRunner().invoke(main, ["sweep"])
     assert done.exit_code == 0, done.output
-    verdict = (
+    conclusion = (
         "learning_rate 0.001 is best of 2 settings: validation loss 6.100 ± 0.141 over 2 seeds"
     )
-    assert verdict in done.output
+    assert conclusion in done.output
     assert "2 of 7 runs failed. 1 run not finished." in done.output
     for suffix in ("html", "md", "png"):
         assert (repo / f"reports/sweep.{suffix}").stat().st_size > 1000
     for suffix in ("html", "md"):
         text = (repo / f"reports/sweep.{suffix}").read_text()
-        assert verdict in text
+        assert conclusion in text
         assert "loss is not finite" in text
 
     ship()

@@ -1,4 +1,4 @@
-"""Digests that are kept, and those of large files, which tell how far they are."""
+"""Digests that are kept, and those of large files, which show their progress."""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import requests
 
 from pipeline.corpus.download import TIMEOUT, check_sha256, fetch
 from pipeline.errors import UserError
@@ -27,9 +28,6 @@ from pipeline.params import Gutenberg
 from pipeline.system.files import written_aside
 from pipeline.system.http import HTML, public, reason_of, retry_after
 from pipeline.system.progress import Progress
-
-if TYPE_CHECKING:
-    from requests import Response, Session
 
 BACKOFF = 1.0  # seconds to rest after the first refusal; doubled after each further one
 PATIENCE = 300.0  # the longest rest, whatever the mirror asks for
@@ -145,10 +143,8 @@ class Mirror:
         with written_aside(self._folder / str(number) / MISSING) as aside:
             aside.write_text("\n".join(names(number)) + "\n")
 
-    def _get(self, url: str) -> Response | None:
+    def _get(self, url: str) -> requests.Response | None:
         """The answer; None where there is no such file."""
-        import requests
-
         reason = ""
         for attempt in range(ATTEMPTS):
             self._gate.wait()
@@ -174,14 +170,12 @@ class Mirror:
             "or name another mirror in prepare.gutenberg.mirror"
         )
 
-    def _session(self) -> Session:
+    def _session(self) -> requests.Session:
         """A connection of this thread's own."""
-        import requests
-
         if not hasattr(self._sessions, "session"):
             self._sessions.session = requests.Session()
             self._sessions.session.headers["User-Agent"] = user_agent()
-        session: Session = self._sessions.session
+        session: requests.Session = self._sessions.session
         return session
 
 

@@ -1,6 +1,6 @@
 """`prepare.corpus: gutenberg`: the chosen books as documents, and why the others are left out.
 
-Books are fetched first, then decoded, stripped and judged by the workers, and taken in the order
+Books are fetched first, then decoded, stripped and filtered by the workers, and taken in the order
 of their numbers: of two that are nearly the same, the lower number stays.
 """
 
@@ -10,23 +10,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+from rensa import RMinHash
 
 from pipeline.corpus.documents import Document, LeftOut, in_parts
 from pipeline.corpus.gutenberg.catalogue import Book, choose, read_catalogue
-from pipeline.corpus.gutenberg.judge import Seen, can_judge, language_of, signature
+from pipeline.corpus.gutenberg.filters import (
+    NearDuplicates,
+    can_identify,
+    language_of,
+    signature,
+)
 from pipeline.corpus.gutenberg.mirror import Mirror, fetch_catalogue
 from pipeline.corpus.gutenberg.text import decode, strip
-from pipeline.corpus.storage import Told
 from pipeline.corpus.workers import Workers
 from pipeline.params import Prepare
 from pipeline.system.files import sha256_of
 from pipeline.system.http import public
-from pipeline.system.progress import Progress
+from pipeline.system.progress import Advance, Progress
 from pipeline.system.user_cache import cache_folder
-
-if TYPE_CHECKING:
-    from rensa import RMinHash
 
 
 class Cleaned(NamedTuple):
@@ -64,7 +67,7 @@ class Library:
     def origin(self) -> str:
         return public(self.mirror.url)
 
-    def documents(self, workers: Workers, told: Told) -> Iterator[Document | LeftOut]:
+    def documents(self, workers: Workers, progress: Advance) -> Iterator[Document | LeftOut]:
         """Fetch what is not there, then give every chosen book, in or out.
 
         Raises:
@@ -72,22 +75,22 @@ class Library:
         """
         self.mirror.fetch(book.number for book in self.books)
         paths = [self.mirror.find(book.number) for book in self.books]
-        work = partial(clean, language=self.language if can_judge(self.language) else None)
-        seen = Seen()
+        work = partial(clean, language=self.language if can_identify(self.language) else None)
+        added = NearDuplicates()
         with Progress(len(paths), "clean", unit="book", speed=True) as bar:
             for book, path, cleaned in zip(
                 self.books, paths, workers.in_order(work, map(_as_text, paths)), strict=True
             ):
-                told(path.stat().st_size if path else 0)
+                progress(path.stat().st_size if path else 0)
                 bar.advance(1)
-                yield _judged(book, path, cleaned, seen)
+                yield _filtered(book, path, cleaned, added)
 
 
 def clean(path: str | None, language: str | None) -> Cleaned:
     """What a file of the cache holds.
 
     Args:
-        language: the one it must be in; None where nobody can tell.
+        language: the one it must be in; None where the model does not know it.
     """
     if path is None:
         return Cleaned(reason="dead link")
@@ -104,15 +107,17 @@ def clean(path: str | None, language: str | None) -> Cleaned:
     return Cleaned(text, signature(text))
 
 
-def _judged(book: Book, path: Path | None, cleaned: Cleaned, seen: Seen) -> Document | LeftOut:
+def _filtered(
+    book: Book, path: Path | None, cleaned: Cleaned, added: NearDuplicates
+) -> Document | LeftOut:
     name = f"pg{book.number}"
     source = path.name if path else name
     if cleaned.reason:
         return LeftOut(source, book.title, cleaned.reason, cleaned.detail)
     if cleaned.minhash is not None:
-        if other := seen.like(cleaned.minhash):
+        if other := added.find(cleaned.minhash):
             return LeftOut(source, book.title, "near-duplicate", other)
-        seen.take(name, cleaned.minhash)
+        added.add(name, cleaned.minhash)
     return Document(name, book.title, source, in_parts([cleaned.text]))
 
 

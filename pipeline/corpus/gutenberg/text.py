@@ -15,6 +15,8 @@ from __future__ import annotations
 import codecs
 import re
 
+from ftfy import TextFixerConfig, fix_text
+
 START = re.compile(
     r"^[ \t]*\*{3}[ \t]*START OF TH(?:E|IS) PROJECT GUTENBERG E-?(?:BOOK|TEXT)"
     r"(?:[^*]{0,400}?\*{3}.*|.*)$"
@@ -58,8 +60,8 @@ MOJIBAKE = re.compile("[ÃÂ][\x80-\xbf]|â(?:€|\x80)")
 def decode(content: bytes) -> str | None:
     """The file's text with LF line ends, whatever it is encoded in; None where it is no text.
 
-    UTF-8 is what tells itself; then counts what the header declares, Latin-1 and ASCII read as
-    Windows reads them; text that was encoded twice is mended.
+    UTF-8 is tried first; then what the header declares, Latin-1 and ASCII read as Windows-1252;
+    text that was encoded twice is mended.
     """
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         text = content.decode("utf-16", errors="replace")
@@ -107,8 +109,6 @@ def _declared(content: bytes) -> str:
 
 
 def _mended(text: str) -> str:
-    from ftfy import TextFixerConfig, fix_text
-
     only_encoding = TextFixerConfig(
         unescape_html=False,
         remove_terminal_escapes=False,

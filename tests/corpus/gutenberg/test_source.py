@@ -68,19 +68,19 @@ def test_the_right_books_in_and_the_right_reasons_out(
         stock(server, shop)
         server.faults = [*[Fault()] * 60, *[STORM] * 25]
         report = prepare(settings_for(server), tmp_path / "corpus")
-        told = {request.headers["User-Agent"] for request in server.requests}
+        agents = {request.headers["User-Agent"] for request in server.requests}
         twice = [path for path, count in answered(server).items() if count > 1]
     corpus = Corpus.open(tmp_path / "corpus")
     assert {number_of(row): row.text for row in corpus.rows()} == shop.kept
-    assert report["skipped"] == Counter(shop.left_out.values())
+    assert report.skipped == Counter(shop.left_out.values())
     left_out = {int(row["source"][2:].split(".")[0]): row for row in corpus.left_out()}
     assert {number: row["reason"] for number, row in left_out.items()} == shop.left_out
     assert (left_out[1001]["detail"], left_out[1011]["detail"]) == ("fr", "de")
     assert left_out[1021]["detail"] == "pg21"
     assert left_out[1031]["title"] == "Tale No. 1031, with a second line"
-    assert (report["chosen"], report["source"]) == (len(shop.rows) - 3, server.address)
+    assert (report.chosen, report.source) == (len(shop.rows) - 3, server.address)
     assert twice == []
-    assert any("robot" in name for name in told)
+    assert any("robot" in name for name in agents)
 
 
 def test_what_is_there_is_not_asked_for_again(tmp_path: Path, cache: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_file_that_the_mirror_cannot_give_is_one_dead_link(
             prepare(only, tmp_path / "corpus")
         settings = settings_for(server, ids=tuple(range(1, 13)), connections=connections)
         report = prepare(settings, tmp_path / "corpus")
-        assert (report["documents"], report["skipped"]) == (11, {"dead link": 1})
+        assert (report.documents, report.skipped) == (11, {"dead link": 1})
         before = len(server.requests)
         assert prepare(settings, tmp_path / "corpus") == report
         assert len(server.requests) == before
@@ -216,7 +216,7 @@ def test_another_language_may_be_asked_for(tmp_path: Path, cache: Path) -> None:
     with Hostile.running() as server:
         stock(server, shop)
         report = prepare(settings_for(server, language="fr"), tmp_path / "corpus")
-    assert report["skipped"] == {"language": 1}
+    assert report.skipped == {"language": 1}
     assert [row.id for row in Corpus.open(tmp_path / "corpus").rows()] == ["pg3"]
 
 

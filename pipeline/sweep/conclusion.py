@@ -1,4 +1,4 @@
-"""What a sweep says, in sentences, with what may be chance called so."""
+"""What a sweep came to, in sentences; a lead that chance alone could make is called so."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.sweep.ranking import Setting, Sweep, as_number
 METRICS = {"best/val_loss": "validation loss", "last/val_loss": "last validation loss"}
 
 
-def verdict(sweep: Sweep) -> str:
+def conclusion(sweep: Sweep) -> str:
     """The best setting, how far ahead it is, and what else to know."""
     total = len(sweep.selection.trials)
     sentences = [_best(sweep)] if sweep.best else [f"None of {_count(total, 'run')} has a result."]
@@ -37,11 +37,11 @@ def _best(sweep: Sweep) -> str:
 
 
 def _lead(best: Setting, other: Setting) -> str:
-    """How far the next setting is behind, and whether that is more than seeds make."""
+    """How far the next setting is behind, and whether seeds alone make as much."""
     gap = other.mean - best.mean
     behind = f"{gap:.3f} below {in_words(other.values)}"
     if best.spread is None or other.spread is None:
-        return f"{behind}; one seed does not tell how much of that is chance"
+        return f"{behind}; one seed does not show how much of that is chance"
     noise = math.hypot(
         best.spread / math.sqrt(len(best.scores)), other.spread / math.sqrt(len(other.scores))
     )
@@ -88,6 +88,7 @@ def short(key: str) -> str:
 
 
 def shown(value: str) -> str:
+    """A param's text for people: a number without its zeros."""
     number = as_number(value)
     return value if number is None else f"{number:g}"
 
@@ -97,4 +98,5 @@ def _count(number: int, what: str) -> str:
 
 
 def listed(keys: Sequence[str]) -> str:
+    """The swept params by their short names; `seeds` where there are none."""
     return ", ".join(short(key) for key in keys) or "seeds"

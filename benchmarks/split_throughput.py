@@ -4,21 +4,16 @@
 time to read and write is not counted, nor that to load the encoding. `split` is the whole of it:
 compressed Parquet in, shards, statistics and `meta.json` out. Each runs in a process of its own,
 so that the peak of its memory is its own. The speed of a machine drifts within minutes, so the two
-take turns of a second, one standing still while the other runs, by a clock that stands still with
-it. Times are medians over the rounds.
+take turns of a second, one stopped while the other runs, and its clock with it. Times are medians
+over the rounds.
 
 The text is made of the packaged story's sentences, or `--text FILE`'s, in random order, with
 numbers among them: documents of some 20 kB. Sizes are in millions of bytes.
 
-    python benchmarks/tokenize.py [--sizes 100 2000] [--rounds 3] [--text FILE] [--corpora DIR]
+    python benchmarks/split_throughput.py [--sizes 100 2000] [--rounds 3] [--text FILE]
 """
 
 from __future__ import annotations
-
-import sys
-
-if sys.path[0].endswith("benchmarks"):  # whose tokenize.py is not Python's
-    sys.path.pop(0)
 
 import argparse
 import json
@@ -28,20 +23,20 @@ import re
 import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
 
-import pipeline.data
-
+from pipeline.corpus.corpora import TEXTS
 from pipeline.corpus.documents import Document
 from pipeline.corpus.parquet import Corpus, CorpusWriter
 from pipeline.corpus.workers import cores
 from pipeline.system.files import folder_aside
 
-STORY = Path(pipeline.data.__file__).parent / "texts" / "what-seemed-likely.txt"
+STORY = TEXTS / "what-seemed-likely.txt"
 SENTENCES = 250  # a document
 HELD = 16_000_000  # characters that tiktoken is given at once
 TURN = 1.0  # seconds
@@ -70,7 +65,7 @@ def main() -> None:
 
 
 def compare(corpus: Path, arguments: argparse.Namespace) -> None:
-    size = Corpus.open(corpus).meta["bytes"]
+    size = Corpus.open(corpus).meta.bytes
     results: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
     for _ in range(arguments.rounds):
         for name, result in in_turns(corpus, arguments.scheduler).items():
@@ -108,7 +103,7 @@ class Run:
 
     def __init__(self, name: str, corpus: Path, scheduler: str, stood: Path) -> None:
         self.result: dict[str, float] = {}
-        self._stood = stood  # the file that tells its clock for how many seconds it stood still
+        self._stood = stood  # a file for its clock: the seconds for which it was stopped
         self._seconds = 0.0
         command = [sys.executable, __file__, "--scheduler", scheduler]
         self._process = subprocess.Popen(
@@ -189,9 +184,8 @@ def by_split(corpus: Path, scheduler: str, clock: Clock) -> dict[str, float]:
         started = clock()
         report = split(corpus, Path(folder) / "tokens", 0.9, scheduler=scheduler)
         seconds = clock() - started
-    sides = (report["train"], report["val"])
     # As tiktoken counts them: without the ends of text.
-    tokens = sum(side["tokens"] - side["documents"] for side in sides)
+    tokens = sum(counts.tokens - counts.documents for counts in report.splits.values())
     return {"seconds": seconds, "tokens": tokens, "peak": peak()}
 
 

@@ -1,0 +1,44 @@
+"""The identify stage: what DVC cannot watch by itself, a local corpus and first weights.
+
+DVC watches declared files only, and `prepare.corpus` and `train.init_from` may be any path. So this
+stage runs at each `dvc repro` and writes the digests of what lies there; `prepare` and `train`
+depend on that, and run when it differs. What is packaged or fetched is pinned elsewhere and is not
+read here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.corpus.corpora import identify
+from pipeline.params import Params, load_params
+from pipeline.reports import FirstWeights, Gpt2Weights, LocalWeights
+from pipeline.system.digest_cache import digest_of
+from pipeline.system.http import public
+
+
+def run(params: Path, report: Path, start: Path) -> None:
+    """Write `report` on the corpus and `start` on the first weights.
+
+    Raises:
+        UserError: the settings are wrong, or what they name is not there.
+    """
+    settings = load_params(params)
+    identify(settings.prepare).write(report)
+    identify_start(settings).write(start)
+
+
+def identify_start(params: Params) -> FirstWeights:
+    """What `train.init_from` reads: nothing, GPT-2 from where it is asked for, or these files."""
+    name = params.train.init_from
+    if name == "scratch":
+        return FirstWeights(init_from=name)
+    from pipeline.weights import find_start  # imports torch: a second that `scratch` can do without
+
+    source = find_start(name)
+    assert source is not None, "only scratch has none"
+    if source.size is not None:
+        mirror = params.gpt2.mirror and public(params.gpt2.mirror)
+        return Gpt2Weights(init_from=name, source=params.gpt2.source, mirror=mirror)
+    files = {path.name: digest_of(path) for path in source.files}
+    return LocalWeights(init_from=name, files=files)
