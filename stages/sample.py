@@ -38,8 +38,7 @@ def main(
     from pipeline.model.runtime import keep_freed_memory
     from pipeline.params import Sample, flatten, load_params
     from pipeline.tokens.windows import Tokens
-    from pipeline.tracking.naming import run_name
-    from pipeline.tracking.run import start_run
+    from pipeline.tracking.run import run_name, start_run
 
     keep_freed_memory()
     params = load_params(params_file)

@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     from pipeline.sweep.ranking import Sweep
     from pipeline.sweep.selection import Scope
-    from pipeline.tracking.reading import Reader
+    from pipeline.tracking.mlflow.queries import Reader
 
 CURVE = "by_tokens/val_loss"
 DIGEST_TAG = "lossbook.sweep"  # by which a sweep that is read again is known
@@ -51,7 +51,7 @@ def sweep(
     records them in MLflow.
     """
     from pipeline.sweep.selection import Scope
-    from pipeline.tracking.reading import Reader
+    from pipeline.tracking.mlflow.queries import Reader
 
     scope = Scope(
         where=parse_where(where),
@@ -100,7 +100,7 @@ def read(reader: Reader, scope: Scope, metric: str) -> Sweep:
     """
     from pipeline.sweep.ranking import rank
     from pipeline.sweep.selection import select, with_curves
-    from pipeline.tracking.experiments import runs_of_experiments
+    from pipeline.tracking.journals import runs_of_experiments
 
     trainings = reader.runs("tags.stage = 'train'")
     failures = reader.runs("attributes.status = 'FAILED' and tags.stage != 'train'")
