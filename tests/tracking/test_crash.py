@@ -93,7 +93,7 @@ def test_a_kill_between_archive_and_exit_makes_no_second_run(offline: Path, pyth
     process = python(TRAINING, DIE_AFTER="0")
     assert process.wait() == 0
     (kept,) = paths.journals().iterdir()
-    assert run_of(kept).key == first.run
+    assert run_of(kept).key == first.key
     assert journalled(kept) == EXPECTED
 
 
@@ -154,7 +154,7 @@ with start_run("train", experiment="e", state=STATE) as run:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_told_to_stop_is_killed(
+def test_a_run_that_is_asked_to_stop_is_killed(
     offline: Path, python: Python, number: signal.Signals
 ) -> None:
     process = python(SLEEPING.replace("STATE", "None"))

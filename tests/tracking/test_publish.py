@@ -334,7 +334,7 @@ def test_a_model_goes_with_todays_code(
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("top_k", [None, 25])
 def test_defaults_have_the_types_of_params(temperature: float, top_k: int | None) -> None:
-    defaults = served_defaults(Sample(temperature=temperature, top_k=top_k, prompts=["x"]))
+    defaults = served_defaults(Sample(temperature=temperature, top_k=top_k, prompts=("x",)))
     assert {name: type(value) for name, value in defaults.items()} == PARAMS
     assert (defaults["temperature"], defaults["top_k"]) == (temperature, top_k or 0)
 
