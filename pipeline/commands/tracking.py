@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ def runs(metrics: tuple[str, ...], as_json: bool) -> None:
 
     listed = rows(Path.cwd())
     if as_json:
-        click.echo(json.dumps([row.as_json() for row in listed], indent=2))
+        click.echo(json.dumps([asdict(row) for row in listed], indent=2))
     elif not listed:
         click.echo("no runs yet; `dvc repro` makes some")
     else:
