@@ -113,8 +113,8 @@ def small_training() -> Callable[[], float]:
 
 def with_lossbook() -> dict[str, Any]:
     from pipeline.tracking.cursor import CURSOR
+    from pipeline.tracking.mlflow.store import connect
     from pipeline.tracking.run import start_run
-    from pipeline.tracking.store import connect
 
     count = POINTS["lossbook"]
     with start_run("bench", experiment="bench") as run:
@@ -131,7 +131,7 @@ def with_lossbook() -> dict[str, Any]:
 def with_mlflow(synchronous: bool) -> dict[str, Any]:
     import mlflow
 
-    from pipeline.tracking.store import connect
+    from pipeline.tracking.mlflow.store import connect
 
     store = connect()  # the same store, in the same journal mode
     mlflow.set_tracking_uri(store.uri)

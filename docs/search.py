@@ -18,8 +18,8 @@ import optuna
 from mlflow.optuna.storage import MlflowStorage
 
 from pipeline.params import load_params
-from pipeline.tracking.facts import git
-from pipeline.tracking.store import connect
+from pipeline.tracking.mlflow.store import connect
+from pipeline.tracking.tags import git
 
 
 class ExperimentFailed(Exception):

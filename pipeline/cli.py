@@ -19,7 +19,6 @@ COMMANDS = {
     "sweep": ("pipeline.commands.sweep", "Say what a sweep came to: a table, figures, a page."),
     "sync": ("pipeline.commands.tracking", "Send what MLflow lacks; rebuild what it has lost."),
     "reap": ("pipeline.commands.tracking", "End runs whose process is gone."),
-    "relocate": ("pipeline.commands.tracking", "Mend artifact links after the repository moved."),
     "export": ("pipeline.commands.gpt2", "Write a model in Hugging Face's layout."),
 }
 

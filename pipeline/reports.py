@@ -180,9 +180,11 @@ class Training(Record):
 
 
 class TrainRun(Record):
-    """`reports/train_run.json`."""
+    """`reports/train_run.json`: the key that finds the run in every store, and MLflow's id."""
 
     run: str = ""
+    run_id: str | None = None
+    experiment: str = ""
     name: str = ""
 
 

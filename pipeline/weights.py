@@ -22,7 +22,7 @@ from pipeline.model.gpt import GPT, GPTConfig
 from pipeline.model.saved import FILES, OPTIMIZER, Weights, load_model
 from pipeline.model.start import Start, adapted_model, random_model
 from pipeline.params import Gpt2, Size
-from pipeline.tracking.weights import folder_of_run
+from pipeline.tracking.artifacts import folder_of_run
 
 SCRATCH, TRAINED, GPT2 = "scratch", "trained", "gpt2-"
 FOLDER = Path("models/scratch")

@@ -103,7 +103,7 @@ def lead(
     from pipeline.distributed.launch import together
     from pipeline.model.runtime import keep_freed_memory
     from pipeline.system.progress import Progress
-    from pipeline.tracking.home import state_folder
+    from pipeline.tracking.paths import state_folder
     from pipeline.tracking.run import start_run
     from pipeline.training.checkpointer import Checkpointer
 
@@ -223,7 +223,7 @@ def greedy_sampler(job: TrainingJob) -> Callable[[GPT], dict[str, Any]]:
 def introduction(job: TrainingJob) -> dict[str, Any]:
     """What the run is called, what it says of itself, its params and tags."""
     from pipeline.params import Params, flatten
-    from pipeline.tracking.naming import run_name
+    from pipeline.tracking.run import run_name
 
     sections = {"seed", "model", "train"}
     params = flatten(job.params.model_dump(include=sections))

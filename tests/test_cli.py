@@ -114,7 +114,7 @@ def test_runs_in_a_terminal(lossbook: Lossbook, tmp_path: Path) -> None:
     assert b"\t" not in shown
 
 
-def test_reap_tells_what_it_ended(lossbook: Lossbook) -> None:
+def test_reap_reports_what_it_ended(lossbook: Lossbook) -> None:
     program = """
 import os
 from pipeline.tracking.run import start_run
@@ -130,15 +130,6 @@ with start_run("train", experiment="e") as run:
     assert json.loads(lossbook("sync", "--json").output)[0]["outcome"] == "there"
 
 
-def test_a_server_has_no_links_to_relocate(
-    lossbook: Lossbook, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
-    done = lossbook("relocate")
-    assert done.exit_code == 1
-    assert done.output.startswith("Error: MLFLOW_TRACKING_URI")
-
-
 def test_ui_names_the_server_that_is_already_there(
     lossbook: Lossbook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,7 +139,7 @@ def test_ui_names_the_server_that_is_already_there(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
-def test_ui_serves_until_told_to_stop(
+def test_ui_serves_until_it_is_ended(
     lossbook: Lossbook, number: signal.Signals, status: int
 ) -> None:
     train()

@@ -33,7 +33,7 @@ class Command(click.Command):
         except Exception as error:
             if "DVC_EXP_NAME" in os.environ:
                 # Others need no tracking.
-                from pipeline.tracking.unbegun import record_failure
+                from pipeline.tracking.run import record_failure
 
                 record_failure(error)
             if (line := _in_one_line(error)) is None:

@@ -1,20 +1,24 @@
-"""`lossbook ui`, `runs`, `sync`, `reap` and `relocate`."""
+"""`lossbook ui`, `runs`, `sync` and `reap`."""
 
 from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.commands.console import Command
+from pipeline.commands.tables import print_table
 from pipeline.errors import UserError
+from pipeline.system.process import sigterm_raises
+from pipeline.tracking import lifecycle
 
-if TYPE_CHECKING:
-    from pipeline.tracking.listing import Row
-    from pipeline.tracking.sync import Synced
+if TYPE_CHECKING:  # to import them takes seconds
+    from pipeline.tracking.journals import Row
+    from pipeline.tracking.mlflow.sync import Synced
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 brought = click.option(
@@ -35,19 +39,16 @@ def ui(port: int) -> None:
     the list of trainings, the best first, with the params that differ. With MLFLOW_TRACKING_URI
     set to a server, that server's address is printed.
     """
-    from pipeline.system.process import sigterm_raises
-    from pipeline.tracking.server import free_port, log_file, serve
-    from pipeline.tracking.store import connect
-    from pipeline.tracking.view import share_views
+    from pipeline.tracking.mlflow.ui import free_port, log_file, serve, share_views
 
     with suppress(KeyboardInterrupt), sigterm_raises(), serve(free_port(port)) as (url, process):
         click.echo(f"MLflow: {url}" + ("  (Ctrl-C ends it)" if process else ""))
         if process is None:
             return
-        for experiment, page in share_views(connect().client).items():
+        for experiment, page in share_views().items():
             click.echo(f"{experiment}, trainings: {url}/{page}")
         if process.wait() != 0:
-            raise UserError(f"the server ended by itself; its words are in {log_file()}")
+            raise UserError(f"the server ended by itself; its output is in {log_file()}")
 
 
 @click.command(cls=Command)
@@ -59,12 +60,11 @@ def runs(metrics: tuple[str, ...], as_json: bool) -> None:
     `reports` says which runs the files in reports/ come from: `ran` where the run wrote them,
     `restored` where DVC or Git brought back those of an earlier one.
     """
-    from pipeline.commands.tables import print_table
-    from pipeline.tracking.listing import HEADLINES, rows
+    from pipeline.tracking.journals import HEADLINES, rows
 
     listed = rows(Path.cwd())
     if as_json:
-        click.echo(json.dumps([row.as_json() for row in listed], indent=2))
+        click.echo(json.dumps([asdict(row) for row in listed], indent=2))
     elif not listed:
         click.echo("no runs yet; `dvc repro` makes some")
     else:
@@ -94,13 +94,13 @@ def sync(journals: Path, as_json: bool) -> None:
 
     As often as you like: nothing arrives twice, and runs deleted in MLflow stay deleted.
     """
-    from pipeline.tracking.sync import gather, synced
+    from pipeline.tracking.mlflow.sync import gather, synced
 
     outcomes = []
     for one in synced(gather(journals)):
         outcomes.append(one)
         if not as_json:
-            click.echo(f"{one.outcome}: {one.entry.story.name} ({one.entry.story.run})")
+            click.echo(f"{one.outcome}: {one.entry.run.name} ({one.entry.run.key})")
             for remark in one.remarks:
                 click.echo(f"  {remark}")
     if as_json:
@@ -111,8 +111,8 @@ def sync(journals: Path, as_json: bool) -> None:
 
 def _synced(one: Synced) -> dict[str, Any]:
     return {
-        "run": one.entry.story.run,
-        "name": one.entry.story.name,
+        "run": one.entry.run.key,
+        "name": one.entry.run.name,
         "outcome": one.outcome,
         "run_id": one.run_id,
         "remarks": one.remarks,
@@ -128,32 +128,12 @@ def reap(discard: bool, as_json: bool) -> None:
     A run that can go on stays in its state folder, and the next `dvc repro` continues it; with
     --discard it is given up, and the checkpoints that it would need are deleted.
     """
-    from pipeline.tracking import reap as reaping
-    from pipeline.tracking.sync import reap_everywhere
+    from pipeline.tracking.mlflow.sync import reap_everywhere
 
     ended = reap_everywhere()
-    given_up = [folder.name for folder in reaping.discard()] if discard else []
+    given_up = [folder.name for folder in lifecycle.discard()] if discard else []
     if as_json:
         click.echo(json.dumps({"killed": ended, "discarded": given_up}, indent=2))
         return
     lines = [f"killed: {run}" for run in ended] + [f"discarded: {run}" for run in given_up]
     click.echo("\n".join(lines) or "no run needs to be ended")
-
-
-@click.command(cls=Command)
-def relocate() -> None:
-    """Point MLflow's artifact links at this repository after it has moved.
-
-    A copy of the database is made first.
-    """
-    from pipeline.tracking.relocate import relocate as rewrite
-    from pipeline.tracking.store import sqlite_path, tracking_uri
-
-    database = sqlite_path(tracking_uri())
-    if database is None:
-        raise UserError("MLFLOW_TRACKING_URI: only an SQLite store of this repository can move")
-    changed, copy = rewrite(database)
-    if copy is None:
-        click.echo("nothing has moved")
-    else:
-        click.echo(f"{changed} links rewritten; the database from before is {copy.name}")

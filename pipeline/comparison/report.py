@@ -12,7 +12,7 @@ from pipeline.comparison.table import Comparison
 from pipeline.errors import UserError
 from pipeline.params import Params, flatten
 from pipeline.reports import CorpusReport, SampleReport, SplitReport, TrainRun
-from pipeline.tracking.facts import git_tags
+from pipeline.tracking.tags import git_tags
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -14,9 +14,8 @@ from pipeline.sampling.markdown import draw, markdown
 from pipeline.system.files import write_text
 from pipeline.system.progress import Progress
 from pipeline.tokens.windows import Tokens
-from pipeline.tracking.naming import run_name
 from pipeline.tracking.open_run import Run
-from pipeline.tracking.run import start_run
+from pipeline.tracking.run import run_name, start_run
 
 GRID_FIGURE, NEXT_TOKEN_FIGURE = "samples_grid.png", "samples_next_token.png"
 

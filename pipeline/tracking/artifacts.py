@@ -1,21 +1,27 @@
 """A run's files: copied into the journal, or, where they are large, known by their hashes.
 
 A file that DVC keeps anyway (a model of a gigabyte) is referenced: its path in the repository,
-its SHA-256, and its MD5, by which DVC's cache can give it back when the path holds another.
+its SHA-256, and its MD5, by which DVC's cache can give it back when the path holds another. So the
+weights of every training can be found by its run, whatever has become of `models/scratch` since.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.system.digests import Digests, digests_of
-from pipeline.system.files import written_aside
-from pipeline.tracking import home
+from pipeline.system.files import folder_aside, written_aside
+from pipeline.tracking import paths
+from pipeline.tracking.cursor import run_ids
 from pipeline.tracking.journal import ARTIFACTS
+from pipeline.tracking.journals import Entry, entries
+
+SHORTEST = 6  # characters of a run's id that may stand for it
 
 
 def artifact_path(name: str, folder: str = "") -> str:
@@ -79,8 +85,8 @@ def locate(journal: Path, artifact: dict[str, Any]) -> Path | None:
         return path if path.is_file() else None
     for path in (
         Path(artifact["reference"]),
-        home.root() / artifact["reference"],
-        home.dvc_cached(artifact["md5"]),
+        paths.root() / artifact["reference"],
+        paths.dvc_cached(artifact["md5"]),
     ):
         if _holds(path, artifact):
             return path
@@ -93,3 +99,56 @@ def _holds(path: Path, artifact: dict[str, Any]) -> bool:
         and path.stat().st_size == artifact["bytes"]  # spares hashing a gigabyte that differs
         and digests_of(path, "sha256")["sha256"] == artifact["sha256"]
     )
+
+
+def runs_named(name: str) -> list[Entry]:
+    """The runs whose key or MLflow id is `name`, or begins with its six characters or more."""
+    return [
+        entry
+        for entry in entries()
+        if any(
+            i == name or (len(name) >= SHORTEST and i.startswith(name))
+            for i in (entry.run.key, *run_ids(entry.folder).values())
+        )
+    ]
+
+
+def file_of_run(entry: Entry, name: str) -> Path:
+    """One of the files that a training logged under `model/`, in the workspace or DVC's cache.
+
+    Raises:
+        UserError: it is in neither.
+    """
+    artifact = entry.run.artifacts.get(f"model/{name}")
+    source = locate(entry.folder, artifact) if artifact else None
+    if source is None:
+        raise UserError(
+            f"run {entry.run.key} ({entry.run.name}): its {name} is neither here nor in DVC's "
+            "cache; `dvc pull` may bring it"
+        )
+    return source.resolve()
+
+
+def folder_of_run(name: str, files: Sequence[str], optional: Sequence[str], others: str) -> Path:
+    """A folder of links to files that a training's run logged under `model/`.
+
+    Args:
+        name: as `runs_named` takes it.
+        files: their names; `optional` ones are left out where the run did not note them.
+        others: what may be named besides a run, for the error.
+
+    Raises:
+        UserError: this repository knows no such run, or its files are gone.
+    """
+    found = runs_named(name)
+    if not found:
+        raise UserError(f"{name}: no such model; give {others}")
+    if len(found) > 1:
+        raise UserError(f"{name}: begins the names of {len(found)} runs; give more of it")
+    (entry,) = found
+    noted = [file for file in optional if f"model/{file}" in entry.run.artifacts]
+    folder = paths.root() / ".lossbook" / "starts" / entry.run.key
+    with folder_aside(folder) as aside:
+        for file in (*files, *noted):
+            (aside / file).symlink_to(file_of_run(entry, file))
+    return folder

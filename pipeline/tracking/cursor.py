@@ -1,31 +1,42 @@
-"""How far each store has taken a journal: `shipped.json`, beside the journal.
+"""What a store still lacks of a journal: its cursor, and the rest of the lines as requests.
 
-A cursor may lag behind its store, for everything may be sent again without harm; it never runs
-ahead, for it is written after the store has answered.
+A cursor is kept in `shipped.json`, beside the journal. It may lag behind its store, for everything
+may be sent again without harm; it never runs ahead, for it is written after the store has answered.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from itertools import cycle
 from pathlib import Path
 
-from pipeline.tracking.journal import Event
+from pipeline.tracking.journal import Event, metrics_of, parse
 
 CURSOR = "shipped.json"
+CHUNK = 1 << 18  # bytes of journal a request is made from; a server takes a megabyte
+MAX_METRICS = 1000  # a request's, as MLflow counts
+MAX_TEXTS = 100
 
 
 @dataclass
 class Cursor:
-    """How far one store has taken one journal."""
+    """How far one store has taken one journal.
+
+    Attributes:
+        run_id: the store's id for the run.
+        linked: the store's run has the tag with its parent's id.
+        missing: events whose files could not be sent, and `why`.
+        refused: what the store never takes, and why.
+    """
 
     run_id: str | None = None
     offset: int = 0
-    linked: bool = False  # the store's run knows its parent's
-    introduced: bool = False  # the descriptions of both link to each other
-    missing: list[Event] = field(default_factory=list)  # files not sent, and `why`
-    refused: dict[str, str] = field(default_factory=dict)  # what the store never takes, and why
+    linked: bool = False
+    missing: list[Event] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
 
     def remarks(self) -> list[str]:
         """What the store lacks, and why, in lines."""
@@ -39,12 +50,25 @@ def _path_of(event: Event) -> str:
 
 
 def read_cursors(folder: Path) -> dict[str, Cursor]:
-    """An unreadable file is no cursor: everything is sent again."""
+    """The cursors of the journal in this folder, by their store's name.
+
+    An unreadable file is no cursor: everything is sent again. What earlier versions noted besides
+    is passed over.
+    """
+    known = {one.name for one in fields(Cursor)}
     try:
         entries = json.loads((folder / CURSOR).read_text(encoding="utf-8"))
-        return {name: Cursor(**entry) for name, entry in entries.items()}
+        return {
+            store: Cursor(**{key: value for key, value in entry.items() if key in known})
+            for store, entry in entries.items()
+        }
     except (FileNotFoundError, ValueError, TypeError, AttributeError):
         return {}
+
+
+def run_ids(folder: Path) -> dict[str, str]:
+    """MLflow's id of this journal's run in each store that has it."""
+    return {store: c.run_id for store, c in read_cursors(folder).items() if c.run_id is not None}
 
 
 def write_cursor(folder: Path, store: str, cursor: Cursor) -> None:
@@ -54,3 +78,75 @@ def write_cursor(folder: Path, store: str, cursor: Cursor) -> None:
     aside = folder / f".{CURSOR}.part"
     aside.write_text(json.dumps(entries, indent=2), encoding="utf-8")
     os.replace(aside, folder / CURSOR)
+
+
+@dataclass
+class Batch:
+    """What neighbouring lines hold, as one request, and the event that follows them.
+
+    Attributes:
+        metrics: key, value, timestamp in milliseconds, step.
+        tags: None takes a tag away.
+        event: one that needs a request of its own, to be sent after the rest.
+        end: the offset in the journal behind all of it.
+    """
+
+    metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str | None] = field(default_factory=dict)
+    event: Event | None = None
+    end: int = 0
+
+    def __len__(self) -> int:
+        return len(self.metrics) + len(self.params) + len(self.tags)
+
+    def has_room_for(self, event: Event) -> bool:
+        metrics = len(self.metrics) + len(event.get("m", ()))
+        texts = max(
+            len(self.params) + len(event.get("params", ())),
+            len(self.tags) + len(event.get("tags", ())),
+        )
+        return not self or (metrics <= MAX_METRICS and texts <= MAX_TEXTS)
+
+    def add(self, event: Event) -> None:
+        for key, value in metrics_of(event).items():
+            self.metrics.append((key, value, event["t"], event["s"]))
+        self.params.update(event.get("params", {}))
+        self.tags.update(event.get("tags", {}))
+        if not event.keys() & {"m", "params", "tags"}:
+            self.event = event
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """Two batches with the same contents, to find out which of them is refused."""
+        halves = Batch(), Batch()
+        turns = cycle(halves)
+        for metric in self.metrics:
+            next(turns).metrics.append(metric)
+        for name, text in self.params.items():
+            next(turns).params[name] = text
+        for name, tag in self.tags.items():
+            next(turns).tags[name] = tag
+        return halves
+
+
+def batches(path: Path, offset: int) -> Iterator[Batch]:
+    """The journal's whole lines from `offset` on, in order, in requests that MLflow takes."""
+    batch = Batch(end=offset)
+    with open(path, "rb") as file:
+        file.seek(offset)
+        start = offset
+        for line in file:
+            if not line.endswith(b"\n"):
+                break  # being written, or torn
+            event = parse(line) or {}
+            if not batch.has_room_for(event) or offset - start > CHUNK:
+                yield batch
+                batch, start = Batch(), offset
+            offset += len(line)
+            batch.add(event)
+            batch.end = offset
+            if batch.event is not None:
+                yield batch
+                batch, start = Batch(end=offset), offset
+    if batch:
+        yield batch

@@ -1,7 +1,7 @@
 """The journal: what happened in a run, a JSON object a line, appended and never changed.
 
-It is the record; MLflow's store is made from it, and made again where it was lost. A line holds
-`t`, milliseconds since the epoch, and one of
+It is the record; MLflow's store is made from it, and rebuilt from it where it was lost. A line
+holds `t`, milliseconds since the epoch, and one of
 
     create   {"run", "stage", "experiment", "name", "parent", "state"}; always the first line.
              `state` names the state folder of a run that can go on after a kill, else null
@@ -12,7 +12,7 @@ It is the record; MLflow's store is made from it, and made again where it was lo
     input    {"name", "source", "digest", "context", "profile"}
     artifact {"path", "sha256", "bytes"}; "reference" and "md5" where the bytes lie outside the
              journal, "stays" where they are not for the store
-    model    what `served_model` publishes: files as above, params, metrics
+    model    what `mlflow.publish` publishes: files as above, params, metrics
     end      "FINISHED", "FAILED" or "KILLED"
 
 A line reaches the kernel in one write: a process that is killed leaves at most its last line
@@ -36,8 +36,6 @@ from pipeline.errors import UserError
 
 JOURNAL = "journal.jsonl"
 ARTIFACTS = "artifacts"
-
-HEADER = ("run", "stage", "experiment", "name", "parent", "state")
 
 Event = dict[str, Any]
 _WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -165,19 +163,28 @@ class Point:
 
 
 @dataclass
-class Story:
-    """What a journal amounts to: the run as it stands after its last line."""
+class RunState:
+    """What a journal amounts to: the run as it stands after its last line.
 
-    run: str
+    Attributes:
+        key: the run's name for itself, the same in every store.
+        parent: the key of the run that it was made from.
+        state_folder: the name of the folder where a later process goes on with it; None for a
+            run that cannot go on.
+        started, ended, published: milliseconds since the epoch; `published` is when its model was
+            logged.
+    """
+
+    key: str
     stage: str
     experiment: str
     name: str
     parent: str | None
-    state: str | None
+    state_folder: str | None
     started: int
     status: str = "RUNNING"
     ended: int | None = None
-    published: int | None = None  # when its model was logged
+    published: int | None = None
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     inputs: list[dict[str, Any]] = field(default_factory=list)
@@ -185,27 +192,27 @@ class Story:
     models: list[dict[str, Any]] = field(default_factory=list)
     metrics: dict[str, Point] = field(default_factory=dict)
 
-    def tell(self, event: Event) -> None:
-        """Take one more event into the story."""
+    def update(self, event: Event) -> None:
+        """Take one more event into account."""
         for key, value in metrics_of(event).items():
-            self._take_point(key, Point(event["s"], event["t"], value))
+            self._add_point(key, Point(event["s"], event["t"], value))
         self.params.update(event.get("params", {}))
         for name, text in event.get("tags", {}).items():
             self.tags[name] = text
             if text is None:
                 del self.tags[name]
-        self._tell_files(event)
+        self._add_files(event)
         if "resume" in event:
             self.status, self.ended = "RUNNING", None
         elif "end" in event:
             self.status, self.ended = event["end"], event["t"]
 
-    def _take_point(self, key: str, point: Point) -> None:
+    def _add_point(self, key: str, point: Point) -> None:
         last = self.metrics.get(key)
         if last is None or (point.step, point.timestamp) >= (last.step, last.timestamp):
             self.metrics[key] = point
 
-    def _tell_files(self, event: Event) -> None:
+    def _add_files(self, event: Event) -> None:
         if "input" in event and event["input"] not in self.inputs:
             self.inputs.append(event["input"])
         elif "artifact" in event:
@@ -214,11 +221,11 @@ class Story:
             self.models.append(event["model"])
             self.published = event["t"]
             for name, value in event["model"]["metrics"].items():
-                self._take_point(f"model/{name}", Point(0, event["t"], value))
+                self._add_point(f"model/{name}", Point(0, event["t"], value))
 
 
 def read_header(folder: Path) -> dict[str, Any] | None:
-    """What the journal in this folder says first of its run; None as for `read_story`."""
+    """The first event of the journal in this folder; None as for `read_run`."""
     try:
         first = next(read_events(folder / JOURNAL), {})
     except FileNotFoundError:
@@ -235,8 +242,8 @@ def read_last(folder: Path) -> Event | None:
         return parse(file.read(end - start))
 
 
-def read_story(folder: Path) -> Story | None:
-    """The story of the journal in this folder; None where there is none, or not one whole line."""
+def read_run(folder: Path) -> RunState | None:
+    """The run of the journal in this folder; None where there is none, or not one whole line."""
     try:
         events = read_events(folder / JOURNAL)
         first = next(events, {})
@@ -244,11 +251,19 @@ def read_story(folder: Path) -> Story | None:
         return None
     if "create" not in first:
         return None
-    header = {name: first["create"].get(name) for name in HEADER}
-    story = Story(**header, started=first["t"])
+    header = first["create"]
+    run = RunState(
+        key=header["run"],
+        stage=header["stage"],
+        experiment=header["experiment"],
+        name=header["name"],
+        parent=header.get("parent"),
+        state_folder=header.get("state"),
+        started=first["t"],
+    )
     for event in events:
-        story.tell(event)
-    return story
+        run.update(event)
+    return run
 
 
 def points_of(path: Path) -> dict[str, set[int]]:

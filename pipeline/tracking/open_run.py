@@ -1,37 +1,31 @@
-"""An open run, as a stage sees it: what it takes down, and what it has already."""
+"""An open run, as a stage sees it: what it logs, and what it has logged already."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.system.digests import Digests
 from pipeline.tracking import artifacts
-from pipeline.tracking.journal import JOURNAL, Journal, now, points_of, read_story
-from pipeline.tracking.limits import (
-    MAX_DIGEST,
-    checked_name,
-    finite_or_none,
-    param_text,
-    tag_text,
-)
-from pipeline.tracking.links import NOTE
-from pipeline.tracking.publish import registered_name, requirements
+from pipeline.tracking.journal import JOURNAL, Journal, now, points_of, read_run
+from pipeline.tracking.tags import DESCRIPTION, TABLES, checked_name, param_text, tag_text
 
+MAX_DIGEST = 36  # characters that MLflow takes
 SAMPLES = "samples.json"
 # MLflow's page groups by the first column and compares the second.
 SAMPLE = ("prompt", "completion", "weights", "temperature", "top_k", "seed")
-TABLES = "mlflow.loggedArtifacts"  # the tag by which MLflow's UI finds tables to compare
 
 
 class Run:
     """An open run; its methods may be called from any thread.
 
     Attributes:
-        resumed: whether the run began in an earlier process.
         folder: where the journal is written.
+        state: the run as its journal has it.
+        resumed: whether the run began in an earlier process.
     """
 
     def __init__(
@@ -43,43 +37,30 @@ class Run:
     ) -> None:
         self.folder = folder
         self.journal = Journal(folder)
-        story = read_story(folder)
-        self.resumed = story is not None
-        if story is None:
+        state = read_run(folder)
+        self.resumed = state is not None
+        if state is None:
             self.journal.append({"create": header})
-            story = read_story(folder)
-            assert story is not None, "the journal has just been begun"
-        self._story = story
+            state = read_run(folder)
+            assert state is not None, "the journal has just been begun"
+        self.state = state
         self._journalled = points_of(folder / JOURNAL)
         self._names: set[str] = set()
         if self.resumed:
             self._append({"resume": {}})
-        if "error" in story.tags:
+        if "error" in state.tags:
             tags = {**tags, "error": None}
         self.set_tags(tags)
-        self.log_params({k: v for k, v in params.items() if k not in story.params})
+        self.log_params({k: v for k, v in params.items() if k not in state.params})
 
     @property
     def key(self) -> str:
         """The run's name for itself, the same in every store."""
-        return self._story.run
-
-    @property
-    def stage(self) -> str:
-        return self._story.stage
-
-    @property
-    def experiment(self) -> str:
-        return self._story.experiment
+        return self.state.key
 
     @property
     def name(self) -> str:
-        return self._story.name
-
-    @property
-    def resumable(self) -> bool:
-        """Whether a later process may go on with the run."""
-        return self._story.state is not None
+        return self.state.name
 
     @property
     def next_system_step(self) -> int:
@@ -88,10 +69,10 @@ class Run:
         return max(steps, default=-1) + 1
 
     def resume_at(self, step: int) -> None:
-        """Say that the next metrics are those of `step`; 0 for all over again.
+        """Continue with the metrics of `step`; 0 for all over again.
 
         A run that goes on from a checkpoint repeats what lay between the checkpoint and the
-        kill; what is in the journal already is not written again, in any case. Saying where the
+        kill; what is in the journal already is not written again, in any case. To know where the
         repetition begins only makes that cheaper: steps before it are no longer looked for.
         """
         for key, steps in list(self._journalled.items()):
@@ -135,16 +116,16 @@ class Run:
         """
         texts = {checked_name(k): param_text(v) for k, v in params.items()}
         for name, text in texts.items():
-            known = self._story.params.get(name, text)
+            known = self.state.params.get(name, text)
             if known != text:
                 raise ValueError(f"param {name} is {known} already and cannot become {text}")
-        self._tell("params", {k: v for k, v in texts.items() if k not in self._story.params})
+        self._append_texts("params", {k: v for k, v in texts.items() if k not in self.state.params})
 
     def set_tags(self, tags: Mapping[str, str | None]) -> None:
         """Journal tags; None takes a tag away."""
         texts = {checked_name(k): v if v is None else tag_text(v) for k, v in tags.items()}
-        known = self._story.tags
-        self._tell("tags", {k: v for k, v in texts.items() if known.get(k) != v})
+        known = self.state.tags
+        self._append_texts("tags", {k: v for k, v in texts.items() if known.get(k) != v})
 
     def log_input(
         self,
@@ -169,7 +150,7 @@ class Run:
             "context": context,
             "profile": dict(profile or {}),
         }
-        if given not in self._story.inputs:
+        if given not in self.state.inputs:
             self._append({"input": given})
 
     def log_artifact(
@@ -209,17 +190,19 @@ class Run:
         defaults: Mapping[str, float],
         metrics: Mapping[str, float],
         measured_on: str,
+        requirements: Sequence[str],
     ) -> None:
         """Journal a model to be served and registered under the experiment's name.
 
         Args:
-            code: the file that MLflow is to execute (`served_model`).
+            code: the file that MLflow is to execute.
             weights: a state dict that `torch.save` wrote and DVC keeps; it is not copied.
             files: small ones that the code needs beside the weights.
             digests: SHA-256 and MD5 of the weights, where they are known already.
-            defaults: of `served_model.PARAMS`; `top_k` 0 keeps every token.
+            defaults: the params of a request, whose types are those of these values.
             metrics: the model's own, `val_loss` among them: the lowest is champion.
             measured_on: text and windows; losses are compared where it is equal.
+            requirements: what a server must install, as pip reads it.
 
         Raises:
             UserError: a file cannot be read.
@@ -227,18 +210,18 @@ class Run:
         self.log_artifact(weights, "model", copy=False, upload=False, digests=digests)
         for path in (code, *files):
             self.log_artifact(path, "model")
-        known = self._story.artifacts
+        known = self.state.artifacts
         model = {
-            "name": registered_name(self.experiment),
+            "name": registered_name(self.state.experiment),
             "code": known[f"model/{code.name}"],
             "weights": known[f"model/{weights.name}"],
             "files": [known[f"model/{path.name}"] for path in files],
             "defaults": dict(defaults),
             "metrics": {name: float(value) for name, value in metrics.items()},
             "measured_on": measured_on,
-            "requirements": requirements(),
+            "requirements": list(requirements),
         }
-        if model not in self._story.models:
+        if model not in self.state.models:
             self._append({"model": model})
 
     def log_text(self, text: str, path: str) -> None:
@@ -252,9 +235,9 @@ class Run:
         Every run that is to be compared uses the same `path` (.json) and the same columns.
         """
         columns = list(dict.fromkeys(column for row in rows for column in row))
-        cells = [[finite_or_none(row.get(column)) for column in columns] for row in rows]
+        cells = [[_finite_or_none(row.get(column)) for column in columns] for row in rows]
         self.log_text(json.dumps({"columns": columns, "data": cells}, ensure_ascii=False), path)
-        tables = json.loads(self._story.tags.get(TABLES, "[]"))
+        tables = json.loads(self.state.tags.get(TABLES, "[]"))
         if (table := {"path": path, "type": "table"}) not in tables:
             self.set_tags({TABLES: json.dumps([*tables, table])})
 
@@ -265,21 +248,31 @@ class Run:
 
     def describe(self, text: str) -> None:
         """Journal a description, in Markdown, in the place of the one from before."""
-        self.set_tags({NOTE: text})
+        self.set_tags({DESCRIPTION: text})
 
     def sync(self) -> None:
         """Wait until the journal is on the disk; call it before a checkpoint is put in place."""
         self.journal.sync()
 
     def _add(self, artifact: dict[str, Any]) -> None:
-        if self._story.artifacts.get(artifact["path"]) != artifact:
+        if self.state.artifacts.get(artifact["path"]) != artifact:
             self._append({"artifact": artifact})
 
-    def _tell(self, what: str, texts: Mapping[str, str | None]) -> None:
+    def _append_texts(self, kind: str, texts: Mapping[str, str | None]) -> None:
         if texts:
-            self._append({what: dict(texts)})
+            self._append({kind: dict(texts)})
 
     def _append(self, event: dict[str, Any]) -> None:
         event = {"t": now(), **event}
         self.journal.append(event)
-        self._story.tell(event)
+        self.state.update(event)
+
+
+def registered_name(experiment: str) -> str:
+    """The experiment's name, without the characters that a registry refuses."""
+    return "".join("-" if character in "/:.%\"'" else character for character in experiment)
+
+
+def _finite_or_none(value: Any) -> Any:
+    """A table's cell: JSON has no number for NaN and infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking.server import free_port
 from tests.helpers.model_server import ask, completions, serving
 from tests.helpers.repository import Repository
+from tests.helpers.servers import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 
 def test_the_page_is_true(repository: Repository) -> None:
     """The served text is `lossbook generate`'s, and the refusal is the one that is printed."""
-    port = free_port(0)
+    port = free_port()
     page = PAGE.replace("5001", str(port))
     serve, curl, generate = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
     refused, complaint = re.findall(r"\$ (curl .*?)\n(\{.*?)\n```", page, re.DOTALL)[0]
@@ -43,7 +43,7 @@ def test_the_page_is_true(repository: Repository) -> None:
 
 def test_a_prompt_is_completed_the_same_beside_others(repository: Repository) -> None:
     """And as `generate --model RUN` completes it, which finds the weights by their hash."""
-    port = free_port(0)
+    port = free_port()
     serve, *_ = re.findall(r"```sh\n(.*?)```", PAGE.replace("5001", str(port)), re.DOTALL)
     run = repository.read("train_run.json")["run_id"]
     prompts = [PROMPT, "He said", "The"]

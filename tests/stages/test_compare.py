@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.tracking.journal import read_story
-from pipeline.tracking.store import connect
+from pipeline.tracking.journal import read_run
+from pipeline.tracking.mlflow.store import connect
 from stages.compare import main
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "comparison"
@@ -104,7 +104,7 @@ def test_works_with_any_sizes_missing(repo: Path, sizes: str) -> None:
 
 def test_journals_a_child_of_the_train_run(repo: Path) -> None:
     assert compare().exit_code == 0
-    story = read_story(repo / "reports" / "journals" / "compare")
+    story = read_run(repo / "reports" / "journals" / "compare")
     assert story is not None
     assert story.parent == "0123456789abcdef"
     assert story.stage == "compare"

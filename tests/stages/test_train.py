@@ -164,9 +164,9 @@ def test_the_best_weights_are_champion_of_the_registry(repository: Path) -> None
 
 def test_the_journal_knows_both_weights_and_the_store_holds_one_copy(repository: Path) -> None:
     """By their hashes `lossbook generate --model RUN` finds them in DVC's cache."""
-    from pipeline.tracking.journal import read_story
+    from pipeline.tracking.journal import read_run
 
-    story = read_story(Path("reports/journal"))
+    story = read_run(Path("reports/journal"))
     assert story is not None
     for name in ("model.pth", "best.pth", "optimizer.pth"):
         assert story.artifacts[f"model/{name}"]["reference"] == f"models/scratch/{name}"

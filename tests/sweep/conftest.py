@@ -20,10 +20,9 @@ import pytest
 
 from pipeline.system.process import Terminated
 from pipeline.tracking import run as runs
-from pipeline.tracking.run import start_run
-from pipeline.tracking.store import ENVIRONMENT
-from pipeline.tracking.sync import gather, synced
-from pipeline.tracking.unbegun import record_failure
+from pipeline.tracking.mlflow import ENVIRONMENT
+from pipeline.tracking.mlflow.sync import gather, synced
+from pipeline.tracking.run import record_failure, start_run
 
 TEXT = {"corpus": "story", "corpus_sha256": "ab" * 32}
 DEFAULTS = {"seed": 1, "model.n_layer": 2, "train.learning_rate": 4e-4, "train.epochs": 3}

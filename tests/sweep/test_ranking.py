@@ -11,8 +11,8 @@ from pipeline.sweep.conclusion import conclusion
 from pipeline.sweep.figures import curves, panels
 from pipeline.sweep.ranking import Sweep, rank
 from pipeline.sweep.selection import Scope, Selection, select
-from pipeline.tracking.reading import Recorded
-from pipeline.tracking.store import PARENT
+from pipeline.tracking.mlflow.queries import Recorded
+from pipeline.tracking.tags import PARENT
 
 METRIC = "best/val_loss"
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.cli import main
-from pipeline.tracking.reading import Reader
+from pipeline.tracking.mlflow.queries import Reader
 
 pytestmark = pytest.mark.usefixtures("working_inside")
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.tracking import store as store_module
-from pipeline.tracking.courier import Courier
-from pipeline.tracking.links import NOTE
-from pipeline.tracking.store import RUN_KEY, Store, connect
+from pipeline.tracking.mlflow import ENVIRONMENT
+from pipeline.tracking.mlflow.sender import Sender
+from pipeline.tracking.mlflow.store import Store, connect
+from pipeline.tracking.tags import RUN_KEY
 from tests.helpers.servers import MlflowServer, Postgres, Proxy, postgres_programs
 
 PROJECT = Path(__file__).parents[2]
@@ -44,10 +44,10 @@ def bare_repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DVC_ROOT", str(repo))
     for variable in ("MLFLOW_TRACKING_URI", "DVC_STAGE", "DVC_EXP_NAME", "LOSSBOOK_OFFLINE"):
         monkeypatch.delenv(variable, raising=False)
-    for variable, value in store_module.ENVIRONMENT.items():
+    for variable, value in ENVIRONMENT.items():
         monkeypatch.setenv(variable, value)
-    # Couriers share this process, which has imported MLflow; those of programs have their own.
-    monkeypatch.setattr("pipeline.tracking.ending.courier_of", Courier)
+    # Senders share this process, which has imported MLflow; those of programs have their own.
+    monkeypatch.setattr("pipeline.tracking.run.SenderProcess", Sender)
     return repo
 
 
@@ -152,9 +152,6 @@ def _snapshot_of(store: Store, run: Any, keys: Mapping[str, str]) -> dict[str, A
     tags = dict(run.data.tags)
     if "mlflow.parentRunId" in tags:
         tags["mlflow.parentRunId"] = keys[tags["mlflow.parentRunId"]]
-    for run_id, key in keys.items():  # links
-        if NOTE in tags:
-            tags[NOTE] = tags[NOTE].replace(run_id, key)
     return {
         "name": run.info.run_name,
         "status": run.info.status,

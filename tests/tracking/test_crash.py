@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.tracking import home
-from pipeline.tracking.journal import JOURNAL, Story, metrics_of, read_events, read_story
-from pipeline.tracking.store import Store
+from pipeline.tracking import paths
+from pipeline.tracking.journal import JOURNAL, RunState, metrics_of, read_events, read_run
+from pipeline.tracking.mlflow.store import Store
 
 STEPS = 200
 # An interval timer's signal ends a process as `kill -9` does: at once, unasked, wherever it is.
@@ -24,10 +24,10 @@ TRAINING = f"""
 import os, signal, time
 from pathlib import Path
 from pipeline.system.files import write_text
-from pipeline.tracking import home
+from pipeline.tracking import paths
 from pipeline.tracking.run import start_run
 
-state = home.state_folder("train", "0123")
+state = paths.state_folder("train", "0123")
 with start_run("train", experiment="e", state=state, journal=Path("journals/train")) as run:
     checkpoint = state / "checkpoint"
     first = int(checkpoint.read_text()) if checkpoint.exists() else 0
@@ -51,10 +51,10 @@ def journalled(folder: Path) -> list[tuple[int, dict[str, float]]]:
     return [(step, metrics) for step, metrics in points if "loss" in metrics]
 
 
-def told(folder: Path) -> Story:
-    story = read_story(folder)
-    assert story is not None
-    return story
+def run_of(folder: Path) -> RunState:
+    run_state = read_run(folder)
+    assert run_state is not None
+    return run_state
 
 
 def kill_until_done(python: Python, seed: int, kills: int) -> int:
@@ -75,11 +75,11 @@ def kill_until_done(python: Python, seed: int, kills: int) -> int:
 
 def test_kills_leave_one_history_without_gaps_or_repetitions(offline: Path, python: Python) -> None:
     assert kill_until_done(python, seed=1, kills=8) >= 2
-    (kept,) = home.journals().iterdir()
+    (kept,) = paths.journals().iterdir()
     assert journalled(kept) == EXPECTED
     assert journalled(Path("journals/train")) == EXPECTED
-    assert told(kept).status == "FINISHED"
-    assert not home.state_folder("train", "0123").exists()
+    assert run_of(kept).status == "FINISHED"
+    assert not paths.state_folder("train", "0123").exists()
 
 
 def test_a_kill_between_archive_and_exit_makes_no_second_run(offline: Path, python: Python) -> None:
@@ -87,13 +87,13 @@ def test_a_kill_between_archive_and_exit_makes_no_second_run(offline: Path, pyth
     process = python(f"{TRAINING}\nos.kill(os.getpid(), 9)", DIE_AFTER="0")
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    (kept,) = home.journals().iterdir()
-    first = told(kept)
+    (kept,) = paths.journals().iterdir()
+    first = run_of(kept)
     assert first.status == "FINISHED"
     process = python(TRAINING, DIE_AFTER="0")
     assert process.wait() == 0
-    (kept,) = home.journals().iterdir()
-    assert told(kept).run == first.run
+    (kept,) = paths.journals().iterdir()
+    assert run_of(kept).key == first.key
     assert journalled(kept) == EXPECTED
 
 
@@ -103,26 +103,26 @@ def test_a_run_whose_outputs_dvc_never_took_goes_on(
 ) -> None:
     """DVC was killed after its stage had exited well."""
     assert python(TRAINING, DIE_AFTER="0", DVC_STAGE="train").wait() == 0
-    (kept,) = home.journals().iterdir()
-    cached = home.dvc_cached(hashlib.md5((kept / JOURNAL).read_bytes()).hexdigest())
+    (kept,) = paths.journals().iterdir()
+    cached = paths.dvc_cached(hashlib.md5((kept / JOURNAL).read_bytes()).hexdigest())
     if taken:
         cached.parent.mkdir(parents=True)
         cached.touch()
     assert python(TRAINING, DIE_AFTER="0", DVC_STAGE="train").wait() == 0
-    assert len(list(home.journals().iterdir())) == (2 if taken else 1)
+    assert len(list(paths.journals().iterdir())) == (2 if taken else 1)
 
 
 def test_a_training_that_is_forced_again_is_another_run(offline: Path, python: Python) -> None:
     for _ in range(2):
         assert python(TRAINING, DIE_AFTER="0").wait() == 0
-    assert len(list(home.journals().iterdir())) == 2
+    assert len(list(paths.journals().iterdir())) == 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(50))
 def test_fifty_kills(offline: Path, python: Python, seed: int) -> None:
     kill_until_done(python, seed, kills=random.Random(seed).randint(1, 6))
-    (kept,) = home.journals().iterdir()
+    (kept,) = paths.journals().iterdir()
     assert journalled(kept) == EXPECTED
 
 
@@ -130,10 +130,10 @@ def test_mlflow_has_the_same_one_history(
     repo: Path, python: Python, store: Store, snapshot_of: Callable[..., dict[str, Any]]
 ) -> None:
     kill_until_done(python, seed=2, kills=3)
-    (kept,) = home.journals().iterdir()
+    (kept,) = paths.journals().iterdir()
     assert journalled(kept) == EXPECTED
     ((key, found),) = snapshot_of(store).items()
-    assert key == told(kept).run
+    assert key == run_of(kept).key
     assert found["status"] == "FINISHED"
     points = found["metrics"]["loss"]
     assert [(step, value) for step, _, value in points] == [
@@ -154,7 +154,7 @@ with start_run("train", experiment="e", state=STATE) as run:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_told_to_stop_is_killed(
+def test_a_run_that_is_asked_to_stop_is_killed(
     offline: Path, python: Python, number: signal.Signals
 ) -> None:
     process = python(SLEEPING.replace("STATE", "None"))
@@ -162,8 +162,8 @@ def test_a_run_that_is_told_to_stop_is_killed(
     process.stdout.readline()
     process.send_signal(number)
     assert process.wait() == {signal.SIGTERM: 143, signal.SIGINT: -signal.SIGINT}[number]
-    (kept,) = home.journals().iterdir()
-    assert told(kept).status == "KILLED"
+    (kept,) = paths.journals().iterdir()
+    assert run_of(kept).status == "KILLED"
 
 
 PARENT = """
@@ -185,8 +185,8 @@ def test_a_stage_dies_with_the_dvc_that_started_it(offline: Path, python: Python
     parent.wait()
     while Path(f"/proc/{child}").exists() and "Z" not in state_of(child):
         time.sleep(0.01)
-    (kept,) = home.journals().iterdir()
-    assert told(kept).status == "KILLED"
+    (kept,) = paths.journals().iterdir()
+    assert run_of(kept).status == "KILLED"
 
 
 def state_of(pid: int) -> str:

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.tracking import home
-from pipeline.tracking.journal import JOURNAL, metrics_of, read_events, read_story
-from pipeline.tracking.listing import rows
-from pipeline.tracking.store import Store, connect
+from pipeline.tracking import paths
+from pipeline.tracking.journal import JOURNAL, metrics_of, read_events, read_run
+from pipeline.tracking.journals import rows
+from pipeline.tracking.mlflow.store import Store, connect
 
 pytestmark = pytest.mark.slow
 
@@ -28,11 +28,11 @@ TRAIN = f"""
 import os, sys, time
 from pathlib import Path
 from pipeline.system.files import write_text
-from pipeline.tracking import home
+from pipeline.tracking import paths
 from pipeline.tracking.run import start_run
 
 rate = float(Path("params.yaml").read_text().removeprefix("rate: "))
-state = home.state_folder("train", str(rate))
+state = paths.state_folder("train", str(rate))
 with start_run("train", experiment="e", state=state, name=f"rate={{rate}}",
                record=Path("reports/train_run.json"), journal=Path("journals/train")) as run:
     checkpoint = state / "checkpoint"
@@ -116,7 +116,7 @@ def test_kills_each_followed_by_a_repro(project: Path, snapshot_of: Snapshot) ->
         dvc.wait()
         call("dvc", "repro")
         record = json.loads((project / "reports" / "train_run.json").read_text())
-        folder = home.journals() / f"train-{record['run']}"
+        folder = paths.journals() / f"train-{record['run']}"
         expected = [(step, (1.0 + training) / (1 + step)) for step in range(STEPS)]
         assert points(folder) == expected
         assert record["run_id"] is not None
@@ -134,12 +134,12 @@ def test_a_stage_dies_with_its_dvc_and_goes_on_with_the_next(project: Path, numb
     dvc.wait()
     while Path(f"/proc/{stage}").exists():
         time.sleep(0.01)
-    story = read_story(home.state_folder("train", "1.0"))
-    assert story is not None
-    assert story.status == "KILLED"
+    run_state = read_run(paths.state_folder("train", "1.0"))
+    assert run_state is not None
+    assert run_state.status == "KILLED"
     call("dvc", "repro")
     (row,) = rows(project)
-    assert (row.key, row.status) == (story.run, "FINISHED")
+    assert (row.key, row.status) == (run_state.key, "FINISHED")
 
 
 def test_what_dvc_restores_is_called_restored(project: Path) -> None:

@@ -20,7 +20,7 @@ from pipeline.tracking.journal import (
     read_events,
     read_header,
     read_last,
-    read_story,
+    read_run,
 )
 
 HEADER = {
@@ -138,25 +138,25 @@ def test_the_story_is_the_run_after_its_last_line(tmp_path: Path) -> None:
     journal.append({"resume": {}})
     journal.append({"tags": {"a": "2", "b": None}})
     journal.append({"t": 5, "end": "FINISHED"})
-    story = read_story(tmp_path)
-    assert story is not None
-    assert (story.status, story.ended, story.params) == ("FINISHED", 5, {"lr": "0.1"})
-    assert story.tags == {"a": "2"}
-    assert (story.metrics["loss"].step, story.metrics["loss"].value) == (2, 3.0)
+    run_state = read_run(tmp_path)
+    assert run_state is not None
+    assert (run_state.status, run_state.ended, run_state.params) == ("FINISHED", 5, {"lr": "0.1"})
+    assert run_state.tags == {"a": "2"}
+    assert (run_state.metrics["loss"].step, run_state.metrics["loss"].value) == (2, 3.0)
 
 
 def test_a_run_that_goes_on_is_running(tmp_path: Path) -> None:
     journal = begun(tmp_path)
     journal.append({"end": "KILLED"})
     journal.append({"resume": {}})
-    story = read_story(tmp_path)
-    assert story is not None
-    assert (story.status, story.ended) == ("RUNNING", None)
+    run_state = read_run(tmp_path)
+    assert run_state is not None
+    assert (run_state.status, run_state.ended) == ("RUNNING", None)
 
 
 def test_first_and_last_lines(tmp_path: Path) -> None:
     assert read_header(tmp_path) is None
-    assert read_story(tmp_path) is None
+    assert read_run(tmp_path) is None
     journal = begun(tmp_path)
     journal.append({"tags": {"long": "x" * 100_000}})
     assert read_header(tmp_path) == HEADER

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.tracking import home, store
+from pipeline.tracking import paths
+from pipeline.tracking.mlflow.store import Store, connect
+from pipeline.tracking.mlflow.sync import gather, synced
 from pipeline.tracking.open_run import Run
 from pipeline.tracking.run import start_run
-from pipeline.tracking.store import Store, connect
-from pipeline.tracking.sync import gather, synced
 from tests.helpers.servers import MlflowServer, Mode, Postgres, Proxy
 
 Snapshot = Callable[[Store], dict[str, dict[str, Any]]]
@@ -24,8 +24,8 @@ Snapshot = Callable[[Store], dict[str, dict[str, Any]]]
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short breaks between attempts."""
-    monkeypatch.setattr("pipeline.tracking.courier.INTERVAL", 0.05)
-    monkeypatch.setattr("pipeline.tracking.courier.LONGEST_BREAK", 0.1)
+    monkeypatch.setattr("pipeline.tracking.mlflow.sender.INTERVAL", 0.05)
+    monkeypatch.setattr("pipeline.tracking.mlflow.sender.LONGEST_BREAK", 0.1)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
 
@@ -110,7 +110,7 @@ def test_a_store_that_is_away_from_the_start_costs_a_warning(
         for step in range(50):
             run.log_metrics({"loss": 1 / (step + 1)}, step=step)
     (warning,) = capfd.readouterr().err.strip().splitlines()
-    (kept,) = home.journals().iterdir()
+    (kept,) = paths.journals().iterdir()
     assert str(kept.relative_to(Path.cwd())) in warning
     assert "`lossbook sync`" in warning
     assert json.loads(record.read_text())["run_id"] is None
@@ -137,10 +137,10 @@ def test_sync_says_that_the_store_is_away(
 
 
 def test_a_password_is_never_shown() -> None:
-    assert store.name_of("postgresql://me:secret@db.example.org/mlflow") == (
+    assert paths.store_name("postgresql://me:secret@db.example.org/mlflow") == (
         "postgresql://db.example.org/mlflow"
     )
-    assert store.name_of("https://me:secret@example.org:5000") == "https://example.org:5000"
+    assert paths.store_name("https://me:secret@example.org:5000") == "https://example.org:5000"
 
 
 @pytest.mark.slow
@@ -212,7 +212,7 @@ def test_mlflow_server_with_postgresql_behind_it(
                 run.log_metrics({"loss": 1 / (step + 1)}, step=step)
         before = snapshot_of(connect())
         assert losses(before[run.key]) == expected(1000)
-        (kept,) = home.journals().iterdir()
+        (kept,) = paths.journals().iterdir()
         (kept / "shipped.json").unlink()
         assert [one.outcome for one in synced(gather(Path("journals")))] == ["sent"]
         assert snapshot_of(connect()) == before
@@ -230,8 +230,8 @@ def test_a_postgresql_database_without_a_server_before_it(
         run.log_metrics({"loss": 0.5}, step=1)
     before = snapshot_of(connect())
     assert losses(before[run.key]) == [(0, "nan"), (1, "0.5")]
-    (kept,) = home.journals().iterdir()
+    (kept,) = paths.journals().iterdir()
     (kept / "shipped.json").unlink()
     assert [one.outcome for one in synced(gather(Path("journals")))] == ["sent"]
     assert snapshot_of(connect()) == before
-    assert (home.root() / "mlartifacts").is_dir(), "artifacts lie in the repository"
+    assert (paths.root() / "mlartifacts").is_dir(), "artifacts lie in the repository"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.tracking.store import Store
+from pipeline.tracking.mlflow.store import Store
 from tests.helpers.repository import Repository
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the pipeline runs twice

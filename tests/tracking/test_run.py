@@ -14,19 +14,19 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.system.process import Terminated
-from pipeline.tracking import home
-from pipeline.tracking.journal import JOURNAL, points_of, read_story
-from pipeline.tracking.links import NOTE
+from pipeline.tracking import paths
+from pipeline.tracking.journal import JOURNAL, points_of, read_run
+from pipeline.tracking.mlflow.store import Store
 from pipeline.tracking.open_run import Run
 from pipeline.tracking.run import start_run
-from pipeline.tracking.store import Store
+from pipeline.tracking.tags import DESCRIPTION
 
 Snapshot = Callable[[Store], dict[str, dict[str, Any]]]
 STATE = "0123"
 
 
 def state() -> Path:
-    return home.state_folder("train", STATE)
+    return paths.state_folder("train", STATE)
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def broken_off(**more: Any) -> Iterator[Run]:
 
 
 def archived() -> list[Path]:
-    return sorted(home.journals().glob("*"))
+    return sorted(paths.journals().glob("*"))
 
 
 @pytest.fixture
@@ -123,34 +123,39 @@ def test_a_child_knows_its_parent(repo: Path, store: Store, snapshot_of: Snapsho
     assert "mlflow.parentRunId" not in found[parent]["tags"]
 
 
-def test_parent_and_children_are_linked_in_their_descriptions(
+def test_a_description_is_the_stages_until_somebody_edits_it(
     repo: Path, store: Store, lossbook: Callable[..., Any]
 ) -> None:
-    """Once each, whatever is described later and however often it is sent; others' words stay."""
     record = repo / "train_run.json"
-    with start_run("train", experiment="e", name="lr=[1]", record=record) as parent:
+    with start_run("train", experiment="e", name="lr=[1]", record=record):
         pass
     parent_id = json.loads(record.read_text())["run_id"]
-    ids = []
-    for stage in ("evaluate", "sample"):
-        with start_run(stage, experiment="e", description="Soon.", parent=record) as child:
-            child.describe("It went **well**.")
-        ids.append(store.find_run(child.key).info.run_id)  # type: ignore[union-attr]
-    store.client.set_tag(ids[0], NOTE, f"{note(store, ids[0])}\n\nMy own words.")
-    for path in home.journals().glob("*/shipped.json"):
-        if path.parent.name.startswith("train"):
-            path.unlink()
+    with start_run("evaluate", experiment="e", description="Soon.", parent=record) as child:
+        child.describe("It went **well**.")
+    child_id = store.find_run(child.key).info.run_id  # type: ignore[union-attr]
+    assert store.client.get_run(child_id).data.tags[DESCRIPTION] == "It went **well**."
+    assert DESCRIPTION not in store.client.get_run(parent_id).data.tags
+    assert child.name == "evaluate of lr=[1]"
+    store.client.set_tag(child_id, DESCRIPTION, "My own words.")
     lossbook("sync")
-    pages = {run_id: f"#/experiments/1/runs/{run_id}" for run_id in (parent_id, *ids)}
-    assert note(store, parent_id) == (
-        "**What was made of it:**\n\n"
-        f"- [evaluate of lr=[1]]({pages[ids[0]]})\n- [sample of lr=[1]]({pages[ids[1]]})"
-    ).replace("[1]", "(1)")
-    made_from = f"It went **well**.\n\nMade from [lr=(1)]({pages[parent_id]})."
-    assert note(store, ids[0]) == f"{made_from}\n\nMy own words."
-    assert note(store, ids[1]) == made_from
-    assert parent.name == "lr=[1]"
-    assert child.name == "sample of lr=[1]"
+    assert store.client.get_run(child_id).data.tags[DESCRIPTION] == "My own words."
+
+
+def test_the_tags_that_a_person_sees(
+    repo: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow's page hides those that begin with `mlflow.`."""
+    monkeypatch.setenv("DVC_STAGE", "train")
+    monkeypatch.setenv("DVC_EXP_NAME", "ropey-sook")
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "abc")
+    with start_run("train", experiment="e", tags={"corpus": "story"}) as run:
+        pass
+    found = store.find_run(run.key)
+    assert found is not None
+    assert {name for name in found.data.tags if not name.startswith("mlflow.")} == {
+        *("stage", "corpus", "dvc.stage", "dvc.exp_name", "dvc.baseline"),
+        *("lossbook.version", "lossbook.python", "lossbook.torch"),
+    }
 
 
 def test_a_child_of_a_deleted_parent_is_whole(repo: Path, store: Store) -> None:
@@ -165,11 +170,7 @@ def test_a_child_of_a_deleted_parent_is_whole(repo: Path, store: Store) -> None:
     assert found is not None
     assert found.info.status == "FINISHED"
     assert found.data.metrics == {"loss": 1.0}
-    assert parent_id in note(store, found.info.run_id)
-
-
-def note(store: Store, run_id: str) -> str:
-    return str(store.client.get_run(run_id).data.tags[NOTE])
+    assert found.data.tags["mlflow.parentRunId"] == parent_id
 
 
 def test_a_parent_that_the_store_lost_is_brought_from_its_journal(
@@ -207,12 +208,12 @@ def test_how_a_run_ends(offline: Path, error: BaseException, status: str) -> Non
     ):
         raise error
     (kept,) = archived()
-    story = read_story(kept)
-    assert story is not None
-    assert story.status == status
-    assert ("error" in story.tags) == (status == "FAILED")
+    run_state = read_run(kept)
+    assert run_state is not None
+    assert run_state.status == status
+    assert ("error" in run_state.tags) == (status == "FAILED")
     if isinstance(error, UserError):
-        assert story.tags["error"] == "UserError: train.learning_rate: too high"
+        assert run_state.tags["error"] == "UserError: train.learning_rate: too high"
     assert not record.exists()
     assert not (offline / "j").exists()
 
@@ -266,9 +267,9 @@ def test_two_processes_never_share_a_state_folder(offline: Path) -> None:
         ):
             pass
     (kept,) = archived()
-    story = read_story(kept)
-    assert story is not None
-    assert story.status == "FINISHED"
+    run_state = read_run(kept)
+    assert run_state is not None
+    assert run_state.status == "FINISHED"
 
 
 def test_params_never_change(run: Run) -> None:
@@ -284,9 +285,9 @@ def test_a_run_that_goes_on_keeps_its_params(offline: Path) -> None:
     with start_run("train", experiment="e", state=state(), params={"processes": 2, "new": 1}):
         pass
     (kept,) = archived()
-    story = read_story(kept)
-    assert story is not None
-    assert story.params == {"processes": "1", "new": "1"}
+    run_state = read_run(kept)
+    assert run_state is not None
+    assert run_state.params == {"processes": "1", "new": "1"}
 
 
 @pytest.mark.parametrize("name", ["", "/a", "a//b", "a/../b", "..", "loss@5", "é,", "x" * 251])
@@ -300,11 +301,11 @@ def test_a_name_that_mlflow_would_refuse_is_refused_at_once(run: Run, name: str)
 def test_long_texts_are_cut_to_what_mlflow_keeps(run: Run) -> None:
     run.log_params({"p": "x" * 7000})
     run.set_tags({"t": "x" * 9000})
-    story = read_story(run.folder)
-    assert story is not None
-    assert len(story.params["p"]) == 6000
-    assert len(story.tags["t"]) == 8000
-    assert story.tags["t"].endswith("…")
+    run_state = read_run(run.folder)
+    assert run_state is not None
+    assert len(run_state.params["p"]) == 6000
+    assert len(run_state.tags["t"]) == 8000
+    assert run_state.tags["t"].endswith("…")
 
 
 @pytest.mark.parametrize("path", ["../a", "/a", "a/../../b"])
@@ -367,19 +368,26 @@ def test_a_large_file_is_named_and_not_copied(repo: Path, store: Store) -> None:
     ]
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"run": 3}'])
-def test_a_parent_must_be_a_record(offline: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("[]", r"train_run\.json: input should be a valid dictionary"),
+        ("{}", r"train_run\.json: must hold the key `run`"),
+        ('{"run": 3}', r"train_run\.json: run: input should be a valid string"),
+    ],
+)
+def test_a_parent_must_be_a_record(offline: Path, content: str, complaint: str) -> None:
     record = offline / "train_run.json"
     record.write_text(content)
     with (
-        pytest.raises(UserError, match=r"train_run\.json.*`run`"),
+        pytest.raises(UserError, match=complaint),
         start_run("evaluate", experiment="e", parent=record),
     ):
         pass
 
 
 def test_the_machine_is_watched(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.tracking.system.INTERVAL", 0.01)
+    monkeypatch.setattr("pipeline.tracking.run.SYSTEM_INTERVAL", 0.01)
 
     def watched(folder: Path) -> list[int]:
         return sorted(points_of(folder / JOURNAL).get("system/cpu_utilization_percentage", ()))

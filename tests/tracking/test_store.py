@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.tracking import home, relocate
+from pipeline.tracking import paths
+from pipeline.tracking.mlflow.store import Store, _revision_of, _revisions, connect
 from pipeline.tracking.run import start_run
-from pipeline.tracking.store import _revision_of, _revisions, connect, tracking_uri
+from pipeline.tracking.tags import PID, RUN_KEY, former_name, process_tags
 
 Python = Callable[..., "subprocess.Popen[str]"]
 Lossbook = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -24,12 +27,12 @@ def test_the_store_is_the_main_repositorys_also_in_a_temporary_workspace(
     workspace = bare_repo / ".dvc" / "tmp" / "exps" / "tmp1"
     workspace.mkdir(parents=True)
     monkeypatch.chdir(workspace)
-    assert tracking_uri() == f"sqlite:///{bare_repo}/mlflow.db"
+    assert paths.tracking_uri() == f"sqlite:///{bare_repo}/mlflow.db"
     monkeypatch.delenv("DVC_ROOT")
     monkeypatch.chdir(bare_repo)
     (bare_repo / "deep" / "er").mkdir(parents=True)
     monkeypatch.chdir(bare_repo / "deep" / "er")
-    assert home.root() == bare_repo
+    assert paths.root() == bare_repo
 
 
 @pytest.mark.parametrize(
@@ -46,7 +49,7 @@ def test_which_store(
     bare_repo: Path, monkeypatch: pytest.MonkeyPatch, given: str, used: str
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
-    assert tracking_uri() == used.format(repo=bare_repo)
+    assert paths.tracking_uri() == used.format(repo=bare_repo)
 
 
 def test_the_database_is_ready_for_many_writers(repo: Path) -> None:
@@ -147,32 +150,74 @@ def test_eight_processes_meet_at_a_fresh_store(
     assert not list(bare_repo.glob("mlflow.db.*.bak"))
 
 
-def test_a_moved_repository_is_relocated(
-    repo: Path, tmp_path: Path, lossbook: Lossbook, monkeypatch: pytest.MonkeyPatch
+def test_a_moved_store_is_refused_and_rebuilt_from_the_journals(
+    repo: Path,
+    tmp_path: Path,
+    lossbook: Lossbook,
+    snapshot_of: Callable[[Store], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    store = connect()
-    with start_run("train", experiment="e") as run:
-        run.log_text("hello", "a.md")
-    found = store.find_run(run.key)
-    assert found is not None
+    record = repo / "reports" / "train_run.json"
+    with start_run("train", experiment="e", params={"lr": 1}, record=record) as parent:
+        parent.log_metrics({"loss": 6.0}, step=3)
+        parent.log_text("hello", "a.md")
+    with start_run("evaluate", experiment="e", parent=record):
+        pass
+    before = snapshot_of(connect())
     moved = tmp_path / "moved"
     repo.rename(moved)
     monkeypatch.chdir(moved)
     monkeypatch.setenv("DVC_ROOT", str(moved))
-    with pytest.raises(UserError, match="lossbook relocate"):
-        connect().experiment_id("e")
-    assert "links rewritten" in lossbook("relocate").stdout
-    assert lossbook("relocate").stdout == "nothing has moved\n"
-    client = connect().client
-    path = client.download_artifacts(found.info.run_id, "a.md")
-    assert Path(path).read_text() == "hello"
-    run_now = client.get_run(found.info.run_id)
-    assert run_now.info.artifact_uri.startswith((moved / "mlartifacts").as_uri())
-    assert relocate.former_roots(moved / "mlflow.db.before-relocate.bak") == [
-        (repo / "mlartifacts").as_uri()
-    ]
+    line = (
+        "mlflow.db comes from another place: remove mlflow.db and mlartifacts, then run "
+        f"`lossbook sync`, which rebuilds them from the journals (artifacts lay in {repo}"
+        "/mlartifacts)"
+    )
+    with pytest.raises(UserError, match=re.escape(line)):
+        connect()
+    for command in ("sync", "ui"):
+        done = lossbook(command, check=False)
+        assert (done.returncode, done.stderr) == (1, f"Error: {line}\n")
+    with start_run("sample", experiment="e", parent=moved / "reports/train_run.json") as later:
+        pass
+    assert not (repo / "mlartifacts").exists()
+    (moved / "mlflow.db").unlink()
+    shutil.rmtree(moved / "mlartifacts")
+    assert lossbook("sync").stdout.count("rebuilt: ") == 2
+    copy = moved / "copy.db"  # this process still has the former one open
+    for path in moved.glob("mlflow.db*"):
+        shutil.copyfile(path, moved / path.name.replace("mlflow", "copy"))
+    store = Store(f"sqlite:///{copy}")
+    after = snapshot_of(store)
+    assert after.pop(later.key)["tags"]["mlflow.parentRunId"] == parent.key
+    assert after == before
+    found = store.find_run(parent.key)
+    assert found is not None
+    assert found.info.artifact_uri.startswith((moved / "mlartifacts").as_uri())
+    assert lossbook("sync").stdout.count("there: ") == 3
 
 
-def test_relocating_what_is_not_there(bare_repo: Path) -> None:
-    with pytest.raises(UserError, match=r"mlflow\.db: no such store"):
-        relocate.relocate(bare_repo / "mlflow.db")
+def test_a_store_that_two_repositories_share_is_not_moved(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with start_run("train", experiment="e") as run:
+        run.log_text("hello", "a.md")
+    other = tmp_path / "other"
+    (other / ".dvc").mkdir(parents=True)
+    monkeypatch.setenv("DVC_ROOT", str(other))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{repo / 'mlflow.db'}")
+    monkeypatch.chdir(other)
+    assert connect().find_run(run.key) is not None
+
+
+def test_a_run_of_an_earlier_version_is_found_and_ended(store: Store) -> None:
+    """Its hidden tags were called `lossbook.*`."""
+    experiment = store.experiment_id("e")
+    tags = {former_name(name): text for name, text in process_tags().items()}
+    tags |= {former_name(PID): "999999999", former_name(RUN_KEY): "0123456789abcdef"}
+    run = store.client.create_run(experiment, tags=tags)
+    found = store.find_run("0123456789abcdef", "e")
+    assert found is not None
+    assert found.info.run_id == run.info.run_id
+    assert store.reap([experiment]) == [run.info.run_id]
+    assert store.client.get_run(run.info.run_id).info.status == "KILLED"

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.tracking import home
+from pipeline.tracking import paths
 from pipeline.tracking.cursor import CURSOR
 from pipeline.tracking.journal import JOURNAL, Journal
-from pipeline.tracking.links import NOTE
+from pipeline.tracking.mlflow.send import JournalSender
+from pipeline.tracking.mlflow.store import Store
+from pipeline.tracking.mlflow.sync import Synced, gather, synced
 from pipeline.tracking.run import start_run
-from pipeline.tracking.ship import Shipper
-from pipeline.tracking.store import RUN_KEY, Store
-from pipeline.tracking.sync import Synced, gather, synced
+from pipeline.tracking.tags import RUN_KEY
 
 Snapshot = Callable[[Store], dict[str, dict[str, Any]]]
 Lossbook = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -35,7 +35,7 @@ def write_runs(repo: Path) -> list[str]:
     with start_run(
         "train",
         experiment="e",
-        state=home.state_folder("train", "1"),
+        state=paths.state_folder("train", "1"),
         name="lr=4e-04",
         description="**m**",
         params={"lr": 4e-4},
@@ -98,7 +98,7 @@ def test_sending_everything_again_changes_nothing(
     """Lost cursors: all of it is sent, and found to be there."""
     write_runs(repo)
     before = snapshot_of(store)
-    for cursor in home.journals().glob(f"*/{CURSOR}"):
+    for cursor in paths.journals().glob(f"*/{CURSOR}"):
         cursor.unlink()
     assert outcomes(sync_now()) == ["sent"] * 3
     assert snapshot_of(store) == before
@@ -137,7 +137,6 @@ def test_a_fresh_clone_takes_in_what_dvc_brings(
     """Only what DVC tracks is there: the train run's journal, and the model."""
     train, *_ = write_runs(repo)
     before = snapshot_of(store)[train]
-    before["tags"][NOTE] = "**m**"  # without the link to a child that is nowhere here
     shutil.rmtree(repo / ".lossbook")
     shutil.copyfile(template, repo / "second.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///second.db")
@@ -219,8 +218,8 @@ def test_a_crash_between_creating_a_run_and_noting_its_id_makes_no_second(
         patch.setenv("LOSSBOOK_OFFLINE", "1")
         with start_run("train", experiment="e") as run:
             run.log_metrics({"loss": 1.0})
-    (folder,) = home.journals().iterdir()
-    crashed = Shipper(folder, store)
+    (folder,) = paths.journals().iterdir()
+    crashed = JournalSender(folder, store)
     crashed.abandon()  # it will write no cursor
     crashed.drain()
     assert not (folder / CURSOR).exists()
@@ -263,7 +262,7 @@ def test_journals_of_two_stores_do_not_disturb_each_other(
 def test_a_killed_run_is_sent_up_to_its_last_line(
     repo: Path, store: Store, snapshot_of: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = home.state_folder("train", "1")
+    folder = paths.state_folder("train", "1")
     header = {"run": "k", "stage": "train", "experiment": "e", "name": "n", "parent": None}
     journal = Journal(folder)
     journal.append({"create": {**header, "state": "train-1"}})

@@ -24,17 +24,20 @@ from pipeline.generation.decode import complete
 from pipeline.generation.sampling import Sampling
 from pipeline.model.gpt import GPT, GPTConfig, initialise
 from pipeline.model.saved import load_model, save_config, save_weights
-from pipeline.tracking import home
+from pipeline.params import Sample
+from pipeline.serving import PARAMS
+from pipeline.serving.trained_model import CODE, requirements, served_defaults
+from pipeline.tracking import paths
+from pipeline.tracking.mlflow.publish import Publisher, as_default
+from pipeline.tracking.mlflow.store import Store, connect
+from pipeline.tracking.mlflow.sync import gather, synced
 from pipeline.tracking.open_run import Run
-from pipeline.tracking.publish import Publisher, as_default
 from pipeline.tracking.run import start_run
-from pipeline.tracking.store import Store, connect
-from pipeline.tracking.sync import gather, synced
+from pipeline.tracking.tags import RUN_KEY
 from tests.helpers.model_server import ask, completions, serving
 from tests.helpers.servers import Proxy, free_port
 
 Registry = Callable[[Store], dict[str, dict[str, Any]]]
-CODE = Path(__file__).parents[2] / "pipeline" / "serving" / "served_model.py"
 DEFAULTS = {"temperature": 0.8, "top_k": 25, "max_new_tokens": 8, "seed": 3}
 PROMPTS = ["Every effort moves you", "He said", ""]
 
@@ -72,6 +75,7 @@ def log_model(
         defaults=DEFAULTS,
         metrics={"val_loss": val_loss},
         measured_on=measured_on,
+        requirements=requirements(),
     )
 
 
@@ -182,7 +186,7 @@ def test_a_lost_store_gets_its_registry_again(
 def cached(repo: Path) -> Path:
     """Where DVC's cache keeps what is now `best.pth`; the next training writes another."""
     data = (repo / "models" / "scratch" / "best.pth").read_bytes()
-    path = home.dvc_cached(hashlib.md5(data).hexdigest())
+    path = paths.dvc_cached(hashlib.md5(data).hexdigest())
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -228,26 +232,26 @@ def test_a_model_whose_files_the_store_lost_is_sent_again(repo: Path, store: Sto
 
 
 def test_the_lowest_validation_loss_is_champion(repo: Path, store: Store) -> None:
-    def crowned() -> str:
+    def winner() -> str:
         run_id = champion(store).run_id
-        return str(store.client.get_run(run_id).data.tags["lossbook.run"])
+        return str(store.client.get_run(run_id).data.tags[RUN_KEY])
 
     first = train(repo, seed=1, val_loss=6.0)
-    assert crowned() == first
+    assert winner() == first
     train(repo, seed=2, val_loss=6.5)
-    assert crowned() == first
+    assert winner() == first
     third = train(repo, seed=3, val_loss=5.5)
-    assert crowned() == third
+    assert winner() == third
     other = train(repo, seed=4, val_loss=9.0, measured_on="another corpus/16")
-    assert crowned() == other, "losses on another corpus are not compared with these"
+    assert winner() == other, "losses on another corpus are not compared with these"
     train(repo, seed=5, val_loss=8.0)
-    assert crowned() == third
+    assert winner() == third
 
 
 def test_publishing_again_changes_nothing(repo: Path, store: Store) -> None:
     train(repo, seed=1, val_loss=6.0)
     before = registry(store)
-    (folder,) = home.journals().iterdir()
+    (folder,) = paths.journals().iterdir()
     (folder / "shipped.json").unlink()
     assert [one.outcome for one in synced(gather(Path("journals")))] == ["sent"]
     assert registry(store) == before
@@ -265,7 +269,7 @@ def registry(store: Store) -> list[Any]:
 
 def test_a_run_that_goes_on_publishes_once(repo: Path, store: Store) -> None:
     """Killed between its last line and its archive, it logs the same model again."""
-    state = home.state_folder("train", "1")
+    state = paths.state_folder("train", "1")
     with pytest.raises(KeyboardInterrupt):
         train(repo, seed=1, val_loss=6.0, state=state, error=KeyboardInterrupt())
     key = train(repo, seed=1, val_loss=6.0, state=state)
@@ -299,7 +303,7 @@ def test_a_model_whose_weights_are_gone_is_named_until_they_are_back(
 def test_a_model_that_cannot_be_published_holds_nothing_up(
     repo: Path, store: Store, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    broken = repo / "served_model.py"
+    broken = repo / "broken_model.py"
     broken.write_text("raise RuntimeError('not a model')")
     monkeypatch.setattr(sys.modules[__name__], "CODE", broken)
     key = train(repo, seed=1, val_loss=6.0)
@@ -309,6 +313,30 @@ def test_a_model_that_cannot_be_published_holds_nothing_up(
     (warning,) = [line for line in capfd.readouterr().err.splitlines() if "warning" in line]
     assert "mlflow.db lacks model/best.pth: " in warning
     assert "not a model" in warning
+
+
+def test_a_model_goes_with_todays_code(
+    repo: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A journal of an earlier version has code for another package, and a temperature of 0."""
+    old = repo / CODE.name
+    old.write_text("from pipeline.tracking.served_model import serve\nserve(None)\n")
+    monkeypatch.setattr(sys.modules[__name__], "CODE", old)
+    monkeypatch.setitem(DEFAULTS, "temperature", 0)
+    train(repo, seed=1, val_loss=6.0)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with as_default(store.uri):
+        loaded = mlflow.pyfunc.load_model("models:/book@champion")
+    said = loaded.predict(pd.DataFrame({"prompt": PROMPTS}), params={"temperature": 0.5})
+    assert said["completion"].tolist() == expected(repo, temperature=0.5)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("top_k", [None, 25])
+def test_defaults_have_the_types_of_params(temperature: float, top_k: int | None) -> None:
+    defaults = served_defaults(Sample(temperature=temperature, top_k=top_k, prompts=("x",)))
+    assert {name: type(value) for name, value in defaults.items()} == PARAMS
+    assert (defaults["temperature"], defaults["top_k"]) == (temperature, top_k or 0)
 
 
 @pytest.mark.slow

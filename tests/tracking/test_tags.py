@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.tracking.facts import git_tags, standard_tags, version_tags
+from pipeline.tracking.tags import WORKSPACE, git_tags, standard_tags, version_tags
 
 
 def git(*arguments: str) -> str:
@@ -67,7 +67,7 @@ def test_dvcs_experiment_is_named(bare_repo: Path, monkeypatch: pytest.MonkeyPat
     assert tags["dvc.baseline"] == "abc"
     assert tags["dvc.stage"] == "baseline@124M"
     assert tags["stage"] == "baseline"
-    assert tags["lossbook.workspace"] == ".dvc/tmp/exps/tmp1"
+    assert tags[WORKSPACE] == ".dvc/tmp/exps/tmp1"
     assert all(isinstance(text, str) for text in tags.values())
 
 

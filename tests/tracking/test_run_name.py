@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.tracking.naming import run_name
+from pipeline.tracking.run import run_name
 
 DEFAULTS = {"train.learning_rate": 4e-4, "train.batch_size": 2, "model.n_layer": 12}
 

@@ -1,11 +1,17 @@
-"""MLflow's web interface on this machine, without the helpers that models do not need.
+"""MLflow's web interface on this machine, and the list of trainings that it opens with.
 
 Left alone, `mlflow server` starts ten processes of 240 MB; with one worker and no job runners it
 is two, and up in seconds.
+
+The list is what one wants after a sweep: trainings only, the best first, what differs. MLflow
+keeps a shared view as an experiment's tag, which an address names: filter, order and columns, as
+JSON in the words of its own pages. Whoever opens that address sees the view; nobody's own settings
+are touched.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -15,15 +21,24 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
 
 import requests
 
 from pipeline.errors import UserError
-from pipeline.tracking import home
-from pipeline.tracking.store import artifact_root, connect, is_server, name_of, tracking_uri
+from pipeline.tracking import paths
+from pipeline.tracking.mlflow.store import connect
 
 START_LIMIT = 120.0  # seconds
 HOST = "127.0.0.1"
+
+VIEW = "trainings"
+TRAININGS = 'tags.stage = "train"'  # in MLflow's filter language
+METRICS = ("best/val_loss", "best/epoch", "last/val_loss", "last/train_loss")
+ALWAYS = ("train.learning_rate", "seed")
+MOST_PARAMS = 8
+LOOKED_AT = 500  # of the newest trainings, for what differs between them
 
 
 @contextmanager
@@ -35,14 +50,14 @@ def serve(port: int) -> Iterator[tuple[str, subprocess.Popen[bytes] | None]]:
     Raises:
         UserError: the server ended before it answered.
     """
-    uri = tracking_uri()
-    if is_server(uri):
-        yield name_of(uri), None
+    uri = paths.tracking_uri()
+    if paths.is_server(uri):
+        yield paths.store_name(uri), None
         return
     connect()  # so that the database is ours before the server sees it
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
     command += ["--workers", "1", "--backend-store-uri", uri]
-    command += ["--artifacts-destination", str(artifact_root())]
+    command += ["--artifacts-destination", str(paths.artifact_root())]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     url = f"http://{HOST}:{port}"
     with open(log_file(), "wb") as log:
@@ -58,8 +73,8 @@ def serve(port: int) -> Iterator[tuple[str, subprocess.Popen[bytes] | None]]:
 
 
 def log_file() -> Path:
-    """What the last server had to say."""
-    return home.root() / ".lossbook" / "server.log"
+    """The output of the last server."""
+    return paths.root() / ".lossbook" / "server.log"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -94,3 +109,48 @@ def _wait_until_up(url: str, process: subprocess.Popen[bytes]) -> None:
         except requests.RequestException:
             time.sleep(0.2)
     raise UserError(f"mlflow server did not answer at {url} within {START_LIMIT:.0f} seconds")
+
+
+def share_views() -> dict[str, str]:
+    """Write the view of each experiment that has trainings; experiment to its page's address.
+
+    The newest experiment comes first; addresses begin with `#`.
+    """
+    client = connect().client
+    pages = {}
+    for experiment in client.search_experiments():
+        ids = [experiment.experiment_id]
+        runs = client.search_runs(ids, TRAININGS, max_results=LOOKED_AT)
+        if not runs:
+            continue
+        view = json.dumps(view_state([run.data.params for run in runs]))
+        tag = f"mlflow.sharedViewState.{VIEW}"
+        if experiment.tags.get(tag) != view:
+            client.set_experiment_tag(experiment.experiment_id, tag, view)
+        query = urlencode({"viewStateShareKey": VIEW, "workflowType": "machine_learning"})
+        pages[experiment.name] = f"#/experiments/{experiment.experiment_id}/runs?{query}"
+    return pages
+
+
+def view_state(params: list[dict[str, str]]) -> dict[str, Any]:
+    """What MLflow's page reads: filter, order, columns.
+
+    Args:
+        params: of each training.
+    """
+    names = sorted({name for one in params for name in one})
+    differ = [name for name in names if len({one.get(name) for one in params}) > 1]
+    shown = list(dict.fromkeys([*ALWAYS, *differ]))[:MOST_PARAMS]
+    return {
+        "searchFilter": TRAININGS,
+        "orderByKey": _column("metrics", METRICS[0]),
+        "orderByAsc": True,
+        "selectedColumns": [
+            *(_column("params", name) for name in shown),
+            *(_column("metrics", name) for name in METRICS),
+        ],
+    }
+
+
+def _column(kind: str, name: str) -> str:
+    return f"{kind}.`{name}`"

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.tracking.mlflow.store import connect
+from pipeline.tracking.mlflow.ui import share_views, view_state
 from pipeline.tracking.run import start_run
-from pipeline.tracking.store import connect
-from pipeline.tracking.view import share_views, state
 
 
 def test_columns_are_what_differs_and_what_is_always_asked_for() -> None:
-    view = state([{"seed": "1", "model.n_embd": "16", "a": "0"}, {"seed": "1", "a": "1"}])
+    view = view_state([{"seed": "1", "model.n_embd": "16", "a": "0"}, {"seed": "1", "a": "1"}])
     assert view["selectedColumns"][:4] == [
         "params.`train.learning_rate`",
         "params.`seed`",
@@ -33,7 +33,7 @@ def test_each_experiment_with_trainings_gets_a_view(
         with start_run(stage, experiment=experiment, params={"seed": 1}):
             pass
     client = connect().client
-    (page,) = share_views(client).values()
+    (page,) = share_views().values()
     one = client.get_experiment_by_name("one")
     assert one is not None
     assert page.startswith(f"#/experiments/{one.experiment_id}/runs?viewStateShareKey=trainings")

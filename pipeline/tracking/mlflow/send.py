@@ -10,19 +10,17 @@ import json
 import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 
 from pipeline.tracking.artifacts import locate
-from pipeline.tracking.batch import Batch, batches
-from pipeline.tracking.cursor import Cursor, read_cursors, write_cursor
+from pipeline.tracking.cursor import Batch, Cursor, batches, read_cursors, write_cursor
 from pipeline.tracking.journal import JOURNAL, Event, read_events
-from pipeline.tracking.links import NOTE, introduce
-from pipeline.tracking.locks import SHIP, acquire
-from pipeline.tracking.publish import Publisher
-from pipeline.tracking.store import PARENT, RUN_KEY, Store, error_code, one_line
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
+from pipeline.tracking.lifecycle import SHIP, acquire
+from pipeline.tracking.mlflow.publish import Publisher
+from pipeline.tracking.mlflow.store import Store, error_code, one_line
+from pipeline.tracking.tags import PARENT, RUN_KEY
 
 HELD_BACK = "not sent yet"
 
@@ -31,7 +29,7 @@ class RunDeletedError(Exception):
     """Somebody deleted the run in the store; that is respected."""
 
 
-class Shipper:
+class JournalSender:
     """Sends one journal to one store; one at a time, so hold the folder's `ship.lock`.
 
     Attributes:
@@ -133,16 +131,15 @@ class Shipper:
         return str(run.info.run_id)
 
     def link(self) -> bool:
-        """Tell the run its parent, if the store knows that by now; True where nothing is left."""
+        """Make the run its parent's child; False where the store does not know the parent yet."""
         parent = self.header.get("parent")
-        if parent is None or (self.cursor.linked and self.cursor.introduced):
+        if parent is None or self.cursor.linked:
             return True
         run = self.store.find_run(parent)
         if run is None:
             return False
         self.store.client.set_tag(self.run_id, PARENT, run.info.run_id)
-        introduce(self.store.client, self.run_id, run)
-        self.cursor.linked = self.cursor.introduced = True
+        self.cursor.linked = True
         self._save()
         return True
 
@@ -159,13 +156,9 @@ class Shipper:
             else:
                 names = [*(m[0] for m in batch.metrics), *batch.params, *batch.tags]
                 self.cursor.refused.update({name: one_line(error) for name in names})
-        if NOTE in batch.tags:
-            self.cursor.introduced = False  # the description is the journal's again
         self.answers += 1
 
     def _log_batch(self, batch: Batch) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-
         client = self.store.client
         client.log_batch(
             self.run_id,
@@ -187,8 +180,6 @@ class Shipper:
         return self.find_run() is not None
 
     def _send_input(self, given: dict[str, Any]) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
         dataset = Dataset(
             name=given["name"],
             digest=given["digest"],
@@ -200,8 +191,8 @@ class Shipper:
         self.store.client.log_inputs(self.run_id, [DatasetInput(dataset, [tag])])
 
     @property
-    def holds_back(self) -> bool:
-        """Whether something waits that was never tried."""
+    def has_unsent(self) -> bool:
+        """Whether something waits whose sending was never tried."""
         return any(event["why"] == HELD_BACK for event in self.cursor.missing)
 
     def send_missing(self) -> None:
@@ -233,7 +224,7 @@ class Shipper:
         return None
 
     def publisher(self, model: dict[str, Any]) -> Publisher:
-        """What puts a model of the journal's into the store."""
+        """The publisher of one of the journal's models."""
         return Publisher(self.store, self.run_id, model)
 
     def _file(self, artifact: dict[str, Any]) -> Path:
@@ -265,11 +256,11 @@ def send(folder: Path, store: Store) -> None:
     if lock is None:
         return
     try:
-        shipper = Shipper(folder, store)
-        if shipper.key is not None:
-            shipper.drain()
-            shipper.send_missing()
-            shipper.link()
+        journal = JournalSender(folder, store)
+        if journal.key is not None:
+            journal.drain()
+            journal.send_missing()
+            journal.link()
     except RunDeletedError:
         pass
     finally:

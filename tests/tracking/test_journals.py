@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking.listing import Row, rows
+from pipeline.tracking.journals import Row, rows
 from pipeline.tracking.run import start_run
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.system.process import Process
-from pipeline.tracking import home
-from pipeline.tracking.facts import HOST, PID, SPACE, STARTED, process_of, process_tags
-from pipeline.tracking.journal import JOURNAL, read_events, read_story
-from pipeline.tracking.reap import discard, reap, reap_store
+from pipeline.tracking import paths
+from pipeline.tracking.journal import JOURNAL, read_events, read_run
+from pipeline.tracking.lifecycle import discard, reap
+from pipeline.tracking.mlflow.store import Store
 from pipeline.tracking.run import start_run
-from pipeline.tracking.store import Store
+from pipeline.tracking.tags import HOST, PID, RUN_KEY, SPACE, STARTED, process_of, process_tags
 
 KILLED_AT_WORK = """
 import os
@@ -33,14 +33,14 @@ def killed(python: Python, state: str = "None") -> None:
 
 def test_a_run_whose_process_is_gone_is_ended(offline: Path, python: Python) -> None:
     killed(python)
-    (state,) = home.states().iterdir()
+    (state,) = paths.states().iterdir()
     (folder,) = reap()
-    assert folder.parent == home.journals()
+    assert folder.parent == paths.journals()
     assert not state.exists()
-    story = read_story(folder)
-    assert story is not None
+    run_state = read_run(folder)
+    assert run_state is not None
     last_heard = max(e["t"] for e in read_events(folder / JOURNAL) if "end" not in e)
-    assert (story.status, story.ended) == ("KILLED", last_heard)
+    assert (run_state.status, run_state.ended) == ("KILLED", last_heard)
     assert reap() == []
 
 
@@ -49,54 +49,54 @@ def test_a_run_that_can_go_on_stays_where_its_next_start_looks(
 ) -> None:
     killed(python, "Path('.lossbook/state/train-1').absolute()")
     (folder,) = reap()
-    assert folder == home.state_folder("train", "1")
-    story = read_story(folder)
-    assert story is not None
-    assert story.status == "KILLED"
+    assert folder == paths.state_folder("train", "1")
+    run_state = read_run(folder)
+    assert run_state is not None
+    assert run_state.status == "KILLED"
     assert reap() == [], "it is ended once"
     with start_run("train", experiment="e", state=folder) as run:
-        assert run.key == story.run
+        assert run.key == run_state.key
 
 
 def test_a_run_that_could_go_on_is_given_up(offline: Path, python: Python) -> None:
-    state = home.state_folder("train", "1")
+    state = paths.state_folder("train", "1")
     killed(python, f"Path({str(state)!r})")
     (state / "checkpoint.pth").write_bytes(b"large")
     with start_run("evaluate", experiment="e"):
         (folder,) = discard()
-    story = read_story(folder)
-    assert story is not None
-    assert (story.stage, story.status) == ("train", "KILLED")
+    run_state = read_run(folder)
+    assert run_state is not None
+    assert (run_state.stage, run_state.status) == ("train", "KILLED")
     assert not state.exists()
     assert not (folder / "checkpoint.pth").exists()
 
 
 def test_a_journal_whose_last_line_is_garbled_is_ended(offline: Path, python: Python) -> None:
     killed(python)
-    (state,) = home.states().iterdir()
+    (state,) = paths.states().iterdir()
     with open(state / JOURNAL, "ab") as file:
         file.write(b"\0\0\0\n")
     (folder,) = reap()
-    story = read_story(folder)
-    assert story is not None
-    assert story.status == "KILLED"
+    run_state = read_run(folder)
+    assert run_state is not None
+    assert run_state.status == "KILLED"
 
 
 def test_a_run_at_work_is_left_alone(offline: Path) -> None:
     with start_run("train", experiment="e") as run:
         assert reap() == []
-        story = read_story(run.folder)
-    assert story is not None
-    assert story.status == "RUNNING"
+        run_state = read_run(run.folder)
+    assert run_state is not None
+    assert run_state.status == "RUNNING"
 
 
 def test_the_next_run_sees_to_it(repo: Path, python: Python, store: Store) -> None:
     killed(python)
-    (left,) = home.states().iterdir()
-    story = read_story(left)
-    assert story is not None
+    (left,) = paths.states().iterdir()
+    run_state = read_run(left)
+    assert run_state is not None
     with start_run("evaluate", experiment="e") as run:
-        while (found := store.find_run(story.run)) is None or found.info.status != "KILLED":
+        while (found := store.find_run(run_state.key)) is None or found.info.status != "KILLED":
             run.log_metrics({"waiting": 1.0})
     assert found.data.metrics == {"loss": 1.0}
 
@@ -116,7 +116,7 @@ def test_runs_that_only_the_store_knows_are_judged_by_their_tags(
 ) -> None:
     experiment = store.experiment_id("e")
     run = store.client.create_run(experiment, tags={**process_tags(), **changes})
-    assert (reap_store(store, [experiment]) == [run.info.run_id]) == reaped
+    assert (store.reap([experiment]) == [run.info.run_id]) == reaped
     status = store.client.get_run(run.info.run_id).info.status
     assert status == ("KILLED" if reaped else "RUNNING")
 
@@ -124,10 +124,10 @@ def test_runs_that_only_the_store_knows_are_judged_by_their_tags(
 def test_a_run_that_can_go_on_is_not_ended_in_the_store(store: Store) -> None:
     """Its journal stands for it: its next start may be sending it this very moment."""
     with start_run("train", experiment="e") as run:
-        dead = {**process_tags(), PID: "999999999", "lossbook.run": run.key}
+        dead = {**process_tags(), PID: "999999999", RUN_KEY: run.key}
         experiment = store.experiment_id("e")
         store.client.create_run(experiment, tags=dead)
-        assert reap_store(store, [experiment]) == []
+        assert store.reap([experiment]) == []
 
 
 def test_this_process_lives() -> None:

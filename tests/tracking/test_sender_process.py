@@ -1,4 +1,4 @@
-"""The courier in a process of its own: what it spares the stage, and how it ends."""
+"""The sender in a process of its own: what it spares the stage, and how it ends."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.tracking import courier_process, home
-from pipeline.tracking.courier_process import CourierProcess
-from pipeline.tracking.journal import read_story
-from pipeline.tracking.locks import take
+from pipeline.tracking import paths
+from pipeline.tracking.journal import read_run
+from pipeline.tracking.lifecycle import take
+from pipeline.tracking.mlflow import sender_process
+from pipeline.tracking.mlflow.sender_process import SenderProcess
+from pipeline.tracking.mlflow.store import Store
+from pipeline.tracking.mlflow.sync import gather, synced
 from pipeline.tracking.open_run import Run
-from pipeline.tracking.store import Store
-from pipeline.tracking.sync import gather, synced
 
 HEADER = {
     "run": "0123456789abcdef",
@@ -45,15 +46,15 @@ print("mlflow" in sys.modules)
 
 
 @contextmanager
-def begun() -> Iterator[CourierProcess]:
-    """A run with one metric, ended with the block, and its courier."""
-    folder = home.states() / "train-0123"
+def begun() -> Iterator[SenderProcess]:
+    """A run with one metric, ended with the block, and its sender."""
+    folder = paths.states() / "train-0123"
     with take(folder):
         run = Run(folder, HEADER, {}, {})
         run.log_metrics({"loss": 1.0}, step=0)
-        courier = CourierProcess(folder)
-        courier.start()
-        yield courier
+        sender = SenderProcess(folder)
+        sender.start()
+        yield sender
         run.journal.append({"end": "FINISHED"})
         run.journal.close()
 
@@ -77,40 +78,40 @@ def test_a_stage_never_imports_mlflow(repo: Path, store: Store, python: Callable
 def test_it_dies_with_a_stage_that_is_killed(repo: Path, python: Callable[..., Any]) -> None:
     process = python(STAGE.replace("SECONDS", "600"))
     process.stdout.readline()
-    (courier,) = children(psutil.Process(process.pid))
+    (sender,) = children(psutil.Process(process.pid))
     process.kill()
-    courier.wait(timeout=5)
+    sender.wait(timeout=5)
 
 
 def test_ctrl_c_in_a_terminal_leaves_it_the_time_to_send_the_end(
     repo: Path, store: Store, python: Callable[..., Any]
 ) -> None:
-    # With time enough for a courier that other tests leave no processor to be replaced.
+    # With time enough for a sender that other tests leave no processor to be replaced.
     script = "import os; os.setpgid(0, 0)\n"
-    script += "from pipeline.tracking import ending; ending.KILLED_LIMIT = 60.0\n"
+    script += "from pipeline.tracking import run; run.KILLED_LIMIT = 60.0\n"
     process = python(script + STAGE.replace("SECONDS", "600"))
     process.stdout.readline()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does to all that runs in its foreground
     process.communicate()
-    (kept,) = home.journals().iterdir()
-    story = read_story(kept)
-    assert story is not None
-    found = store.find_run(story.run)
+    (kept,) = paths.journals().iterdir()
+    run_state = read_run(kept)
+    assert run_state is not None
+    found = store.find_run(run_state.key)
     assert found is not None
-    assert found.info.status == story.status == "KILLED"
+    assert found.info.status == run_state.status == "KILLED"
 
 
 def test_one_that_gets_no_processor_is_replaced(
     repo: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(courier_process, "STARVED", 0.1)
+    monkeypatch.setattr(sender_process, "STARVED", 0.1)
     others = set(children(psutil.Process()))  # of tests before this one
-    with begun() as courier:
+    with begun() as sender:
         (first,) = set(children(psutil.Process())) - others
         first.suspend()
-        courier.finish()
-    assert courier.lacking() == []
-    assert store.client.get_run(courier.run_id or "").data.metrics == {"loss": 1.0}
+        sender.finish()
+    assert sender.lacking() == []
+    assert store.client.get_run(sender.run_id or "").data.metrics == {"loss": 1.0}
     assert set(children(psutil.Process())) <= others
 
 
@@ -118,17 +119,17 @@ def test_one_that_gets_no_processor_is_replaced(
 def test_one_that_dies_or_hangs_costs_a_warning(
     repo: Path, ending: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(courier_process, "SLACK", 0.1)
+    monkeypatch.setattr(sender_process, "SLACK", 0.1)
     others = set(children(psutil.Process()))
-    with begun() as courier:
+    with begun() as sender:
         (process,) = set(children(psutil.Process())) - others
-        while not courier._speaks_within(0.1):
+        while not sender._answers_within(0.1):
             pass
         process.send_signal(ending)
         start = time.monotonic()
-        courier.finish(limit=0.2)
+        sender.finish(limit=0.2)
         assert time.monotonic() - start < 2
-    assert courier.lacking() == ["mlflow.db: the process that sends there failed"]
+    assert sender.lacking() == ["mlflow.db: the process that sends there failed"]
     assert set(children(psutil.Process())) <= others
     (done,) = synced(gather(Path("journals")))
     assert done.outcome in ("sent", "there")

@@ -8,15 +8,12 @@ infinity is the largest float.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+from mlflow.entities import Run
 
 from pipeline.errors import UserError
-from pipeline.tracking.facts import process_of
-from pipeline.tracking.store import PARENT, RUN_KEY, Store, connect
-from pipeline.tracking.sync import failures_explained
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
+from pipeline.tracking.mlflow.store import connect, failures_explained
+from pipeline.tracking.tags import PARENT, RUN_KEY, hidden_tag, is_dead
 
 PAGE = 500  # runs in one answer of the store
 
@@ -60,7 +57,7 @@ class Reader:
             UserError: the store does not answer, or has no such experiment.
         """
         with failures_explained():
-            self.store: Store = connect()
+            self.store = connect()
             found = self.store.client.get_experiment_by_name(experiment)
         if found is None or found.lifecycle_stage == "deleted":
             raise UserError(
@@ -108,18 +105,13 @@ def _recorded(run: Run) -> Recorded:
     info, data = run.info, run.data
     return Recorded(
         run_id=info.run_id,
-        key=data.tags.get(RUN_KEY, ""),
+        key=hidden_tag(data.tags, RUN_KEY) or "",
         name=info.run_name or info.run_id,
         stage=data.tags.get("stage", ""),
-        status="GONE" if _is_gone(info.status, data.tags) else info.status,
+        status="GONE" if info.status == "RUNNING" and is_dead(data.tags) else info.status,
         started=info.start_time,
         ended=info.end_time,
         params=dict(data.params),
         metrics=dict(data.metrics),
         tags=dict(data.tags),
     )
-
-
-def _is_gone(status: str, tags: dict[str, str]) -> bool:
-    process = process_of(tags) if status == "RUNNING" else None
-    return process is not None and process.is_alive() is False

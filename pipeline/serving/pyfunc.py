@@ -6,7 +6,8 @@
         -d '{"inputs": [{"prompt": "Every effort"}], "params": {"temperature": 0.7, "seed": 3}}'
 
 A model is code and safetensors, no pickle. The code is a file that ends in `serve(load)`, where
-`load(folder)` gives a function from prompts to completions (`publish` says how both get there).
+`load(folder)` gives a function from prompts to completions (`tracking.mlflow.publish` puts both
+into the store).
 
 Sharp edge: MLflow drops params that the signature does not name, with a line in a log; here they
 are refused, for which one of its private functions is wrapped.
@@ -15,30 +16,29 @@ are refused, for which one of its private functions is wrapped.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from numbers import Number
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from mlflow import pyfunc
+from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from pandas import DataFrame
 
 from pipeline.errors import UserError
-
-if TYPE_CHECKING:
-    from mlflow.exceptions import MlflowException
-    from mlflow.models import ModelSignature
+from pipeline.serving import PARAMS
 
 Complete = Callable[..., list[str]]  # (prompts, *, temperature, top_k, max_new_tokens, seed)
 Load = Callable[[Path], Complete]
 
-WEIGHTS = "model.safetensors"
-PARAMS = {"temperature": float, "top_k": int, "max_new_tokens": int, "seed": int}
 ENFORCER = "_enforce_params_schema"  # what `mlflow.pyfunc` checks params with
 
 
 def serve(load: Load) -> None:
-    """Tell MLflow, which executes the calling file, what it serves."""
-    from mlflow.models import set_model
-    from mlflow.pyfunc.model import PythonModel, PythonModelContext
-    from pandas import DataFrame
+    """Set what MLflow, which executes the calling file, serves."""
 
     class Served(PythonModel):
         def load_context(self, context: PythonModelContext) -> None:
@@ -69,8 +69,6 @@ def _completed(complete: Complete, prompts: Sequence[str], params: dict[str, Any
 
 def refusal(message: str) -> MlflowException:
     """An error that a client reads as it is: MLflow's server puts the whole input before others."""
-    from mlflow.exceptions import MlflowException
-    from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
     class Refusal(MlflowException):
         def serialize_as_json(self) -> str:
@@ -81,8 +79,6 @@ def refusal(message: str) -> MlflowException:
 
 def refuse_unknown_params() -> None:
     """Make MLflow refuse, for models with our signature, the params that it would drop."""
-    from mlflow import pyfunc
-
     enforce = getattr(pyfunc, ENFORCER)
     if getattr(enforce, "refuses_unknown", False):
         return
@@ -99,18 +95,3 @@ def refuse_unknown_params() -> None:
 
     enforce_strictly.refuses_unknown = True  # type: ignore[attr-defined]
     setattr(pyfunc, ENFORCER, enforce_strictly)
-
-
-def signature(defaults: Mapping[str, Any]) -> ModelSignature:
-    """Prompts to completions, with typed params; `top_k` 0 keeps every token."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-
-    types = {float: DataType.double, int: DataType.long}
-    return ModelSignature(
-        inputs=Schema([ColSpec(DataType.string, "prompt")]),
-        outputs=Schema([ColSpec(DataType.string, "completion")]),
-        params=ParamSchema(
-            [ParamSpec(name, types[kind], kind(defaults[name])) for name, kind in PARAMS.items()]
-        ),
-    )

@@ -1,11 +1,11 @@
-"""Where the records of a repository are kept.
+"""Where the records of a repository are kept, and the address of its MLflow store.
 
 Everything hangs on the main repository, also in the temporary workspaces where `dvc exp run`
 works: DVC names it in `DVC_ROOT`. What a workspace writes elsewhere is deleted with it.
 
     mlflow.db, mlartifacts/           MLflow's store, unless MLFLOW_TRACKING_URI names another
     .lossbook/state/STAGE-*/          runs at work, and runs that a kill left to be continued
-    .lossbook/journals/STAGE-KEY/     the journals of ended runs: the book itself
+    .lossbook/journals/STAGE-KEY/     the journals of ended runs, from which a store can be rebuilt
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from configparser import ConfigParser
 from configparser import Error as ConfigError
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 
 def root() -> Path:
@@ -40,6 +42,14 @@ def state_folder(stage: str, fingerprint: str) -> Path:
     return states() / f"{stage}-{fingerprint}"
 
 
+def states() -> Path:
+    return root() / ".lossbook" / "state"
+
+
+def journals() -> Path:
+    return root() / ".lossbook" / "journals"
+
+
 def dvc_cached(md5: str) -> Path:
     """Where DVC's cache keeps a file with this hash, if it does."""
     return _dvc_cache() / "files" / "md5" / md5[:2] / md5[2:]
@@ -54,9 +64,39 @@ def _dvc_cache() -> Path:
     return folder / config.get("cache", "dir", fallback="cache")
 
 
-def states() -> Path:
-    return root() / ".lossbook" / "state"
+def tracking_uri() -> str:
+    """`MLFLOW_TRACKING_URI`, else the main repository's database; SQLite paths made absolute."""
+    given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    path = sqlite_path(given or "sqlite:///mlflow.db")
+    return given if path is None else f"sqlite:///{path}"
 
 
-def journals() -> Path:
-    return root() / ".lossbook" / "journals"
+def sqlite_path(uri: str) -> Path | None:
+    """The database file of an SQLite URI; a relative one is the main repository's."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return root() / uri.removeprefix("sqlite:///").partition("?")[0]
+
+
+def is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
+
+
+def store_name(uri: str) -> str:
+    """The store's address without user and password; short for the default store."""
+    path = sqlite_path(uri)
+    if path == root() / "mlflow.db":
+        return "mlflow.db"  # stays true when the repository moves
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def artifact_root() -> Path:
+    """Where runs of a database of this machine keep their artifacts."""
+    return root() / "mlartifacts"
+
+
+def local_folder(location: str) -> Path | None:
+    """The folder that a `file://` location names; None for a server's or a bucket's."""
+    parts = urlsplit(location)
+    return Path(url2pathname(parts.path)) if parts.scheme == "file" else None

@@ -1,4 +1,4 @@
-"""MLflow's store: found, created, upgraded, connected to. The one door to the `mlflow` package.
+"""MLflow's store: found, created, upgraded, connected to.
 
 `MLFLOW_TRACKING_URI` names a server or a database; without it the store is `mlflow.db` in the
 main repository (SQLite, write-ahead log), artifacts beside it in `mlartifacts/`.
@@ -8,65 +8,49 @@ Sharp edges that this module blunts, all of MLflow 3.17:
   under a lock, and renamed into place.
 - An experiment that `mlflow server` creates keeps its artifacts behind that server, where a
   direct client cannot write: experiments are created here, with an explicit artifact location.
+- Artifact locations are absolute, so a repository that was moved has a store that writes where it
+  was: such a store is refused, and rebuilt from the journals.
 - A newer MLflow upgrades a database unasked, an older one then refuses it: a copy is kept.
-- A dead server blocks each call for four minutes: one retry, 30 seconds.
-
-Importing `mlflow` takes one to two seconds, so it happens in `connect`, which a run's courier
-calls.
+- A dead server blocks each call for four minutes: one retry, 30 seconds (`ENVIRONMENT`).
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
+import mlflow.store
 from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserError
 from pipeline.system.files import written_aside
-from pipeline.tracking import home
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
-
-RUN_KEY = "lossbook.run"  # the tag by which a run is found again, whatever id a store gave it
-PARENT = "mlflow.parentRunId"  # MLflow's tag
-
-ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # above the slowest answer that still counts as one
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # the terminal is the stage's
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
+from pipeline.tracking import journals, paths
+from pipeline.tracking.tags import HOST, RUN_KEY, former_name, hidden_tag, is_dead
 
 
 class Store:
     """A store that answers.
 
     Attributes:
-        name: the store in words and in cursors, without a password.
+        name: its address in words and in cursors, without a password.
         client: MLflow's, bound to the store.
     """
 
     def __init__(self, uri: str) -> None:
-        from mlflow import MlflowClient
-
         self.uri = uri
-        self.name = name_of(uri)
+        self.name = paths.store_name(uri)
         registry = os.environ.get("MLFLOW_REGISTRY_URI") or uri
-        self.client: MlflowClient = MlflowClient(tracking_uri=uri, registry_uri=registry)
+        self.client = MlflowClient(tracking_uri=uri, registry_uri=registry)
         self._experiments: dict[str, str] = {}
 
     def experiment_id(self, name: str) -> str:
@@ -80,14 +64,12 @@ class Store:
         self._experiments.clear()
 
     def _open_experiment(self, name: str) -> str:
-        from mlflow.exceptions import MlflowException
-
         found = self.client.get_experiment_by_name(name)
         if found is None:
             location = None  # a server's own
-            if not is_server(self.uri):
-                artifact_root().mkdir(parents=True, exist_ok=True)
-                location = artifact_root().as_uri()
+            if not paths.is_server(self.uri):
+                paths.artifact_root().mkdir(parents=True, exist_ok=True)
+                location = paths.artifact_root().as_uri()
             try:
                 return self.client.create_experiment(
                     name,
@@ -100,27 +82,31 @@ class Store:
                     raise
                 found = self.client.get_experiment_by_name(name)  # another process was quicker
                 assert found is not None, "an experiment that exists is found"
-        _check_place(found.artifact_location)
+        place = paths.local_folder(found.artifact_location)
+        if place is not None and not paths.is_server(self.uri) and _is_gone(place):
+            raise UserError(
+                f"experiment {name}: its artifacts lie in {place}, which is not here; "
+                "`tracking.experiment` can name another"
+            )
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
 
     def find_run(self, key: str, experiment: str | None = None) -> Run | None:
         """The run with this key, deleted ones included; in any experiment unless one is named."""
-        from mlflow.entities import ViewType
-
         ids = self._experiments_to_search(experiment)
         if not ids:
             return None
-        runs = self.client.search_runs(
-            ids, f"tags.`{RUN_KEY}` = '{key}'", run_view_type=ViewType.ALL, max_results=1
-        )
-        return runs[0] if runs else None
+        for tag in (RUN_KEY, former_name(RUN_KEY)):
+            runs = self.client.search_runs(
+                ids, f"tags.`{tag}` = '{key}'", run_view_type=ViewType.ALL, max_results=1
+            )
+            if runs:
+                return runs[0]
+        return None
 
     def _experiments_to_search(self, name: str | None) -> list[str]:
         """Deleted ones too, and none is made or restored: looking changes nothing."""
-        from mlflow.entities import ViewType
-
         if name is None:
             return [e.experiment_id for e in self.client.search_experiments(ViewType.ALL)]
         if name in self._experiments:
@@ -128,30 +114,52 @@ class Store:
         found = self.client.get_experiment_by_name(name)
         return [found.experiment_id] if found is not None else []
 
+    def reap(self, experiments: list[str]) -> list[str]:
+        """End, as KILLED, the runs of this host that no process and no journal stands for.
 
-def _check_place(location: str) -> None:
-    """MLflow would make a folder that has moved anew, in the old place."""
-    place = local_folder(location)
-    if place is None or is_server(tracking_uri()):
-        return
-    if place != artifact_root() and not place.exists():
-        raise UserError(f"artifacts used to lie in {place}, which is gone: `lossbook relocate`")
+        Returns:
+            Their ids.
+        """
+        here = socket.gethostname()
+        reaped = []
+        for tag in (HOST, former_name(HOST)):
+            running = f"attributes.status = 'RUNNING' and tags.`{tag}` = '{here}'"
+            for run in self.client.search_runs(experiments, running):
+                key = hidden_tag(run.data.tags, RUN_KEY) or ""
+                if is_dead(run.data.tags) and journals.find(key) is None:
+                    self.client.set_terminated(run.info.run_id, status="KILLED")
+                    reaped.append(run.info.run_id)
+        return reaped
 
 
 def connect() -> Store:
     """Open the store, created or upgraded first where it is a database of this machine.
 
     Raises:
-        UserError: the database was written by a newer MLflow.
+        UserError: the database was written by a newer MLflow, or its artifacts lay elsewhere.
     """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     for chatty in ("alembic", "mlflow.store.db.utils", "urllib3.connectionpool"):
-        logging.getLogger(chatty).setLevel(logging.CRITICAL)  # what fails is tried again, and told
-    uri = tracking_uri()
-    if (path := sqlite_path(uri)) is not None:
-        _prepare_sqlite(path)
-    return Store(uri)
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)  # failures are tried again, reported
+    uri = paths.tracking_uri()
+    database = paths.sqlite_path(uri)
+    if database is not None:
+        _prepare_sqlite(database)
+    store = Store(uri)
+    if database is not None:
+        _refuse_moved(store, database)
+    return store
+
+
+@contextmanager
+def failures_explained() -> Iterator[None]:
+    """Turn what a store, a driver or a network raises into a `UserError` that names the store."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        name = paths.store_name(paths.tracking_uri())
+        raise UserError(f"{name}: {one_line(error)}; try again later") from error
 
 
 def error_code(error: Exception) -> str:
@@ -164,46 +172,29 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def tracking_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, else the main repository's database; SQLite paths made absolute."""
-    given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
-    path = sqlite_path(given or "sqlite:///mlflow.db")
-    return given if path is None else f"sqlite:///{path}"
+def _refuse_moved(store: Store, database: Path) -> None:
+    """
+    Raises:
+        UserError: the database was made where this repository was before; says what to do.
+    """
+    root = paths.artifact_root()
+    for experiment in store.client.search_experiments(ViewType.ALL):
+        place = paths.local_folder(experiment.artifact_location)
+        if place is not None and place.name == root.name and _is_gone(place):
+            raise UserError(
+                f"{store.name} comes from another place: remove {database.name} and {root.name}, "
+                "then run `lossbook sync`, which rebuilds them from the journals "
+                f"(artifacts lay in {place})"
+            )
 
 
-def sqlite_path(uri: str) -> Path | None:
-    """The database file of an SQLite URI; a relative one is the main repository's."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    return home.root() / uri.removeprefix("sqlite:///").partition("?")[0]
-
-
-def is_server(uri: str) -> bool:
-    return uri.startswith(("http://", "https://"))
-
-
-def local_folder(location: str) -> Path | None:
-    """The folder that a `file://` location names; None for a server's or a bucket's."""
-    parts = urlsplit(location)
-    return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
-
-
-def artifact_root() -> Path:
-    """Where runs of a database of this machine keep their artifacts."""
-    return home.root() / "mlartifacts"
-
-
-def name_of(uri: str) -> str:
-    """The store's name: its address without user and password, short for the default store."""
-    path = sqlite_path(uri)
-    if path == home.root() / "mlflow.db":
-        return "mlflow.db"  # stays true when the repository moves
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+def _is_gone(place: Path) -> bool:
+    """MLflow would make the folder anew, where the repository no longer is."""
+    return place != paths.artifact_root() and not place.exists()
 
 
 def _prepare_sqlite(path: Path) -> None:
-    lock = home.root() / ".lossbook" / f"{path.name}.lock"
+    lock = paths.root() / ".lossbook" / f"{path.name}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):
         if not path.exists():
@@ -213,13 +204,13 @@ def _prepare_sqlite(path: Path) -> None:
 
 
 def _create_sqlite(path: Path) -> None:
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # not for a server's client
 
     for suffix in ("-wal", "-shm"):  # of a database that was removed: it would spoil this one
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     with written_aside(path) as aside:
         uri = f"sqlite:///{aside}"
-        SqlAlchemyStore(uri, artifact_root().as_uri()).engine.dispose()  # type: ignore[no-untyped-call]
+        SqlAlchemyStore(uri, paths.artifact_root().as_uri()).engine.dispose()  # type: ignore[no-untyped-call]
         with closing(sqlite3.connect(aside)) as database:
             database.execute("pragma journal_mode=wal")  # stays with the file
 
@@ -240,8 +231,7 @@ def _revision_of(path: Path) -> str:
 
 def _revisions() -> list[str]:
     """The schema revisions that the installed MLflow knows, newest first."""
-    import mlflow.store
-    from alembic.script import ScriptDirectory
+    from alembic.script import ScriptDirectory  # not for a server's client
 
     folder = Path(next(iter(mlflow.store.__path__))) / "db_migrations"
     return [script.revision for script in ScriptDirectory(str(folder)).walk_revisions()]
@@ -253,7 +243,7 @@ def _upgrade_sqlite(path: Path, revision: str, known: list[str]) -> None:
             f"{path} was written by a newer MLflow: install that one, or go back to a copy "
             f"({path.name}.*.bak), or move it away and run `lossbook sync`"
         )
-    back_up(path, revision or "unversioned")
+    _back_up(path, revision or "unversioned")
     command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{path}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -261,7 +251,7 @@ def _upgrade_sqlite(path: Path, revision: str, known: list[str]) -> None:
         raise UserError(f"{path}: MLflow could not upgrade it ({reason}); a copy is beside it")
 
 
-def back_up(path: Path, label: str) -> Path:
+def _back_up(path: Path, label: str) -> Path:
     """Copy a database that may be in use to `NAME.LABEL.bak` beside it."""
     copy = path.with_name(f"{path.name}.{label}.bak")
     with (

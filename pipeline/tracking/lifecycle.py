@@ -1,0 +1,215 @@
+"""A run's folder from lock to archive: who works in it, and what becomes of it.
+
+One process at a time works in a run's folder. `lock` is the worker's, held as long as it runs: the
+kernel lets go of it when the process is gone, however it went, so a lock that can be had means
+that nobody is at work. `ship.lock` is for whoever sends the journal to a store.
+
+A run that has ended is archived, by one rename. Until that has happened it counts as unfinished:
+whatever kills the process before it, the next start goes on with the same run. A stage that is
+killed after it has still failed in DVC's eyes, which then runs it again: such a run is taken back
+from the archive (`revive`). It is known by what is missing: a mark that a process leaves as it
+exits, or its journal in the cache of a DVC that was to take it.
+
+A run that nobody ended, because its process or machine was killed, is ended by the next process
+that looks (`reap`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pipeline.errors import UserError
+from pipeline.system.files import folder_aside
+from pipeline.tracking import paths
+from pipeline.tracking.cursor import CURSOR
+from pipeline.tracking.journal import (
+    ARTIFACTS,
+    JOURNAL,
+    Journal,
+    now,
+    read_header,
+    read_last,
+    read_run,
+)
+from pipeline.tracking.tags import PID, hidden_tag, is_dead
+
+WORK, SHIP = "lock", "ship.lock"
+MOMENT = 2.0  # seconds: a process that reaps looks into a folder for far less
+EXITED = "exited"  # the mark
+KEPT = {JOURNAL, ARTIFACTS, CURSOR, WORK, SHIP, EXITED}  # of a state folder, in the archive
+
+_finished: list[Path] = []  # archived by this process
+
+
+@contextmanager
+def take(folder: Path) -> Iterator[None]:
+    """Work in the folder, created if need be.
+
+    Raises:
+        UserError: another process does.
+    """
+    lock = None
+    while lock is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = acquire(folder / WORK, MOMENT)
+        if lock is None:
+            run = read_run(folder)
+            who = (hidden_tag(run.tags, PID) if run else None) or "unknown"
+            raise UserError(f"{folder}: process {who} is at work here; wait for it or end it")
+        if not (folder / WORK).exists():  # the folder was archived while we waited
+            lock.release()
+            lock = None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def acquire(path: Path, timeout: float = 0.0) -> FileLock | None:
+    """The lock, taken; None where another process has it."""
+    lock = FileLock(path, timeout=timeout, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return None
+    return lock
+
+
+def hand_over(folder: Path, journal: Path) -> None:
+    """Copy the journal and its files to `journal`, all or nothing."""
+    with folder_aside(journal) as aside:
+        shutil.copyfile(folder / JOURNAL, aside / JOURNAL)
+        if (folder / ARTIFACTS).exists():
+            shutil.copytree(
+                folder / ARTIFACTS, aside / ARTIFACTS, ignore=shutil.ignore_patterns(".*.part")
+            )
+
+
+def archive(folder: Path, stage: str, key: str) -> Path:
+    """Move a state folder among the journals of ended runs, and drop what is no journal."""
+    target = paths.journals() / f"{stage}-{key}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        shutil.rmtree(target)
+    folder.rename(target)
+    _finished.append(target)
+    prune(target)
+    return target
+
+
+@atexit.register
+def _mark_exit() -> None:
+    for folder in _finished:
+        with suppress(OSError):
+            (folder / EXITED).touch()
+
+
+def prune(folder: Path) -> None:
+    """Remove the checkpoints that an archived state folder still holds."""
+    for path in folder.iterdir():
+        if path.name in KEPT:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def revive(state: Path, handed_over: bool) -> None:
+    """Take back the run of this state whose process or DVC was killed right after its archive.
+
+    Nothing happens where the state folder has a journal of its own.
+
+    Args:
+        handed_over: the stage's journal is one of its outputs.
+    """
+    stage = state.name.partition("-")[0]
+    if (state / JOURNAL).exists():
+        return
+    under_dvc = handed_over and "DVC_STAGE" in os.environ
+    for path in paths.journals().glob(f"{stage}-*/{JOURNAL}"):
+        if _has_finished(path.parent, state.name) and _was_cut_short(path.parent, under_dvc):
+            for name in (ARTIFACTS, CURSOR, JOURNAL):  # the journal last: it makes the run
+                with suppress(FileNotFoundError):
+                    (path.parent / name).rename(state / name)
+            shutil.rmtree(path.parent)
+            return
+
+
+def _has_finished(folder: Path, state: str) -> bool:
+    """A run of this state, at its good end, by a process that is gone."""
+    header = read_header(folder)
+    if header is None or header.get("state") != state:
+        return False
+    run = read_run(folder)
+    return run is not None and run.status == "FINISHED" and is_dead(run.tags)
+
+
+def _was_cut_short(folder: Path, under_dvc: bool) -> bool:
+    if not (folder / EXITED).exists():
+        return True
+    with open(folder / JOURNAL, "rb") as file:  # DVC knows it by its MD5
+        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    return under_dvc and not paths.dvc_cached(md5).exists()
+
+
+def reap() -> list[Path]:
+    """End, as KILLED, the journals whose process is gone; where they lie now.
+
+    The end is dated by the journal's last line, the last sign of life of the process. A run that
+    can go on stays in its state folder: its next start makes it RUNNING again.
+    """
+    return _of_idle_states(_end_killed)
+
+
+def discard() -> list[Path]:
+    """Give up the runs that could go on: archive their journals, delete their checkpoints.
+
+    Returns:
+        Where the journals lie now.
+    """
+    reap()
+    return _of_idle_states(_archive_as_is, MOMENT)  # another process may be looking in
+
+
+def _of_idle_states(
+    end: Callable[[Path, dict[str, Any]], Path | None], timeout: float = 0.0
+) -> list[Path]:
+    """Call `end` with each state folder where nobody is at work, and its journal's header."""
+    ended = []
+    for state in sorted(path.parent for path in paths.states().glob(f"*/{JOURNAL}")):
+        lock = acquire(state / WORK, timeout)
+        if lock is None:
+            continue  # at work
+        try:
+            header = read_header(state)  # None: killed before its first line was whole
+            folder = end(state, header) if header is not None else None
+        finally:
+            lock.release()
+        if folder is not None:
+            ended.append(folder)
+    return ended
+
+
+def _end_killed(state: Path, header: dict[str, Any]) -> Path | None:
+    last = read_last(state) or {"t": now()}
+    if "end" not in last:
+        journal = Journal(state)
+        journal.append({"t": last["t"], "end": "KILLED"})
+        journal.close()
+    elif header.get("state"):
+        return None  # ended, and seen to, before
+    return state if header.get("state") else _archive_as_is(state, header)
+
+
+def _archive_as_is(state: Path, header: dict[str, Any]) -> Path:
+    return archive(state, header["stage"], header["run"])
