@@ -25,6 +25,7 @@ from pydantic_core import PydanticCustomError
 
 from pipeline.errors import UserError
 from pipeline.params_errors import explain
+from pipeline.training.schedule import SCHEDULES
 
 Size = Literal["124M", "355M", "774M", "1558M"]
 Text = Annotated[str, StringConstraints(min_length=1)]
@@ -137,7 +138,7 @@ class Train(Section):
     gradient_accumulation: Positive = Field(1, description="batches an optimizer step")
     learning_rate: float = Field(4.0e-4, gt=0.0, le=10.0)
     weight_decay: float = Field(0.1, ge=0.0, le=10.0, description="on matrices only")
-    schedule: Literal["constant", "cosine", "wsd"] = "constant"
+    schedule: Literal[*SCHEDULES] = "constant"  # type: ignore[valid-type]
     warmup_steps: Natural = 0
     decay_steps: float = Field(
         0.2, gt=0.0, description="of wsd, the last ones; below 1 a share of all steps"

@@ -25,7 +25,7 @@ from pipeline.generation.matmul_kernels import Kind, Precision
 from pipeline.generation.sampling import Sampler, Sampling
 from pipeline.generation.sequences import Completion, check_tokens, rows_of
 from pipeline.generation.speculative import GUESS_FROM
-from pipeline.model.gpt import GPT, unfilled
+from pipeline.model.gpt import GPT, meta_model
 from pipeline.tokens.tokenizer import END_OF_TEXT, encode
 
 __all__ = ["Completion", "Decoder", "complete", "generate", "next_token_probabilities"]
@@ -165,6 +165,6 @@ def next_token_probabilities(
 
 def _cast(model: GPT, dtype: torch.dtype) -> GPT:
     """The same model with its weights in another type."""
-    cast = unfilled(model.config)
+    cast = meta_model(model.config)
     cast.load_state_dict({k: v.to(dtype) for k, v in model.state_dict().items()}, assign=True)
     return cast

@@ -14,21 +14,28 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.params import Sample
+    from pipeline.reports import HistoryRow
     from pipeline.system.digests import Digests
     from pipeline.tokens.windows import Windows
     from pipeline.tracking.open_run import Run
-    from pipeline.training.events import Evaluation
-    from pipeline.training.job import TrainingJob
 
 CODE = Path(__file__).with_name("served_model.py")
 
 
 def log_saved(
-    run: Run, job: TrainingJob, best: Evaluation, folder: Path, name: str, digests: Digests
+    run: Run,
+    sampling: Sample,
+    val_windows: Windows,
+    best: HistoryRow,
+    folder: Path,
+    name: str,
+    digests: Digests,
 ) -> None:
     """Log a file of the folder, which DVC keeps: its digests, no copy.
 
     Args:
+        sampling: what a request to the served model leaves out.
+        val_windows: what `best` was measured on.
         best: the evaluation that `best.pth` comes from; the lowest loss is champion.
     """
     from pipeline.model.saved import FILES
@@ -41,7 +48,7 @@ def log_saved(
         folder / name,
         [folder / "config.json"],
         digests=digests,
-        defaults=served_defaults(job.params.sample),
+        defaults=served_defaults(sampling),
         metrics={
             "val_loss": best.val_loss,
             "val_perplexity": math.exp(best.val_loss),
@@ -49,7 +56,7 @@ def log_saved(
             "step": best.step,
             "epoch": best.epoch,
         },
-        measured_on=measured_on(job.val_windows),
+        measured_on=measured_on(val_windows),
     )
 
 

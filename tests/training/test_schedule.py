@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
 import pytest
 
 from pipeline.params import Train
-from pipeline.training.events import Evaluation
-from pipeline.training.schedule import learning_rate, patience_is_over, total_steps
+from pipeline.reports import HistoryRow
+from pipeline.training.schedule import (
+    SCHEDULES,
+    learning_rate,
+    patience_is_over,
+    total_steps,
+)
 
+ROOT = Path(__file__).parents[2]
 COSINE = {"schedule": "cosine", "learning_rate": 1.0, "min_learning_rate": 0.2}
 
 WSD = {**COSINE, "schedule": "wsd"}
@@ -36,6 +47,22 @@ def test_schedule(settings: dict[str, object], total: int, table: list[float]) -
     assert rates == pytest.approx(table, abs=1e-6)
 
 
+def test_a_schedule_is_a_function_and_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`train.schedule` takes the registry's keys, and a made-up one follows the warm-up."""
+    assert get_args(Train.model_fields["schedule"].annotation) == tuple(SCHEDULES)
+    monkeypatch.setitem(SCHEDULES, "sqrt", lambda step, total, settings: total - step)
+    settings = Train(warmup_steps=1, learning_rate=1.0).model_copy(update={"schedule": "sqrt"})
+    assert [learning_rate(step, 4, settings) for step in range(4)] == [0.5, 3, 2, 1]
+
+
+def test_params_read_the_schedules_without_torch() -> None:
+    program = "import pipeline.params, pipeline.training.optim, sys; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
+
+
 @pytest.mark.parametrize("settings", [COSINE, WSD])
 def test_the_rate_reaches_its_floor_just_past_the_end(settings: dict[str, object]) -> None:
     assert learning_rate(10, 10, Train.model_validate(settings)) == pytest.approx(0.2)
@@ -62,5 +89,5 @@ def test_max_steps_decides_where_it_is_given(settings: dict[str, object], steps:
     ],
 )
 def test_patience(losses: list[float], patience: int | None, over: bool) -> None:
-    history = [Evaluation(i, i, i, 1.0, loss, 1e-3) for i, loss in enumerate(losses)]
+    history = [HistoryRow(i, i, i, 1.0, loss, 1e-3) for i, loss in enumerate(losses)]
     assert patience_is_over(history, patience) is over
