@@ -23,7 +23,7 @@ from pipeline.training.events import Diverged, Observer
 from pipeline.training.fingerprint import code_of, fingerprint
 from pipeline.training.initial_state import initial_state
 from pipeline.training.loop import Trainer
-from pipeline.training.schedule import total_steps
+from pipeline.training.stopping import total_steps
 from pipeline.weights import Source, find_start
 
 # They change what is computed by rounding only, or by dropout where processes are several.

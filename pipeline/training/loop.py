@@ -43,9 +43,10 @@ from pipeline.training.delayed_metrics import DelayedMetrics, StepMetrics
 from pipeline.training.evaluation import distributed_loss
 from pipeline.training.events import Diverged, Observer, Step
 from pipeline.training.precision import WorkingCopy
-from pipeline.training.schedule import learning_rate, patience_is_over, total_steps
+from pipeline.training.schedule import learning_rate
 from pipeline.training.snapshot import Snapshot
 from pipeline.training.spikes import SpikeDetector
+from pipeline.training.stopping import patience_is_over, total_steps
 from pipeline.training.throughput import Meter
 
 

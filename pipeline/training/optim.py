@@ -1,23 +1,31 @@
 """The optimizer: weight decay on matrices only.
 
-An optimizer is a function that builds it and an entry in `OPTIMIZERS`.
+An optimizer is a function that builds it, and an entry in `OPTIMIZERS`, whose keys settings can be
+checked against: this module imports nothing of the project, and torch only to build one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-if TYPE_CHECKING:  # names can be looked up in OPTIMIZERS without waiting for torch
+if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
-
-    from pipeline.params import Train
 
 Groups = list[dict[str, Any]]  # of parameters, as `Optimizer` takes them
 
 
-def build_optimizer(model: nn.Module, settings: Train, name: str = "adamw") -> Optimizer:
+class Settings(Protocol):
+    """What optimizers read of the `train` section."""
+
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+
+
+def build_optimizer(model: nn.Module, settings: Settings, name: str = "adamw") -> Optimizer:
     """The optimizer `name` of `OPTIMIZERS`; biases and layer norms do not decay."""
     parameters = list(model.parameters())
     groups = [
@@ -30,11 +38,11 @@ def build_optimizer(model: nn.Module, settings: Train, name: str = "adamw") -> O
     return OPTIMIZERS[name](groups, settings)
 
 
-def adamw(groups: Groups, settings: Train) -> Optimizer:
+def adamw(groups: Groups, settings: Settings) -> Optimizer:
     """PyTorch's fused AdamW."""
     import torch
 
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
-OPTIMIZERS: dict[str, Callable[[Groups, Train], Optimizer]] = {"adamw": adamw}
+OPTIMIZERS: dict[str, Callable[[Groups, Settings], Optimizer]] = {"adamw": adamw}
