@@ -12,7 +12,7 @@ from pipeline.distributed.launch import launch
 from pipeline.distributed.world import World
 from pipeline.training.events import Diverged
 from pipeline.training.loop import Trainer
-from tests.helpers.two_processes import CPU, Losses, job_of, run_job_worker, train, train_by_two
+from tests.helpers.two_processes import CPU, StepLog, job_of, run_job_worker, train, train_by_two
 
 STEPS = 50
 # two micro-batches a step; 5 validation windows, which two cannot share equally
@@ -78,7 +78,7 @@ def test_a_loss_that_diverges_on_one_rank_ends_all_in_the_same_words(tokens: Pat
 
     def lead() -> None:
         with launch(world, CPU, run_job_worker, settings, tokens):
-            observer = Losses()
+            observer = StepLog()
             trainer = job_of(settings, tokens, world).trainer(observer)
             observer.on_step = lambda step: poison(trainer) if step.step == 3 else None
             trainer.run()

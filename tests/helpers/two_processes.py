@@ -24,7 +24,9 @@ TINY = {"n_layer": 2, "n_head": 2, "n_embd": 8, "context_length": 8, "dropout": 
 Case = dict[str, dict[str, Any]]  # the sections of params.yaml
 
 
-class Losses(NullObserver):
+class StepLog(NullObserver):
+    """Keeps the steps."""
+
     def __init__(self) -> None:
         self.steps: list[Step] = []
 
@@ -39,7 +41,7 @@ def job_of(case: Case, tokens: Path, world: World) -> TrainingJob:
 
 def train(case: Case, tokens: Path, world: World = ALONE) -> dict[str, Any]:
     """Train a tiny model; what came of it."""
-    observer = Losses()
+    observer = StepLog()
     trainer = job_of(case, tokens, world).trainer(observer)
     trainer.run()
     weights = trainer.last_weights.tensors
