@@ -34,7 +34,7 @@ from torch import nn
 from pipeline.generation.decode import Decoder
 from pipeline.generation.sampling import Sampling
 from pipeline.generation.step_weights import StepWeights
-from pipeline.model.gpt import GPT, GPTConfig, unfilled
+from pipeline.model.gpt import GPT, GPTConfig, meta_model
 from pipeline.model.saved import load_model
 
 PROMPT = [6109, 3626, 6100, 345]  # Every effort moves you
@@ -161,7 +161,7 @@ def random_model(arguments: argparse.Namespace) -> GPT:
     """GPT-2's architecture; the small one with a head of its own, as the book trains it."""
     layers, heads, width = SHAPES[arguments.size]
     tied = arguments.size != "124M"
-    model = unfilled(GPTConfig(layers, heads, width, context_length=1024, tie_weights=tied))
+    model = meta_model(GPTConfig(layers, heads, width, context_length=1024, tie_weights=tied))
     dtype = torch.float32 if arguments.precision == "fp32" else torch.bfloat16
     model = model.to(dtype).to_empty(device="cpu")
     torch.manual_seed(0)

@@ -27,7 +27,7 @@ import torch
 from pipeline.params import Params
 from pipeline.split.writer import SHARD, TokenWriter
 from pipeline.tokens.tokenizer import VOCABULARY
-from pipeline.training.events import Evaluation, Step
+from pipeline.training.events import NullObserver, Step
 from pipeline.training.job import TrainingJob
 
 MODEL = {"n_layer": 1, "n_head": 2, "n_embd": 32, "context_length": 64}
@@ -65,7 +65,7 @@ def run_apart(folder: Path, steps: int) -> dict[str, float]:
     return found
 
 
-class Watch:
+class Watch(NullObserver):
     """The time of the first step, and the memory after each."""
 
     def __init__(self) -> None:
@@ -78,18 +78,12 @@ class Watch:
         self.seconds = self.seconds or time.perf_counter() - self.started
         self.memory.append(self.process.memory_info().rss)
 
-    def on_evaluation(self, evaluation: Evaluation) -> None:
-        pass
-
-    def on_epoch(self, epoch: int, model: object) -> None:
-        pass
-
 
 def train(folder: Path, steps: int) -> dict[str, float]:
     params = Params.model_validate({"model": MODEL, "train": {**TRAIN, "max_steps": steps}})
     watch = Watch()
     job = TrainingJob.open(params, folder)
-    job.trainer(watch, None).run()
+    job.trainer(watch).run()
     return {
         "tokens": len(job.train_windows.tokens),
         "start": watch.seconds,
@@ -100,7 +94,7 @@ def train(folder: Path, steps: int) -> dict[str, float]:
 
 
 def write_tokens(folder: Path, tokens: int) -> Path:
-    """Random ones: nobody learns from them."""
+    """A split of random tokens."""
     dice = np.random.default_rng(0)
     folder.mkdir()
     for side, count in (("train", tokens), ("val", 100_000)):

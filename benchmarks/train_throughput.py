@@ -1,7 +1,7 @@
-"""Training steps a second: Lossbook beside the book's code, transformers and nanoGPT's loop.
+"""Training steps per second: Lossbook beside the book's code, transformers and nanoGPT's loop.
 
 Everyone trains a GPT of the same size on the same tokens: context 256, batch 2, dropout 0.1, AdamW,
-unless told otherwise. Each contender runs in a process of its own, they take turns, and a step's
+by default. Each contender runs in a process of its own, they take turns, and a step's
 time is the median over all rounds; the first step of each process, which touches memory for the
 first time and may compile, is left out. Lossbook runs as `dvc repro` runs it: the trainer, tokens
 on disk, an observer.
@@ -43,6 +43,7 @@ from torch.nn import functional as F
 
 from pipeline.model.gpt import GPT, GPT2_VOCAB_SIZE, GPTConfig
 from pipeline.model.runtime import Runtime, keep_freed_memory
+from pipeline.training.events import NullObserver
 from pipeline.training.throughput import flops_per_token, peak_flops
 
 LEARNING_RATE, WEIGHT_DECAY = 4e-4, 0.1
@@ -66,7 +67,7 @@ class Setting:
         return self.batch_size * self.context
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One batch (B, T) and its targets for the warm-up, then one a step."""
+        """One batch (B, T) and its targets for the warm-up, then one per step."""
         generator = torch.Generator().manual_seed(123)
         shape = self.batch_size, self.context + 1
         for _ in range(self.steps + 1):
@@ -134,7 +135,7 @@ def report(
         f"{setting.device}, {torch.get_num_threads()} threads; {rounds} rounds of {setting.steps} "
         f"steps\nproducts: {rates['fp32'] / 1e9:.0f} GFLOP/s fp32, {rates['bf16'] / 1e9:.0f} bf16"
     )
-    print(f"{'':20}{'s a step':>10}{'tokens/s':>10}{'x the book':>12}{'share':>8}{'MFU':>7}")
+    print(f"{'':20}{'s per step':>12}{'tokens/s':>10}{'x the book':>12}{'share':>8}{'MFU':>7}")
     book = median.get("the book, fp32")
     rows = {}
     for name, time_ in median.items():
@@ -311,7 +312,7 @@ class NanoGPT(nn.Module):
 
 
 def lossbook(setting: Setting, precision: str) -> list[float]:
-    """The seconds that the trainer tells its observer, but for the first step's."""
+    """The seconds of each step as the observer gets them, but for the first step's."""
     from pipeline.params import Params
     from pipeline.training.job import TrainingJob
 
@@ -333,7 +334,7 @@ def lossbook(setting: Setting, precision: str) -> list[float]:
     return times[1:]
 
 
-class Stopwatch:
+class Stopwatch(NullObserver):
     """An observer that keeps the steps' seconds."""
 
     def __init__(self, times: list[float]) -> None:
@@ -341,11 +342,6 @@ class Stopwatch:
 
     def on_step(self, step: Any) -> None:
         self.times.append(step.seconds)
-
-    def on_evaluation(self, evaluation: Any) -> None: ...
-    def on_epoch(self, epoch: int, model: GPT) -> None: ...
-    def state(self) -> None: ...
-    def restore(self, state: Any) -> None: ...
 
 
 def write_tokens(folder: Path, tokens: int) -> None:

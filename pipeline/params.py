@@ -29,6 +29,7 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import UserError
 from pipeline.params_errors import explain
+from pipeline.training.schedule import SCHEDULES
 
 Size = Literal["124M", "355M", "774M", "1558M"]
 Text = Annotated[str, StringConstraints(min_length=1)]
@@ -211,7 +212,7 @@ class Train(Section):
     gradient_accumulation: Positive = Field(1, description="forward passes in an optimizer step")
     learning_rate: float = Field(4.0e-4, gt=0.0, le=10.0, description="at its peak")
     weight_decay: float = Field(0.1, ge=0.0, le=10.0, description="on matrices only")
-    schedule: Literal["constant", "cosine", "wsd"] = Field(
+    schedule: Literal[*SCHEDULES] = Field(  # type: ignore[valid-type]
         "constant",
         description="of the learning rate; down to `min_learning_rate`: `cosine` from the end of "
         "the warm-up on, `wsd` (warm-up, stable, decay) linearly over the last `decay_steps`",

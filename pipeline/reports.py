@@ -6,6 +6,7 @@ that a reader does not know are left alone.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -168,15 +169,61 @@ class SplitReport(Record):
 # train
 
 
-class BestPoint(Record):
+@dataclass(frozen=True)
+class HistoryRow:
+    """A row of `reports/history.csv`: an evaluation after `step` optimizer steps; 0 is untrained.
+
+    Losses are in nats per token. What MLflow shows carries its metric's name: `metric` and
+    `perplexity`, exp(loss), by step; `by_tokens` by `tokens_seen`.
+    """
+
+    step: int
+    epoch: float = field(metadata={"metric": "eval/epoch"})
+    tokens_seen: int
+    train_loss: float = field(
+        metadata={
+            "metric": "eval/train_loss",
+            "perplexity": "eval/train_perplexity",
+            "by_tokens": "by_tokens/train_loss",
+        }
+    )
+    val_loss: float = field(
+        metadata={
+            "metric": "eval/val_loss",
+            "perplexity": "eval/val_perplexity",
+            "by_tokens": "by_tokens/val_loss",
+        }
+    )
+    learning_rate: float
+
+
+HISTORY_COLUMNS = tuple(column.name for column in fields(HistoryRow))
+
+
+class BestEvaluation(Record):
+    step: int
     epoch: float
+    val_loss: float
+
+
+class LastEvaluation(Record):
+    train_loss: float
+    val_loss: float
 
 
 class Training(Record):
-    """`reports/train.json`."""
+    """`reports/train.json`.
+
+    Attributes:
+        overfit: the rise of validation loss since its best, in nats per token.
+    """
 
     parameters: int
-    best: BestPoint
+    steps: int
+    tokens_seen: int
+    best: BestEvaluation
+    last: LastEvaluation
+    overfit: float
 
 
 class TrainRun(Record):

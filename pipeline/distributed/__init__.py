@@ -1,1 +1,1 @@
-"""Training on several processes: who they are, how they meet, and how they share a model."""
+"""Training on several processes: ranks, rendezvous, launch, DDP and FSDP2."""

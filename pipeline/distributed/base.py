@@ -33,7 +33,7 @@ class Parallel:
         self.objective: nn.Module = objective
 
     def micro_batch(self, *, is_last: bool) -> AbstractContextManager[object]:
-        """Around a forward and a backward pass; the last of a step adds up all ranks'."""
+        """Around a forward and a backward pass; the last of a step reduces all ranks'."""
         return nullcontext()
 
     def finish_gradients(self) -> None:
@@ -51,14 +51,6 @@ class Parallel:
         """Of all gradients together, a scalar."""
         return get_total_norm([p.grad for p in self.master.parameters() if p.grad is not None])
 
-    def load_weights(self, weights: dict[str, Tensor]) -> None:
-        """Give every rank the weights that rank 0 is called with."""
-        load_weights(self.world, self.master, weights)
-
-    def load_optimizer(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
-        """Give every rank the state, as `Optimizer.state_dict` has it, that rank 0 has."""
-        load_optimizer(self.world, self.master, optimizer, state)
-
     def weights(self, *, copy: bool = True) -> dict[str, Tensor]:
         """All weights on the CPU, for rank 0; nothing for the others.
 
@@ -74,23 +66,24 @@ class Parallel:
         """`Optimizer.state_dict`, on any device, for rank 0; nothing for the others."""
         return optimizer.state_dict() if self.world.is_first else {}
 
-    def whole_model(self) -> GPT | None:
-        """A model for rank 0 to look at, and run, by itself; None for the others."""
+    def full_model(self) -> GPT | None:
+        """A model that rank 0 can run by itself; None for the others."""
         return self.master if self.world.is_first else None
 
 
 def load_weights(world: World, model: GPT, weights: dict[str, Tensor]) -> None:
-    """As `Parallel.load_weights`."""
+    """Load the state dict that rank 0 gives into every rank's model."""
     if world.is_alone:
         model.load_state_dict(weights)
     else:
+        # takes a second to import, which one process need not wait for
         from pipeline.distributed.full_state import scatter_weights
 
         scatter_weights(world, model, weights)
 
 
 def load_optimizer(world: World, model: GPT, optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """As `Parallel.load_optimizer`."""
+    """Load the state, as `Optimizer.state_dict` has it, that rank 0 gives into every rank's."""
     if world.is_alone:
         optimizer.load_state_dict(state)
     else:

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from pipeline.distributed.base import Parallel
 from pipeline.distributed.full_state import gather_optimizer, gather_weights
 from pipeline.distributed.world import World
-from pipeline.model.gpt import GPT, unfilled
+from pipeline.model.gpt import GPT, meta_model
 from pipeline.model.objective import Objective
 from pipeline.model.runtime import Runtime
 
@@ -71,10 +71,10 @@ class Sharded(Parallel):
         self._sharded.reshard()
         return gather_optimizer(self.master, optimizer)
 
-    def whole_model(self) -> GPT | None:
+    def full_model(self) -> GPT | None:
         weights = self.weights()
         if not self.world.is_first:
             return None
-        whole = unfilled(self.master.config)
-        whole.load_state_dict(weights, assign=True)
-        return whole
+        full = meta_model(self.master.config)
+        full.load_state_dict(weights, assign=True)
+        return full

@@ -1,6 +1,6 @@
-"""Whole states from rank 0 to all ranks and back, by `torch.distributed.checkpoint`.
+"""Full states scattered from rank 0 to all ranks, and gathered, by `torch.distributed.checkpoint`.
 
-It goes parameter by parameter; rank 0 needs the memory for the whole of it, on the CPU, and the
+It goes parameter by parameter; rank 0 needs the memory for the full state, on the CPU, and the
 others for a parameter. All functions are collectives, and work on replicated models as on sharded.
 """
 
@@ -48,7 +48,7 @@ def gather_weights(model: GPT) -> dict[str, Tensor]:
 
 
 def gather_optimizer(model: GPT, optimizer: Optimizer) -> dict[str, Any]:
-    """`Optimizer.state_dict` of the whole model, on the CPU of rank 0; empty on the others."""
+    """`Optimizer.state_dict` of the full model, on the CPU of rank 0; empty on the others."""
     gathered = get_optimizer_state_dict(model, optimizer, options=GATHER)
     if not gathered:
         return {}
@@ -63,7 +63,7 @@ def _names(model: GPT, optimizer: Optimizer) -> list[str]:
 
 
 def _renamed(state: dict[str, Any], keys: dict[Any, Any]) -> dict[str, Any]:
-    """The optimizer's state with its parameters called otherwise, in the order of `keys`."""
+    """The optimizer's state under other names of its parameters, in the order of `keys`."""
     groups = [
         {**group, "params": [keys[key] for key in group["params"]]}
         for group in state["param_groups"]

@@ -3,11 +3,11 @@
 They are started by `torch.multiprocessing`, and not by torchrun's agent, because of who is whose
 parent: rank 0 stays the very process that DVC started. It holds the run, gets DVC's signals, and
 takes the others with it, also when it is killed: the kernel ends them (Linux). An agent would be
-one more process in between, whose death or whose workers' deaths the run would not hear of.
+one more process in between, and the run would not notice when it or one of its workers dies.
 
 The store through which the ranks find each other, and their connections, listen on 127.0.0.1 only.
 
-Sharp edge: an uncaught exception in a rank ends that rank alone. Rank 0 hears of it by the broken
+Sharp edge: an uncaught exception in a rank ends that rank alone. Rank 0 notices it by the broken
 connection or by the watching thread, whichever comes first; the thread knows why.
 """
 
@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -36,7 +37,7 @@ from torch.multiprocessing.spawn import (
     start_processes,
 )
 
-from pipeline.distributed.rendezvous import PATIENCE, Meeting, RankLost, joined
+from pipeline.distributed.rendezvous import TIMEOUT, RankLost, Rendezvous, process_group
 from pipeline.distributed.world import World
 from pipeline.system.process import end_with_parent
 
@@ -45,12 +46,12 @@ HOST = "127.0.0.1"
 logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
 
 POLL = 0.02  # seconds
-HEARING = 10.0  # seconds between a broken connection and the news of who is gone, at most
+NOTICE = 10.0  # seconds between a broken connection and knowing which rank is lost, at most
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
-class Started(Meeting):
-    """As a rank that was started knows the others."""
+class StoreRendezvous(Rendezvous):
+    """Of a launched rank: through rank 0's store."""
 
     def __init__(self, store: Store) -> None:
         super().__init__()
@@ -59,20 +60,20 @@ class Started(Meeting):
     def wait_for_all(self, world: World) -> None:
         self.store.set(_ready(world.rank), "")
 
-    def greet(self, world: World) -> None:
+    def exchange_processes(self, world: World) -> None:
         pass
 
-    def loss(self, *, is_sure: bool) -> str | None:
+    def lost_rank(self, *, is_sure: bool) -> str | None:
         return "the connection to another rank is gone" if is_sure else None  # rank 0 knows more
 
 
-class Ranks(Started):
-    """As rank 0 knows those that it has started."""
+class LaunchedRanks(StoreRendezvous):
+    """Of rank 0: the ranks that it has launched, and watches."""
 
     def __init__(self, store: Store, processes: ProcessContext) -> None:
         super().__init__(store)
         self._processes = processes
-        self._loss: str | None = None
+        self._lost: str | None = None
         self._ended = threading.Event()  # all of them, or one of them badly
         self._watching = threading.Thread(target=self._watch, name="lossbook-ranks", daemon=True)
         self._watching.start()
@@ -85,20 +86,20 @@ class Ranks(Started):
         keys = [_ready(rank) for rank in range(1, world.size)]
         while not self.store.check(keys):
             if self._ended.wait(POLL):
-                raise RankLost(f"train: {self._loss or 'a rank ended before the training began'}")
+                raise RankLost(f"train: {self._lost or 'a rank ended before the training began'}")
 
-    def loss(self, *, is_sure: bool) -> str | None:
-        self._ended.wait(HEARING if is_sure else 0.0)
-        return self._loss
+    def lost_rank(self, *, is_sure: bool) -> str | None:
+        self._ended.wait(NOTICE if is_sure else 0.0)
+        return self._lost
 
     def _watch(self) -> None:
         try:
             while not self._processes.join():
                 pass
         except ProcessException as error:
-            self._loss = _in_words(error, len(self._processes.processes) + 1)
+            self._lost = _describe(error, len(self._processes.processes) + 1)
         self._ended.set()
-        if self._loss is not None and torch.cuda.is_available():
+        if self._lost is not None and torch.cuda.is_available():
             _abort_nccl()
 
     def kill(self) -> None:
@@ -109,24 +110,24 @@ class Ranks(Started):
 
 
 @contextmanager
-def together(
-    world: World, device: torch.device, follow: Callable[..., None], *args: Any
+def launch(
+    world: World, device: torch.device, worker: Callable[..., None], *args: Any
 ) -> Iterator[None]:
-    """The block is rank 0's part; the others run `follow(world, meeting, *args)` meanwhile.
+    """The block is rank 0's part; the others run `worker(world, rendezvous, *args)` meanwhile.
 
     Where torchrun has started the others already, this only joins them.
     """
-    if world.is_alone or World.of_torchrun() is not None:
-        with joined(world, device):
+    if world.is_alone or World.from_torchrun() is not None:
+        with process_group(world, device):
             yield
         return
-    with started(world.size, follow, *args) as ranks, joined(world, device, ranks):
+    with _launched(world.size, worker, *args) as ranks, process_group(world, device, ranks):
         yield
 
 
 @contextmanager
-def started(size: int, follow: Callable[..., None], *args: Any) -> Iterator[Ranks]:
-    """Ranks 1 to `size` - 1, each running `follow(world, meeting, *args)` in a new interpreter.
+def _launched(size: int, worker: Callable[..., None], *args: Any) -> Iterator[LaunchedRanks]:
+    """Ranks 1 to `size` - 1, each running `worker(world, rendezvous, *args)` in a new interpreter.
 
     Each takes its share of this process's threads, and so does this one. Those that the block
     leaves behind are killed.
@@ -140,17 +141,17 @@ def started(size: int, follow: Callable[..., None], *args: Any) -> Iterator[Rank
             port,
             is_master=True,
             wait_for_workers=False,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             master_listen_fd=os.dup(listening.fileno()),
         )
         processes = start_processes(
-            _rank,
-            args=(size, port, share, os.getpid(), follow, args),
+            _run_rank,
+            args=(size, port, share, os.getpid(), worker, args),
             nprocs=size - 1,
             join=False,
             start_method="spawn",
         )
-        ranks = Ranks(store, processes)
+        ranks = LaunchedRanks(store, processes)
         torch.set_num_threads(share)
         try:
             yield ranks
@@ -159,13 +160,13 @@ def started(size: int, follow: Callable[..., None], *args: Any) -> Iterator[Rank
             ranks.kill()
 
 
-def _rank(
+def _run_rank(
     index: int,
     size: int,
     port: int,
     threads: int,
     parent: int,
-    follow: Callable[..., None],
+    worker: Callable[..., None],
     args: tuple[Any, ...],
 ) -> None:
     """What a started process runs, as rank `index` + 1."""
@@ -173,18 +174,18 @@ def _rank(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches rank 0 too, which ends all
     torch.set_num_threads(threads)
     world = World(index + 1, size, index + 1, size)
-    store = TCPStore(HOST, port, is_master=False, timeout=PATIENCE)
+    store = TCPStore(HOST, port, is_master=False, timeout=TIMEOUT)
     try:
-        follow(world, Started(store), *args)
+        worker(world, StoreRendezvous(store), *args)
     except RankLost:
-        time.sleep(2 * HEARING)  # so that the lost one is seen to end first; rank 0 ends this one
+        time.sleep(2 * NOTICE)  # so that the lost one is seen to end first; rank 0 ends this one
 
 
 def _ready(rank: int) -> str:
     return f"ready/{rank}"
 
 
-def _in_words(error: ProcessException, size: int) -> str:
+def _describe(error: ProcessException, size: int) -> str:
     rank = f"rank {error.error_index + 1} of {size}"
     if isinstance(error, ProcessExitedException) and error.signal_name:
         return f"{rank} was killed by {error.signal_name}"
@@ -207,8 +208,6 @@ def _abort_nccl() -> None:
 @contextmanager
 def _on_loopback() -> Iterator[None]:
     """Have gloo and NCCL listen on 127.0.0.1, in this process and in those it starts."""
-    import psutil
-
     addresses = psutil.net_if_addrs().items()
     loopback = next(name for name, found in addresses if any(a.address == HOST for a in found))
     before = {name: os.environ.get(name) for name in INTERFACES}

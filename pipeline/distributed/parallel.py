@@ -1,16 +1,16 @@
 """How the processes of a training compute one model's losses and gradients.
 
-    base.Parallel    each process the whole model: one process; or several that add up their
-                     gradients after a step's last micro-batch, where DDP cannot follow (bf16 on a
+    base.Parallel    each process the whole model: one process; or several that all-reduce their
+                     gradients after a step's last micro-batch, where DDP does not work (bf16 on a
                      CPU, whose gradients are collected outside of autograd)
-    ddp.Replicated   DDP: the same, with the sums overlapping the backward pass
+    ddp.Replicated   DDP: the same, with the all-reduce overlapping the backward pass
     fsdp.Sharded     FSDP2: each process a part of every parameter, its gradient and its moments;
                      importing it takes a second that one process need not wait for
 
 Each rank takes its share of every batch; a loss is the mean over the share, a gradient the mean
 over all ranks, so both are those of the whole batch in one process, but for rounding.
 
-Checkpoints and outputs hold whole states on rank 0, in the form that one process gives them, so a
+Checkpoints and outputs hold full states on rank 0, in the form that one process gives them, so a
 training goes on with another number of processes, or another way of sharing, than it began with.
 """
 
@@ -19,13 +19,13 @@ from __future__ import annotations
 from pipeline.distributed.base import Parallel, load_weights
 from pipeline.distributed.ddp import Replicated
 from pipeline.distributed.world import World
-from pipeline.model.gpt import GPT, GPTConfig, unfilled
+from pipeline.model.gpt import GPT, GPTConfig, meta_model
 from pipeline.model.objective import Objective
 from pipeline.model.runtime import Runtime
 
 
-def parallel(world: World, master: GPT, objective: Objective, *, sharded: bool) -> Parallel:
-    """The way that fits: `master` sharded or not, computed by itself or by a copy."""
+def parallelize(world: World, master: GPT, objective: Objective, *, sharded: bool) -> Parallel:
+    """The kind that fits: `master` sharded or not, computed by itself or by a copy."""
     if world.is_alone:
         return Parallel(world, master, objective)
     if sharded:
@@ -37,14 +37,14 @@ def parallel(world: World, master: GPT, objective: Objective, *, sharded: bool) 
     return Parallel(world, master, objective)
 
 
-def place(
+def place_model(
     world: World, model: GPT | None, config: GPTConfig, runtime: Runtime, *, sharded: bool
 ) -> GPT:
     """Rank 0's `model`, which lies on the CPU, on every rank's device; None on other ranks."""
     if world.is_alone:
         assert model is not None, "rank 0 has it"
         return model.to(runtime.device)
-    placed = unfilled(config)
+    placed = meta_model(config)
     if sharded:
         from pipeline.distributed.fsdp import shard
 

@@ -1,7 +1,7 @@
-"""How the ranks of a world find each other, and find out that one is gone.
+"""How ranks form a process group, and how they find out that one of them is lost.
 
 A rank that dies is noticed by the others at once, in the collective that they wait in: its
-connections close. Which one it was, and why, the connection does not tell; a `Meeting` does.
+connections close. The connection does not say which rank it was, or why; a `Rendezvous` does.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import Store
 
 from pipeline.distributed.world import World
 from pipeline.errors import UserError
 from pipeline.system.process import Process, Terminated
 
-if TYPE_CHECKING:
-    import torch
-    from torch.distributed.distributed_c10d import Store
-
 # The others wait so long where one samples, compiles or reads a checkpoint.
-PATIENCE = timedelta(minutes=15)
+TIMEOUT = timedelta(minutes=15)
 GRACE = 10  # seconds that torchrun's other ranks leave to rank 0, to end the run first
 
 
@@ -30,11 +30,11 @@ class RankLost(UserError):
     """Another process of the training is gone; the steps since the checkpoint are lost."""
 
 
-class Meeting:
-    """What ranks know of each other where nobody tells them: torchrun's.
+class Rendezvous:
+    """How a rank finds the others, and what it knows of them; this one under torchrun.
 
     Attributes:
-        store: through which they find each other; None: where torchrun says.
+        store: PyTorch's key-value store of the ranks; None: the one that torchrun names.
     """
 
     store: Store | None = None
@@ -43,18 +43,20 @@ class Meeting:
         self._others: list[tuple[int, Process]] = []
 
     def wait_for_all(self, world: World) -> None:
-        """Before joining: until every rank is about to."""
+        """Before the process group is made: wait until every rank is about to join."""
 
-    def greet(self, world: World) -> None:
-        """After joining: learn who the others are. A collective."""
-        import torch.distributed as dist
-
+    def exchange_processes(self, world: World) -> None:
+        """Once the process group is made: learn every rank's process. A collective."""
         found: list[Any] = [None] * world.size
         dist.all_gather_object(found, Process.current())
         self._others = [(rank, found[rank]) for rank in range(world.size) if rank != world.rank]
 
-    def loss(self, *, is_sure: bool) -> str | None:
-        """Which rank is gone, as far as this process knows; `is_sure` that one is."""
+    def lost_rank(self, *, is_sure: bool) -> str | None:
+        """Which rank is lost and why, as far as this process knows.
+
+        Args:
+            is_sure: whether one is lost for certain.
+        """
         for rank, process in self._others:
             if process.is_alive() is False:
                 return f"rank {rank} of {len(self._others) + 1} (process {process.pid}) is gone"
@@ -62,8 +64,13 @@ class Meeting:
 
 
 @contextmanager
-def joined(world: World, device: torch.device, meeting: Meeting | None = None) -> Iterator[None]:
-    """Inside the block this process is one of the world's; with no `meeting`, as torchrun says.
+def process_group(
+    world: World, device: torch.device, rendezvous: Rendezvous | None = None
+) -> Iterator[None]:
+    """Make this process one of the world's process group inside the block.
+
+    Args:
+        rendezvous: by default torchrun's.
 
     Raises:
         RankLost: the others are not there, or one of them is lost inside the block.
@@ -71,35 +78,32 @@ def joined(world: World, device: torch.device, meeting: Meeting | None = None) -
     if world.is_alone:
         yield
         return
-    import torch
-    import torch.distributed as dist
-
-    meeting = meeting or Meeting()
-    meeting.wait_for_all(world)
+    rendezvous = rendezvous or Rendezvous()
+    rendezvous.wait_for_all(world)
     options: dict[str, Any] = {}
-    if meeting.store is not None:
-        options = {"store": meeting.store, "rank": world.rank, "world_size": world.size}
+    if rendezvous.store is not None:
+        options = {"store": rendezvous.store, "rank": world.rank, "world_size": world.size}
     nccl = device.type == "cuda"
     if nccl:
         torch.cuda.set_device(device)
-    with _loss_in_words(world, meeting):
+    with _naming_lost_ranks(world, rendezvous):
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if nccl else "gloo",
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             device_id=device if nccl else None,
             **options,
         )
         try:
-            meeting.greet(world)
+            rendezvous.exchange_processes(world)
             yield
-            dist.barrier()  # nobody hangs up while another still listens
+            dist.barrier()  # no rank disconnects while another still needs it
         finally:
             dist.destroy_process_group()
 
 
 @contextmanager
-def after_rank_0() -> Iterator[None]:
-    """Where torchrun ends all ranks, let the first go first: it has a run to end.
+def ending_after_rank_0() -> Iterator[None]:
+    """Where torchrun ends all ranks, let rank 0 end first: it has a run to end.
 
     The others would seem to be lost otherwise. They end when its connection closes.
     """
@@ -111,29 +115,27 @@ def after_rank_0() -> Iterator[None]:
 
 
 @contextmanager
-def _loss_in_words(world: World, meeting: Meeting) -> Iterator[None]:
-    """Turn what PyTorch raises when a peer is gone into a sentence.
+def _naming_lost_ranks(world: World, rendezvous: Rendezvous) -> Iterator[None]:
+    """Raise `RankLost` in place of what PyTorch raises when a peer is gone.
 
     Where torchrun has noticed it first, SIGTERM stands for the same.
     """
     try:
         yield
     except (RuntimeError, Terminated) as error:
-        known = meeting.loss(is_sure=_is_of_connections(error))
-        if known is None:
+        lost = rendezvous.lost_rank(is_sure=_is_connection_error(error))
+        if lost is None:
             raise
-        if meeting.store is None and threading.current_thread() is threading.main_thread():
+        if rendezvous.store is None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from torchrun, while the run is ended
         raise RankLost(
-            f"train: {known}; all {world.size} processes end, and the next start goes on from the "
+            f"train: {lost}; all {world.size} processes end, and the next start goes on from the "
             "last checkpoint"
         ) from error
 
 
-def _is_of_connections(error: BaseException) -> bool:
+def _is_connection_error(error: BaseException) -> bool:
     """gloo raises a bare RuntimeError that begins with the place in its transport's source."""
-    import torch.distributed as dist
-
     text = str(error)
-    said = "gloo/transport" in text or "Connection closed by peer" in text
-    return said or isinstance(error, dist.DistError)
+    is_gloo = "gloo/transport" in text or "Connection closed by peer" in text
+    return is_gloo or isinstance(error, dist.DistError)

@@ -3,10 +3,10 @@
 Every process holds a `World`: its number among all of them (`rank`), how many there are (`size`),
 and the same two on its own machine. A training of one process has the world `ALONE`, whose
 collectives return what they are given. Scalars travel over gloo, also where gradients travel over
-NCCL, so that asking the others something never waits for a GPU.
+NCCL, so that they never wait for a GPU.
 
-Sharp edge: a collective that one rank calls and another does not is a hang until `PATIENCE`
-(`meeting`) is over. So whatever decides to call one must be the same on every rank.
+Sharp edge: a collective that one rank calls and another does not hangs until `TIMEOUT`
+(`rendezvous`) is over. So whatever decides to call one must be the same on every rank.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ import os
 import socket
 from dataclasses import dataclass
 from typing import TypeVar
+
+import torch
+import torch.distributed as dist
 
 from pipeline.errors import UserError
 from pipeline.params import Train
@@ -39,7 +42,7 @@ class World:
     local_size: int = 1
 
     @classmethod
-    def of_torchrun(cls) -> World | None:
+    def from_torchrun(cls) -> World | None:
         """What torchrun says in the environment; None where it did not start this process.
 
         Raises:
@@ -57,8 +60,8 @@ class World:
             ) from None
 
     @classmethod
-    def of_one_machine(cls, processes: int) -> World:
-        """As rank 0 sees it."""
+    def on_one_machine(cls, processes: int) -> World:
+        """Rank 0's, where it launches the other processes itself."""
         return cls(0, processes, 0, processes)
 
     @property
@@ -87,8 +90,6 @@ class World:
         Raises:
             UserError: there are fewer GPUs than ranks here, or `name` cannot be shared.
         """
-        import torch
-
         gpus = torch.cuda.device_count()
         if self.is_alone or name == "cpu":
             return name
@@ -109,9 +110,6 @@ class World:
         """The sums over all ranks, in float64, the same bits on each."""
         if self.is_alone:
             return list(numbers)
-        import torch
-        import torch.distributed as dist
-
         sums = torch.tensor(numbers, dtype=torch.float64)
         dist.all_reduce(sums)
         return [float(value) for value in sums]
@@ -124,12 +122,10 @@ class World:
         """Whether it is true on some rank."""
         return value if self.is_alone else self.total(value)[0] > 0
 
-    def agreed(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """Rank 0's value, on every rank; it must pickle, and is small."""
         if self.is_alone:
             return value
-        import torch.distributed as dist
-
         values = [value]
         dist.broadcast_object_list(values, src=0)
         return values[0]
@@ -141,8 +137,6 @@ class World:
         """
         if self.is_alone:
             return
-        import torch.distributed as dist
-
         found: list[tuple[str, str]] = [("", "")] * self.size
         dist.all_gather_object(found, (value, socket.gethostname()))
         for rank, (other, host) in enumerate(found):

@@ -23,7 +23,7 @@ from pipeline.generation.matmul_kernels import Precision
 from pipeline.generation.sampling import Sampler, Sampling
 from pipeline.generation.sequences import CompletionOutput, check_tokens, distinct_requests
 from pipeline.generation.step_weights import StepWeights
-from pipeline.model.gpt import GPT, unfilled
+from pipeline.model.gpt import GPT, meta_model
 from pipeline.tokens.tokenizer import END_OF_TEXT, encode
 
 
@@ -135,6 +135,6 @@ def next_token_probabilities(
 
 def _cast(model: GPT, dtype: torch.dtype) -> GPT:
     """The same model with its weights in another type."""
-    cast = unfilled(model.config)
+    cast = meta_model(model.config)
     cast.load_state_dict({k: v.to(dtype) for k, v in model.state_dict().items()}, assign=True)
     return cast

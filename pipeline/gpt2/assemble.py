@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.gpt2.release import Hparams
-from pipeline.model.gpt import GPT, GPTConfig, unfilled
+from pipeline.model.gpt import GPT, GPTConfig, meta_model
 
 READERS = 2  # threads; each holds one tensor twice
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
@@ -36,7 +36,7 @@ def assemble(config: GPTConfig, read: Callable[[str], Tensor], dtype: torch.dtyp
     Returns:
         The model in evaluation mode, on the CPU.
     """
-    model = unfilled(config)
+    model = meta_model(config)
     # The largest first: the embedding comes and goes while nothing else is held. A page that
     # nothing was written to is not held either, so all are asked for now.
     parameters = sorted(model.named_parameters(), key=lambda item: -item[1].numel())

@@ -81,7 +81,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """A GPT. `forward` gives logits; `hidden` stops before the head."""
+    """A GPT. `forward` returns logits; `hidden` stops before the head."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -127,16 +127,16 @@ class GPT(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
 
-def unfilled(config: GPTConfig) -> GPT:
-    """A GPT of shapes without memory, to be given its weights by `load_state_dict(assign=True)`."""
-    with torch.device("meta"), _Undrawn():
+def meta_model(config: GPTConfig) -> GPT:
+    """A GPT on the meta device, to be given its weights by `load_state_dict(assign=True)`."""
+    with torch.device("meta"), _SkipInit():
         return GPT(config)
 
 
-class _Undrawn(TorchFunctionMode):
-    """Leaves initial weights undrawn: on the meta device, drawing imports half of torch.
+class _SkipInit(TorchFunctionMode):
+    """Skips the drawing of initial weights, which on the meta device imports half of torch.
 
-    That is a second and 80 MB for numbers that nobody sees.
+    That is a second and 80 MB for numbers that are never used.
     """
 
     DRAWS = (init.normal_, init.uniform_, init.kaiming_uniform_)

@@ -42,7 +42,7 @@ class Objective(nn.Module):
                 block.forward = torch.compile(block.forward)
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Token ids (B, T) and the ids that follow them (B, T) to nats a token, a scalar."""
+        """Token ids (B, T) and the ids that follow them (B, T) to nats per token, a scalar."""
         return mean_loss(
             self.model.hidden(inputs),
             self.model.padded_head_weight,
@@ -53,7 +53,7 @@ class Objective(nn.Module):
 
 
 def recompute_activations(model: GPT) -> None:
-    """Have each block keep its input alone, and compute the rest again in the backward pass."""
+    """Have each block keep only its input, and compute the rest again in the backward pass."""
     for block in model.h:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 

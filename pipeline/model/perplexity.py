@@ -24,7 +24,7 @@ class Losses:
     """A model's loss over windows of text.
 
     Attributes:
-        loss: nats a token.
+        loss: nats per token.
         perplexity: exp(loss).
         bits_per_byte: the loss in bits over the UTF-8 bytes of the target tokens, which
             makes models with different tokenizers comparable.
@@ -52,17 +52,12 @@ def measure(
 ) -> Losses:
     """The model's loss over `windows`, or over those that `indices` names.
 
-    Consumes no randomness and leaves the model in the mode it came in. `progress` is told the
-    number of windows done after each batch.
+    Consumes no randomness and leaves the model in the mode it came in. `progress` is called with
+    the number of windows done after each batch.
     """
     chosen = range(len(windows)) if indices is None else indices
-    nats, target_bytes = 0.0, 0
-    for start in range(0, len(chosen), batch_size):
-        batch = chosen[start : start + batch_size]
-        nats += float(window_losses(model, windows, batch).sum(dtype=torch.float64))
-        target_bytes += windows.target_bytes(batch)
-        if progress is not None:
-            progress(len(batch))
+    nats = total_nats(model, windows, batch_size, chosen, progress)
+    target_bytes = sum(windows.target_bytes(batch) for batch in _batches(chosen, batch_size))
     tokens = len(chosen) * windows.context_length
     loss = nats / tokens
     return Losses(
@@ -72,6 +67,26 @@ def measure(
         tokens=tokens,
         windows=len(chosen),
     )
+
+
+def total_nats(
+    model: GPT,
+    windows: Windows,
+    batch_size: int,
+    indices: range,
+    progress: Callable[[int], object] | None = None,
+) -> float:
+    """The sum of the losses, in nats, of all target tokens of the windows `indices`."""
+    nats = 0.0
+    for batch in _batches(indices, batch_size):
+        nats += float(window_losses(model, windows, batch).sum(dtype=torch.float64))
+        if progress is not None:
+            progress(len(batch))
+    return nats
+
+
+def _batches(indices: range, batch_size: int) -> list[range]:
+    return [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
 
 
 def window_losses(model: GPT, windows: Windows, indices: range) -> Tensor:

@@ -7,19 +7,20 @@ point into their name, so a training that resumes at step k needs no generator's
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import platform
+import sys
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from pipeline.errors import UserError
 from pipeline.system.files import read_json, write_json
 from pipeline.system.user_cache import cache_folder
-
-if TYPE_CHECKING:
-    import torch
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
@@ -43,12 +44,10 @@ class Runtime:
 
     def autocast(self) -> AbstractContextManager[object]:
         """Matrix products in bf16 inside the block, where that is the precision."""
-        import torch
-
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
-    def send(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor on the device; to CUDA from pinned memory, so that nobody waits for it."""
+    def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor on the device; to CUDA from pinned memory, so that nothing waits for it."""
         if self.device.type == "cuda":
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
@@ -69,8 +68,6 @@ def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
 
 def multiplies_bf16(device: torch.device) -> bool:
     """Whether the device has instructions for bf16 products, and they are the faster ones."""
-    import torch
-
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
@@ -82,14 +79,10 @@ def multiplies_bf16(device: torch.device) -> bool:
 def _bf16_pays_here() -> bool:
     """Whether a product of the model's size takes less time in bf16 than in fp32 on this CPU.
 
-    Having the instructions does not tell: among CPUs with AVX-512 BF16, bf16 products were
+    Having the instructions does not decide it: among CPUs with AVX-512 BF16, bf16 products were
     measured at 2.4 times the speed of fp32's on one and at 0.6 times on another. The answer is
     kept in the user's cache, so that a machine gives the same one, and the same bytes, each time.
     """
-    import platform
-
-    import torch
-
     cpu = f"{platform.processor()} {_cpu_model()}, torch {torch.__version__}"
     path = cache_folder() / "bf16.json"
     try:
@@ -104,8 +97,6 @@ def _bf16_pays_here() -> bool:
 
 def _seconds(dtype: torch.dtype) -> float:
     """The least time of ten products of a default batch with an MLP's matrix."""
-    import torch
-
     a, b = torch.ones(512, 768, dtype=dtype), torch.ones(3072, 768, dtype=dtype)
     times = []
     for _ in range(11):
@@ -129,11 +120,8 @@ def keep_freed_memory() -> None:
     """Have the C library keep what is freed, for the next step's tensors (glibc only).
 
     By default it hands every large tensor's pages back and takes zeroed ones for the next, some
-    130,000 page faults a step at 124M. Call it before the first tensor.
+    130,000 page faults per step at 124M. Call it before the first tensor.
     """
-    import ctypes
-    import sys
-
     if sys.platform == "linux":
         c_library = ctypes.CDLL(None)
         if hasattr(c_library, "mallopt"):
@@ -142,8 +130,6 @@ def keep_freed_memory() -> None:
 
 
 def _choose_device(name: str) -> torch.device:
-    import torch
-
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

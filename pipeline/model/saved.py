@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from pipeline.errors import UserError
-from pipeline.model.gpt import GPT, GPTConfig, unfilled
+from pipeline.model.gpt import GPT, GPTConfig, meta_model
 from pipeline.system.digests import Digests
 from pipeline.system.direct_io import UncachedFile
 from pipeline.system.files import read_json, write_json, written_aside
@@ -119,7 +119,7 @@ def model_of(config: GPTConfig, state: dict[str, torch.Tensor], path: Path) -> G
     Raises:
         UserError: names the first tensor that is missing, unknown or misshapen.
     """
-    model = unfilled(config)
+    model = meta_model(config)
     wanted = model.state_dict()
     for name in wanted.keys() - state.keys():
         raise UserError(f"{path}: tensor {name} is missing")

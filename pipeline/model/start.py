@@ -1,4 +1,4 @@
-"""The weights of step 0: drawn anew, or another model's under this run's settings."""
+"""The weights of step 0: random, or another model's under this run's settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import UserError
-from pipeline.model.gpt import GPT, GPTConfig, initialise, unfilled
+from pipeline.model.gpt import GPT, GPTConfig, initialise, meta_model
 from pipeline.model.runtime import derive_seed
 from pipeline.params import Model
 from pipeline.system.files import read_json, write_json
@@ -40,8 +40,8 @@ def config_of(section: Model) -> GPTConfig:
 
 
 def random_model(config: GPTConfig, start: Start) -> GPT:
-    """A model whose weights are drawn from the run's seed."""
-    model = unfilled(config).to_empty(device="cpu")
+    """A model of random weights, drawn from the run's seed."""
+    model = meta_model(config).to_empty(device="cpu")
     initialise(model, start.init, derive_seed(start.seed, "weights"))
     return model
 
@@ -67,7 +67,7 @@ def adapted_model(model: GPT, config: GPTConfig, start: Start) -> GPT:
         )
     state: dict[str, Any] = model.state_dict()
     state["wpe.weight"] = state["wpe.weight"][: config.context_length]
-    adapted = unfilled(config)
+    adapted = meta_model(config)
     # copies: weights that were memory-mapped must not be written to
     adapted.load_state_dict({name: t.clone() for name, t in state.items()}, assign=True)
     return adapted

@@ -11,18 +11,14 @@ from __future__ import annotations
 import math
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.model.saved import FILES
 from pipeline.params import Sample
+from pipeline.reports import HistoryRow
 from pipeline.serving import PARAMS
 from pipeline.system.digests import Digests
 from pipeline.tokens.windows import Windows
 from pipeline.tracking.open_run import Run
-
-if TYPE_CHECKING:  # training calls this module
-    from pipeline.training.events import Evaluation
-    from pipeline.training.job import TrainingJob
 
 CODE = Path(__file__).with_name("served_model.py")
 # What a server needs beside the package itself: the decoder's imports.
@@ -30,11 +26,19 @@ PACKAGES = ("mlflow", "torch", "numpy", "safetensors", "tiktoken", "gpt3_tokeniz
 
 
 def log_saved(
-    run: Run, job: TrainingJob, best: Evaluation, folder: Path, name: str, digests: Digests
+    run: Run,
+    sampling: Sample,
+    val_windows: Windows,
+    best: HistoryRow,
+    folder: Path,
+    name: str,
+    digests: Digests,
 ) -> None:
     """Log a file of the folder, which DVC keeps: its digests, no copy.
 
     Args:
+        sampling: what a request to the served model leaves out.
+        val_windows: what `best` was measured on.
         best: the evaluation that `best.pth` comes from; the lowest loss is champion.
     """
     if name != FILES["best"]:
@@ -45,7 +49,7 @@ def log_saved(
         folder / name,
         [folder / "config.json"],
         digests=digests,
-        defaults=served_defaults(job.params.sample),
+        defaults=served_defaults(sampling),
         metrics={
             "val_loss": best.val_loss,
             "val_perplexity": math.exp(best.val_loss),
@@ -53,7 +57,7 @@ def log_saved(
             "step": best.step,
             "epoch": best.epoch,
         },
-        measured_on=measured_on(job.val_windows),
+        measured_on=measured_on(val_windows),
         requirements=requirements(),
     )
 

@@ -1,1 +1,1 @@
-"""The training engine: loop, optimizer, checkpoints."""
+"""The train stage: loop, optimizer, schedules, checkpoints, outputs."""

@@ -25,7 +25,7 @@ ROOM = 0.92  # of the GPU's memory; the rest is for fragments and what lies outs
 
 
 def with_largest_batch(params: Params, windows: int, runtime: Runtime) -> Params:
-    """The params with a number for `train.batch_size: auto`, of at most `windows` a step.
+    """The params with a number for `train.batch_size: auto`, of at most `windows` per step.
 
     Raises:
         UserError: the device is no CUDA GPU, or not even one window fits into it.
@@ -85,7 +85,7 @@ def largest_that_fits(fits: Callable[[int], bool], limit: int) -> int:
 
 
 def _step(objective: Objective, optimizer: Optimizer, runtime: Runtime, size: int) -> bool:
-    """Take a training step on `size` windows of nothing; whether there was memory for it."""
+    """Take a training step on `size` windows of zeros; whether there was memory for it."""
     shape = size, objective.model.config.context_length
     try:
         tokens = torch.zeros(shape, dtype=torch.int64, device=runtime.device)
@@ -100,7 +100,7 @@ def _step(objective: Objective, optimizer: Optimizer, runtime: Runtime, size: in
 
 @contextmanager
 def _limited_memory(device: torch.device) -> Iterator[None]:
-    """Hold the allocator to `ROOM` of the GPU's memory inside; what was tried is no peak."""
+    """Hold the allocator to `ROOM` of the GPU's memory inside; the trials count as no peak."""
     torch.cuda.set_per_process_memory_fraction(ROOM, device)
     try:
         yield

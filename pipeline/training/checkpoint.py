@@ -31,7 +31,7 @@ from torch import Tensor
 from pipeline.model.saved import save_into
 from pipeline.system.direct_io import UncachedFile
 from pipeline.system.files import write_text, written_aside
-from pipeline.training.snapshot import Weights
+from pipeline.training.snapshot import Snapshot
 
 KEPT = 2
 BLOCK = 2**23
@@ -46,7 +46,7 @@ class Damaged(Exception):
 
 
 class Cancelled(Exception):
-    """Nobody wants the checkpoint any more."""
+    """The checkpoint is not needed any more."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ class Checkpoint:
     """
 
     step: int
-    weights: Weights
-    best: Weights
+    weights: Snapshot
+    best: Snapshot
     optimizer: dict[str, Any]
     record: dict[str, Any]
 
     def without_tensors(self) -> Checkpoint:
-        """What a rank needs to know that gets its tensors from another one."""
-        weights, best = (Weights(weights.step, {}) for weights in (self.weights, self.best))
+        """For ranks that get their tensors from rank 0."""
+        weights, best = (Snapshot(weights.step, {}) for weights in (self.weights, self.best))
         return Checkpoint(self.step, weights, best, {}, self.record)
 
 
@@ -107,7 +107,7 @@ class CheckpointFolder:
             before_commit()
             write_text(self._manifest(checkpoint.step), _signed(body))
         finally:
-            self._sweep()
+            self._prune()
 
     def _save_new(
         self, files: dict[str, tuple[str, Any]], is_cancelled: Callable[[], bool]
@@ -118,16 +118,17 @@ class CheckpointFolder:
         for file, value in new.items():
             self._checks[file] = _save(self.folder / file, value, is_cancelled)
 
-    def read_latest(self, warn: Callable[[str], None]) -> Checkpoint | None:
+    def read_latest(self, notify: Callable[[str], None]) -> Checkpoint | None:
         """The newest checkpoint that is whole; None where there is none.
 
-        `warn` hears of each that is not.
+        Args:
+            notify: gets a line for each that is damaged.
         """
         for step in reversed(self._steps()):
             try:
                 return self._read(step)
             except Damaged as error:
-                warn(f"the checkpoint of step {step} is damaged ({error})")
+                notify(f"the checkpoint of step {step} is damaged ({error})")
                 self._manifest(step).unlink()
         return None
 
@@ -142,7 +143,7 @@ class CheckpointFolder:
             for file in checks
         }
         weights = {
-            file: Weights(int(file.removeprefix("weights-").removesuffix(".pth")), values[file])
+            file: Snapshot(int(file.removeprefix("weights-").removesuffix(".pth")), values[file])
             for file in checks
             if file.startswith("weights-")
         }
@@ -165,8 +166,8 @@ class CheckpointFolder:
         found = (MANIFEST.fullmatch(path.name) for path in self.folder.iterdir())
         return sorted(int(match[1]) for match in found if match)
 
-    def _sweep(self) -> None:
-        """Remove what the last two checkpoints do not name, and what kills have left aside."""
+    def _prune(self) -> None:
+        """Remove what the last two checkpoints do not name, and what kills have left."""
         steps = self._steps()
         for step in steps[:-KEPT]:
             self._manifest(step).unlink()
@@ -196,8 +197,8 @@ def _bytes(value: Any) -> int:
     return sum(map(_bytes, value.values())) if isinstance(value, dict) else 0
 
 
-class _Checked:
-    """A file that keeps count and checksum of what is written to it."""
+class _ChecksummedFile:
+    """A file with the size and checksum of what has been written to it."""
 
     def __init__(self, file: UncachedFile, is_cancelled: Callable[[], bool]) -> None:
         self._file, self._is_cancelled = file, is_cancelled
@@ -221,7 +222,7 @@ class _Checked:
 
 def _save(path: Path, value: Any, is_cancelled: Callable[[], bool]) -> Check:
     with written_aside(path) as aside, UncachedFile(aside) as file:
-        checked = _Checked(file, is_cancelled)
+        checked = _ChecksummedFile(file, is_cancelled)
         try:
             save_into(checked, value)
         except RuntimeError:

@@ -13,11 +13,11 @@ from types import TracebackType
 from typing import Any
 
 from pipeline.training.checkpoint import Cancelled, Checkpoint, CheckpointFolder
-from pipeline.training.snapshot import Weights, copied
+from pipeline.training.snapshot import Snapshot, copied
 
 
 class Checkpointer:
-    """`with Checkpointer(folder, every=20, warn=print) as checkpoints: ...`
+    """`with Checkpointer(folder, every=20, notify=print) as checkpoints: ...`
 
     A block that ends well needs its checkpoints no more: what is being written is given up. One
     that raises has the last one finished.
@@ -28,28 +28,28 @@ class Checkpointer:
         folder: Path,
         *,
         every: int,
-        warn: Callable[[str], None],
+        notify: Callable[[str], None],
         before_commit: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
             every: optimizer steps.
-            warn: hears of checkpoints that are damaged or cannot be written.
+            notify: gets a line for each checkpoint that is damaged or cannot be written.
             before_commit: called by the thread before a checkpoint counts.
         """
         self._store = CheckpointFolder(folder)
         self._every = every
-        self._warn = warn
+        self._notify = notify
         self._before_commit = before_commit
         self._thread: threading.Thread | None = None
         self._cancelled = False
         self._buffers: Any = None  # the optimizer's, used again and again
         self._problem: Exception | None = None
-        self._warned = ""
+        self._last_message = ""
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint that is whole."""
-        return self._store.read_latest(self._warn)
+        return self._store.read_latest(self._notify)
 
     def is_due(self, step: int) -> bool:
         """Whether to save after this step."""
@@ -58,12 +58,12 @@ class Checkpointer:
     def save(
         self,
         *,
-        weights: Weights,
-        best: Weights,
+        weights: Snapshot,
+        best: Snapshot,
         optimizer: dict[str, Any],
         record: dict[str, Any],
     ) -> None:
-        """Copy the optimizer's state and begin to write; the rest must not change any more."""
+        """Copy the optimizer's state and begin to write; the rest must not change again."""
         assert not self._is_writing(), "ask is_due first"
         self._report()
         self._buffers = copied(optimizer, self._buffers)
@@ -74,7 +74,7 @@ class Checkpointer:
         self._thread.start()
 
     def wait(self) -> None:
-        """Until nothing is being written."""
+        """Wait until nothing is being written."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -102,10 +102,10 @@ class Checkpointer:
                 before_commit=self._before_commit,
                 is_cancelled=lambda: self._cancelled,
             )
-            self._warned = ""
+            self._last_message = ""
         except Cancelled:
             pass
-        except Exception as error:  # raised again, or told, by the thread that trains
+        except Exception as error:  # raised again, or reported, by the training thread
             self._problem = error
             error.add_note(f"while the checkpoint of step {checkpoint.step} was written")
 
@@ -119,6 +119,6 @@ class Checkpointer:
             f"a checkpoint could not be written ({problem.strerror}); training goes on, and "
             "a kill would cost the steps since the last one that could"
         )
-        if message != self._warned:
-            self._warn(message)
-            self._warned = message
+        if message != self._last_message:
+            self._notify(message)
+            self._last_message = message

@@ -1,8 +1,8 @@
-"""Numbers of a step on their way from the device, read when they have arrived.
+"""A step's metrics, read from the device once they are ready.
 
 On CUDA reading a number waits for everything queued before it. A step's numbers are therefore
 copied to pinned memory behind the step and read after the next one has been queued, so that the
-device is never idle for a reading. Elsewhere they are read at once.
+device never waits for it. Elsewhere they are read at once.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Reading:
+class StepMetrics:
     """A step's numbers.
 
     Attributes:
         step: counted from 1.
-        loss: the sum of the micro-batches' shares, nats.
+        loss: the sum of the micro-batches' shares, nats per token.
         grad_norm: None where it was not measured.
         seconds: what the step took.
     """
@@ -34,54 +34,54 @@ class Reading:
 
 
 @dataclass
-class _Flight:
+class _Pending:
     step: int
     numbers: Tensor  # on the host: shares of the loss, then the norm where there is one
     has_norm: bool
     started: float
-    arrival: torch.cuda.Event | None
+    copied: torch.cuda.Event | None
 
 
-class Readings:
-    """The steps whose numbers have not been read yet."""
+class DelayedMetrics:
+    """A queue of the steps whose metrics have not been read yet."""
 
-    def __init__(self, device: torch.device, late: bool | None = None) -> None:
+    def __init__(self, device: torch.device, delayed: bool | None = None) -> None:
         """
         Args:
-            late: whether a step's numbers are read after the next step; by default on CUDA.
+            delayed: whether a step's metrics are read after the next step; by default on CUDA.
         """
         self._device = device
-        self._late = device.type == "cuda" if late is None else late
-        self._flights: deque[_Flight] = deque()
-        self._landed = 0.0  # when the last one did
+        self._delayed = device.type == "cuda" if delayed is None else delayed
+        self._queue: deque[_Pending] = deque()
+        self._last_read = 0.0
 
-    def send(self, step: int, losses: list[Tensor], norm: Tensor | None, started: float) -> None:
-        """Start the numbers of a step that began at `started` on their way to the host."""
+    def push(self, step: int, losses: list[Tensor], norm: Tensor | None, started: float) -> None:
+        """Start to copy the numbers of a step that began at `started` to the host."""
         parts = [loss.detach() for loss in losses] + ([norm] if norm is not None else [])
         numbers = torch.stack(parts)
-        arrival = None
+        copied = None
         if self._device.type == "cuda":
             numbers = numbers.to("cpu", non_blocking=True)  # into pinned memory
-            arrival = torch.cuda.Event()
-            arrival.record(torch.cuda.current_stream(self._device))  # not the first GPU's
-        self._flights.append(_Flight(step, numbers, norm is not None, started, arrival))
+            copied = torch.cuda.Event()
+            copied.record(torch.cuda.current_stream(self._device))  # not the first GPU's
+        self._queue.append(_Pending(step, numbers, norm is not None, started, copied))
 
-    def landed(self) -> Iterator[Reading]:
+    def ready(self) -> Iterator[StepMetrics]:
         """Those that can be read without waiting for the device: on CUDA all but the last."""
-        while len(self._flights) > int(self._late):
-            yield self._land()
+        while len(self._queue) > int(self._delayed):
+            yield self._read()
 
-    def all(self) -> Iterator[Reading]:
+    def flush(self) -> Iterator[StepMetrics]:
         """Those that are left, waited for."""
-        while self._flights:
-            yield self._land()
+        while self._queue:
+            yield self._read()
 
-    def _land(self) -> Reading:
-        flight = self._flights.popleft()
-        if flight.arrival is not None:
-            flight.arrival.synchronize()
-        numbers = flight.numbers.tolist()
-        norm = numbers.pop() if flight.has_norm else None
+    def _read(self) -> StepMetrics:
+        pending = self._queue.popleft()
+        if pending.copied is not None:
+            pending.copied.synchronize()
+        numbers = pending.numbers.tolist()
+        norm = numbers.pop() if pending.has_norm else None
         # a step that was queued while the one before it ran began when that one ended
-        began, self._landed = max(flight.started, self._landed), time.perf_counter()
-        return Reading(flight.step, sum(numbers), norm, self._landed - began)
+        began, self._last_read = max(pending.started, self._last_read), time.perf_counter()
+        return StepMetrics(pending.step, sum(numbers), norm, self._last_read - began)

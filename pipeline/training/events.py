@@ -1,72 +1,77 @@
-"""What a training tells while it runs, and to whom."""
+"""What happens in a training, and who observes it.
+
+A field of `Step` or `HistoryRow` that MLflow shows carries its metric's name (`metrics_of`).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 from pipeline.errors import UserError
 from pipeline.model.gpt import GPT
+from pipeline.reports import HistoryRow
 
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step: its number from 1, and what it was like.
+    """One optimizer step.
 
     Attributes:
+        step: counted from 1.
+        tokens_seen: since the beginning; `tokens` are this step's.
+        loss: nats per token.
         grad_norm: before clipping; None where it was not measured.
-        mfu: the share of the hardware's peak that the model's FLOPs are; None where unknown.
-        memory: the most bytes that tensors have taken on the GPU; None elsewhere.
-        is_spike: whether the loss is far above those before it (`spikes`).
+        mfu: model FLOPs as a share of the hardware's peak; None where that is unknown.
+        gpu_memory_megabytes: the most that tensors have taken on the GPU; None elsewhere.
+        loss_spike: the loss, where it is far above those before it (`spikes`).
     """
 
     step: int
     epoch: float
     tokens_seen: int
     tokens: int
-    loss: float
-    learning_rate: float
-    grad_norm: float | None
     seconds: float
-    is_spike: bool = False
-    mfu: float | None = None
-    memory: int | None = None
+    loss: float = field(metadata={"metric": "train/loss"})
+    learning_rate: float = field(metadata={"metric": "train/learning_rate"})
+    tokens_per_second: float = field(metadata={"metric": "train/tokens_per_second"})
+    grad_norm: float | None = field(metadata={"metric": "train/grad_norm"})
+    mfu: float | None = field(metadata={"metric": "train/mfu"})
+    gpu_memory_megabytes: float | None = field(metadata={"metric": "train/gpu_memory_megabytes"})
+    loss_spike: float | None = field(metadata={"metric": "train/loss_spike"})
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Losses after `step` optimizer steps; a row of `history.csv`. Step 0 is untrained."""
-
-    step: int
-    epoch: float
-    tokens_seen: int
-    train_loss: float
-    val_loss: float
-    learning_rate: float
+def metrics_of(event: Step | HistoryRow, kind: str = "metric") -> dict[str, float]:
+    """The values of the fields that name a metric of this kind, by that name, without None."""
+    return {
+        f.metadata[kind]: value
+        for f in fields(event)
+        if kind in f.metadata and (value := getattr(event, f.name)) is not None
+    }
 
 
 class Observer(Protocol):
-    """Hears of a training, as it happens.
+    """Is called as a training goes on.
 
-    A training that goes on from a checkpoint tells again what lay between that and the kill.
+    A training that goes on from a checkpoint repeats what lay between that and the kill.
     """
 
     def on_step(self, step: Step) -> None: ...
-    def on_evaluation(self, evaluation: Evaluation) -> None: ...
+    def on_evaluation(self, row: HistoryRow) -> None: ...
     def on_epoch(self, epoch: int, model: GPT) -> None: ...
 
     def state(self) -> Any:
         """What it has to remember after a kill, as JSON."""
 
     def restore(self, state: Any) -> None:
-        """Take back what `state` gave when the checkpoint was made."""
+        """Take back what `state` returned when the checkpoint was made."""
 
 
-class Silent:
-    """Tells nobody: the observer of every rank but the first."""
+class NullObserver:
+    """Ignores everything: the observer of every rank but the first."""
 
     def on_step(self, step: Step) -> None: ...
-    def on_evaluation(self, evaluation: Evaluation) -> None: ...
+    def on_evaluation(self, row: HistoryRow) -> None: ...
     def on_epoch(self, epoch: int, model: GPT) -> None: ...
     def state(self) -> None: ...
     def restore(self, state: Any) -> None: ...

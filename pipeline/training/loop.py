@@ -6,14 +6,13 @@
     4  calculate the loss             calculate_loss
     5  backpropagate                  backpropagate
     6  update the weights             update_weights
-    7  tell the losses                tell_steps, evaluate
+    7  report the losses              report_steps, evaluate
     8  show a sample                  show_sample
 
-The loop knows no tracker, no files and no terminal: it tells an `Observer` what happened. It is a
-pure function of the weights it starts from, the windows, the settings and the seed. The order of
-an epoch's batches and the dropout of a step are drawn from seeds that name the epoch and the
-step, so evaluating more often, sampling, or going on from a checkpoint changes no batch and no
-weight.
+The loop knows no tracker, no files and no terminal: it notifies an `Observer`. It is a pure
+function of the weights it starts from, the windows, the settings and the seed. The order of an
+epoch's batches and the dropout of a step are drawn from seeds that name the epoch and the step, so
+evaluating more often, sampling, or going on from a checkpoint changes no batch and no weight.
 """
 
 from __future__ import annotations
@@ -28,23 +27,26 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
 
-from pipeline.distributed.parallel import parallel
+from pipeline.distributed.base import load_optimizer, load_weights
+from pipeline.distributed.parallel import parallelize
 from pipeline.distributed.world import ALONE, World
 from pipeline.model.gpt import GPT
 from pipeline.model.objective import Objective
 from pipeline.model.runtime import Runtime, derive_seed
 from pipeline.params import Train
+from pipeline.reports import HistoryRow
 from pipeline.tokens.windows import Indices, Windows
 from pipeline.training.batches import Batches
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.checkpointer import Checkpointer
-from pipeline.training.delayed_metrics import Reading, Readings
-from pipeline.training.evaluation import shared_loss
-from pipeline.training.events import Diverged, Evaluation, Observer, Step
+from pipeline.training.delayed_metrics import DelayedMetrics, StepMetrics
+from pipeline.training.evaluation import distributed_loss
+from pipeline.training.events import Diverged, Observer, Step
 from pipeline.training.precision import WorkingCopy
-from pipeline.training.schedule import learning_rate, patience_is_over, total_steps
-from pipeline.training.snapshot import Weights
+from pipeline.training.schedule import learning_rate
+from pipeline.training.snapshot import Snapshot
 from pipeline.training.spikes import SpikeDetector
+from pipeline.training.stopping import patience_is_over, total_steps
 from pipeline.training.throughput import Meter
 
 
@@ -84,17 +86,17 @@ class Trainer:
         sharded = world.shards(settings)
         self.working = WorkingCopy(model, runtime, copies=not sharded, by_rows=world.is_alone)
         self.objective = Objective(self.working.model, settings, runtime.device)
-        self.parallel = parallel(world, model, self.objective, sharded=sharded)
+        self.parallel = parallelize(world, model, self.objective, sharded=sharded)
         self.batches = batches
         self.total_steps = total_steps(batches.steps_per_epoch, settings)
         self.step = 0
         self.spikes = SpikeDetector()
-        self.readings = Readings(runtime.device)
+        self.metrics = DelayedMetrics(runtime.device)
         self.meter = Meter(model, runtime, world.size)
-        self.history: list[Evaluation] = []
-        self.best: Evaluation | None = None
-        self.best_weights: Weights | None = None
-        self.last_weights: Weights | None = None
+        self.history: list[HistoryRow] = []
+        self.best: HistoryRow | None = None
+        self.best_weights: Snapshot | None = None
+        self.last_weights: Snapshot | None = None
         self.last_optimizer: dict[str, Any] = {}
 
     def run(self) -> None:
@@ -118,15 +120,15 @@ class Trainer:
                     losses.append(loss.detach())
                 self.parallel.finish_gradients()
                 grad_norm = self.update_weights()
-                self.readings.send(self.step, losses, grad_norm, started)
-                self.tell_steps(self.readings.landed())
+                self.metrics.push(self.step, losses, grad_norm, started)
+                self.report_steps(self.metrics.ready())
                 if self.evaluates_at(self.step):
                     self.evaluate()
                 if self.is_done() or self.step % self.batches.steps_per_epoch == 0:
                     self.show_sample(epoch + 1)
                 self.save_checkpoint()
                 if self.is_done():
-                    self.hand_over()
+                    self.keep_last()
                     return
 
     def reset_gradients(self) -> None:
@@ -136,7 +138,7 @@ class Trainer:
         """One forward pass, the step's `micro`-th; its share of the loss, in nats."""
         torch.manual_seed(derive_seed(self.batches.seed, self.dropout_owner(micro)))
         inputs, targets = (
-            self.runtime.send(tensor) for tensor in self.train_windows.batch(indices)
+            self.runtime.to_device(tensor) for tensor in self.train_windows.batch(indices)
         )
         self.objective.train()
         with self.runtime.autocast():
@@ -177,19 +179,19 @@ class Trainer:
 
     def evaluate(self) -> None:
         """Measure the validation windows and `eval_batches` fixed training batches."""
-        self.tell_steps(self.readings.all())
+        self.report_steps(self.metrics.flush())
         batch_size = self.batches.batch_size
-        looked_at = min(len(self.train_windows), self.settings.eval_batches * batch_size)
+        train_count = min(len(self.train_windows), self.settings.eval_batches * batch_size)
         with self.runtime.autocast():
             train_loss, val_loss = (
-                shared_loss(self.world, self.working.model, windows, batch_size, indices)
+                distributed_loss(self.world, self.working.model, windows, batch_size, indices)
                 for windows, indices in (
-                    (self.train_windows, range(looked_at)),
-                    (self.val_windows, self.validated()),
+                    (self.train_windows, range(train_count)),
+                    (self.val_windows, self.validation_indices()),
                 )
             )
         self.check_finite(val_loss, "validation", self.step)
-        evaluation = Evaluation(
+        row = HistoryRow(
             step=self.step,
             epoch=self.step / self.batches.steps_per_epoch,
             tokens_seen=self.tokens_seen(),
@@ -197,44 +199,46 @@ class Trainer:
             val_loss=val_loss,
             learning_rate=self.learning_rate(),
         )
-        self.history.append(evaluation)
-        if self.best is None or evaluation.val_loss < self.best.val_loss:
+        self.history.append(row)
+        if self.best is None or row.val_loss < self.best.val_loss:
             self.best_weights = None  # its memory serves the next snapshot
-            self.best, self.best_weights = evaluation, self.snapshot()
-        self.observer.on_evaluation(evaluation)
+            self.best, self.best_weights = row, self.snapshot()
+        self.observer.on_evaluation(row)
 
-    def tell_steps(self, readings: Iterable[Reading]) -> None:
-        """Tell the steps whose numbers have been read; on CUDA they come a step late."""
-        for reading in readings:
-            before = reading.step - 1
-            loss = self.world.mean(reading.loss)
+    def report_steps(self, finished: Iterable[StepMetrics]) -> None:
+        """Notify the observer of steps; on CUDA their metrics come a step late."""
+        for metrics in finished:
+            before = metrics.step - 1
+            loss = self.world.mean(metrics.loss)
             self.check_finite(loss, "training", before)
+            speed = self.tokens_per_step / metrics.seconds
             step = Step(
-                step=reading.step,
-                epoch=reading.step / self.batches.steps_per_epoch,
-                tokens_seen=reading.step * self.tokens_per_step,
+                step=metrics.step,
+                epoch=metrics.step / self.batches.steps_per_epoch,
+                tokens_seen=metrics.step * self.tokens_per_step,
                 tokens=self.tokens_per_step,
+                seconds=metrics.seconds,
                 loss=loss,
                 learning_rate=self.learning_rate(before),
-                grad_norm=reading.grad_norm,
-                seconds=reading.seconds,
-                is_spike=self.spikes.is_spike(loss),
-                mfu=self.meter.mfu(self.tokens_per_step / reading.seconds),
-                memory=self.meter.memory(),
+                tokens_per_second=speed,
+                grad_norm=metrics.grad_norm,
+                mfu=self.meter.mfu(speed),
+                gpu_memory_megabytes=self.meter.memory_megabytes(),
+                loss_spike=loss if self.spikes.is_spike(loss) else None,
             )
             self.observer.on_step(step)
 
     def show_sample(self, epoch: int) -> None:
-        model = self.parallel.whole_model()
+        model = self.parallel.full_model()
         if model is not None:
             self.observer.on_epoch(epoch, model)
 
     def save_checkpoint(self) -> None:
-        """Have this moment written, where one is due; at the end the outputs take its place."""
+        """Save a checkpoint, where one is due; at the end the outputs take its place."""
         due = self.checkpoints is not None and self.checkpoints.is_due(self.step)
         if self.is_done() or not self.world.any(due):
             return
-        self.tell_steps(self.readings.all())
+        self.report_steps(self.metrics.flush())
         assert self.best_weights is not None
         same = self.best_weights.step == self.step
         weights = self.best_weights if same else self.snapshot()
@@ -246,35 +250,35 @@ class Trainer:
             best=self.best_weights,
             optimizer=optimizer,
             record={
-                "history": [asdict(evaluation) for evaluation in self.history],
+                "history": [asdict(row) for row in self.history],
                 "losses": self.spikes.state(),
                 "observer": self.observer.state(),
             },
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take the place in the training that the checkpoint holds."""
-        self.parallel.load_weights(checkpoint.weights.tensors)
-        self.parallel.load_optimizer(self.optimizer, checkpoint.optimizer)
+        """Continue from the checkpoint; rank 0's holds the tensors for all."""
+        load_weights(self.world, self.model, checkpoint.weights.tensors)
+        load_optimizer(self.world, self.model, self.optimizer, checkpoint.optimizer)
         self.working.refresh()
         self.step = checkpoint.step
-        self.history = [Evaluation(**row) for row in checkpoint.record["history"]]
+        self.history = [HistoryRow(**row) for row in checkpoint.record["history"]]
         self.best_weights = checkpoint.best
         self.best = next(row for row in self.history if row.step == self.best_weights.step)
         self.spikes = SpikeDetector(checkpoint.record["losses"])
         self.observer.restore(checkpoint.record["observer"])
 
-    def snapshot(self) -> Weights:
+    def snapshot(self) -> Snapshot:
         """A copy of the weights as they are now, on rank 0."""
-        return Weights(self.step, self.parallel.weights())
+        return Snapshot(self.step, self.parallel.weights())
 
-    def hand_over(self) -> None:
-        """Leave the last weights and the optimizer's state; they change no more."""
-        self.last_weights = Weights(self.step, self.parallel.weights(copy=False))
+    def keep_last(self) -> None:
+        """Keep the last weights and the optimizer's state; they change no more."""
+        self.last_weights = Snapshot(self.step, self.parallel.weights(copy=False))
         self.last_optimizer = self.parallel.optimizer_state(self.optimizer)
 
     def dropout_owner(self, micro: int) -> str:
-        """Each rank drops out in its own way, the first as one process does."""
+        """Each rank has dropout of its own, the first as one process does."""
         rank = f"/{self.world.rank}" if self.world.rank else ""
         return f"dropout/{self.step}/{micro}{rank}"
 
@@ -286,8 +290,8 @@ class Trainer:
     def evaluates_at(self, step: int) -> bool:
         return step % self.settings.eval_every == 0 or step == self.total_steps
 
-    def validated(self) -> range:
-        """The validation windows that evaluations measure: all, or some that are evenly spread."""
+    def validation_indices(self) -> range:
+        """The validation windows that evaluations measure: all, or some, evenly spread."""
         windows = len(self.val_windows)
         most = self.settings.eval_windows or windows
         return range(0, windows, -(-windows // most))

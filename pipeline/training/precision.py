@@ -1,7 +1,7 @@
 """bf16 training on a CPU: matrices kept twice, in fp32 to learn and in bf16 to multiply.
 
 Autocast would cast every matrix in every forward pass and cast every gradient back into fresh
-memory. Here the bf16 copies stay allocated and are written once a step, and bf16 gradients are
+memory. Here the bf16 copies stay allocated and are written once per step, and bf16 gradients are
 added into fp32 buffers that stay allocated too. The head's copy has the rows of padding that its
 products want. Embeddings and layer norms are one tensor in both models, so the residual stream
 stays fp32, as under autocast.
@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.gpt import GPT, unfilled
+from pipeline.model.gpt import GPT, meta_model
 from pipeline.model.loss import padded
 from pipeline.model.runtime import Runtime
 
@@ -35,7 +35,7 @@ class WorkingCopy:
         Args:
             copies: whether there may be a copy at all.
             by_rows: whether the token embedding's gradient may be kept row by row: not where
-                somebody else, such as another process, adds to it.
+                another process adds to it.
         """
         self.model = self._master = master
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []  # (master, working)
@@ -48,7 +48,7 @@ class WorkingCopy:
             self.model = self._build(master)
 
     def _build(self, master: GPT) -> GPT:
-        working = unfilled(master.config)
+        working = meta_model(master.config)
         matrices = {id(p) for p in _matrices(master)}
         state: dict[str, nn.Parameter] = {}
         for name, parameter in master.named_parameters():
@@ -66,7 +66,7 @@ class WorkingCopy:
         return working.train(master.training)
 
     def reset_gradients(self) -> None:
-        """Forget the last step's gradients; the fp32 buffers stay, to be written over."""
+        """Drop the last step's gradients; the fp32 buffers stay, to be written over."""
         buffered = {id(master) for master, _ in self._pairs}
         for parameter in self.model.parameters():
             parameter.grad = None
@@ -77,7 +77,7 @@ class WorkingCopy:
 
     @torch.no_grad()
     def collect_gradients(self) -> None:
-        """Add the copies' gradients to the step's in the master, and let the copies' go."""
+        """Add the copies' gradients to the step's in the master, and free the copies'."""
         if self._by_rows:
             self._collect_rows(self._master.wte.weight, self.model.wte.weight)
         for master, working in self._pairs:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Weights:
-    """A model's weights after `step` optimizer steps, on the CPU; never written to again."""
+class Snapshot:
+    """A model's weights after `step` optimizer steps, on the CPU; never changed again."""
 
     step: int
     tensors: dict[str, Tensor]

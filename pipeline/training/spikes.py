@@ -14,7 +14,7 @@ NORMAL = 1.4826  # median absolute deviation to standard deviation, for a normal
 
 
 class SpikeDetector:
-    """Tells whether a step's loss is a spike: more than `WIDTH` robust standard deviations, and
+    """Decides whether a step's loss is a spike: more than `WIDTH` robust standard deviations, and
     more than `LEAST` nats, above the median of the last `WINDOW` losses.
 
     Medians, so that one spike does not hide the next.

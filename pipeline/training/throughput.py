@@ -1,4 +1,4 @@
-"""How much of the hardware a training uses: tokens a second, model FLOPs, memory."""
+"""How much of the hardware a training uses: tokens per second, model FLOPs, memory."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import nn
 from pipeline.model.gpt import GPT
 from pipeline.model.runtime import Runtime
 
-# Dense bf16 FLOP/s from NVIDIA's data sheets, by words of the name that CUDA gives; cards that
-# are slower than their SXM sisters come first.
+# Dense bf16 FLOP/s from NVIDIA's data sheets, by words of the name that CUDA gives; the first
+# entry that fits counts, so cards slower than the SXM one of the same name come first.
 PEAKS = (
     ("H100 PCIe", 756e12),
     ("H100 NVL", 835e12),
@@ -34,7 +34,7 @@ def flops_per_token(model: GPT) -> int:
     """FLOPs of a forward and backward pass: 6 a weight of every product, and attention's.
 
     Attention counts in full, as though it were not causal: the convention of the PaLM paper
-    (appendix B), by which others' utilisation is told too. Embeddings look up and multiply
+    (appendix B), by which others report utilisation too. Embeddings look up and multiply
     nothing; a tied one counts as the head that it is.
     """
     config = model.config
@@ -45,7 +45,7 @@ def flops_per_token(model: GPT) -> int:
 
 
 def peak_flops(name: str) -> float | None:
-    """Dense bf16 FLOP/s of the GPU that calls itself so; None where nobody has noted it."""
+    """Dense bf16 FLOP/s of the GPU of this name; None for one that `PEAKS` lacks."""
     return next((flops for words, flops in PEAKS if re.search(rf"\b{words}\b", name)), None)
 
 
@@ -65,6 +65,6 @@ class Meter:
         """The share of the hardware's bf16 peak that the model's own FLOPs are."""
         return self._flops * tokens_per_second / self._peak if self._peak else None
 
-    def memory(self) -> int | None:
-        """The most bytes that tensors have taken on the GPU so far."""
-        return torch.cuda.max_memory_allocated(self._device) if self._cuda else None
+    def memory_megabytes(self) -> float | None:
+        """The most that tensors have taken on the GPU so far, in millions of bytes."""
+        return torch.cuda.max_memory_allocated(self._device) / 1e6 if self._cuda else None

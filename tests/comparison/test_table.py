@@ -151,7 +151,7 @@ def test_numbers_measured_on_something_else_are_refused(
         ("evaluate.json", {"best": None}, "evaluate.json: best:"),
         ("evaluate.json", {"val__loss": "low"}, "evaluate.json: val.loss:"),
         ("evaluate.json", {"untrained__val__loss": math.nan}, "untrained.val.loss:"),
-        ("train.json", {"best": {}}, "train.json: best.epoch:"),
+        ("train.json", {"best": {"step": 30, "val_loss": 6.0}}, "train.json: best.epoch:"),
         ("baselines/124M.json", {"val": None}, "124M.json: is measured but lacks val"),
         ("baselines/124M.json", {"status": "maybe"}, "124M.json: status:"),
     ],

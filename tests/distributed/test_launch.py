@@ -9,14 +9,14 @@ import psutil
 import pytest
 import torch
 
-from pipeline.distributed.launch import together
+from pipeline.distributed.launch import launch
 from pipeline.distributed.rendezvous import RankLost
 from pipeline.distributed.world import World
 from pipeline.errors import UserError
-from stages.train import follow
+from pipeline.training.worker import run_worker
 from tests.helpers.two_processes import CPU, die
 
-TWO = World.of_one_machine(2)
+TWO = World.on_one_machine(2)
 
 
 def started_here() -> list[psutil.Process]:
@@ -29,7 +29,7 @@ def test_a_rank_that_is_killed_is_named() -> None:
     threads = torch.get_num_threads()
 
     def lead() -> None:
-        with together(TWO, CPU, die):
+        with launch(TWO, CPU, die):
             while True:
                 TWO.total(1.0)
 
@@ -44,21 +44,21 @@ def test_a_rank_that_is_killed_is_named() -> None:
 def test_a_rank_that_never_joins_says_why(tmp_path: Path) -> None:
     with (
         pytest.raises(RankLost, match=r"rank 1 of 2: .*params\.yaml: No such file"),
-        together(TWO, CPU, follow, tmp_path / "params.yaml", tmp_path),
+        launch(TWO, CPU, run_worker, tmp_path / "params.yaml", tmp_path),
     ):
         pass
     assert not started_here()
 
 
 def test_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert World.of_torchrun() is None
+    assert World.from_torchrun() is None
     said = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
     for name, value in said.items():
         monkeypatch.setenv(name, value)
-    assert World.of_torchrun() == World(5, 8, 1, 4)
+    assert World.from_torchrun() == World(5, 8, 1, 4)
     monkeypatch.delenv("LOCAL_RANK")
     with pytest.raises(UserError, match="LOCAL_RANK"):
-        World.of_torchrun()
+        World.from_torchrun()
 
 
 def test_devices_that_several_cannot_share() -> None:
@@ -66,6 +66,6 @@ def test_devices_that_several_cannot_share() -> None:
     with pytest.raises(UserError, match=r"train\.device: cuda:1 is one device"):
         TWO.device("cuda:1")
     gpus = torch.cuda.device_count()
-    many = World.of_one_machine(gpus + 1 if gpus else 2)
+    many = World.on_one_machine(gpus + 1 if gpus else 2)
     with pytest.raises(UserError, match=r"train\.processes: .* has \d+ CUDA GPUs"):
         many.device("cuda")

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.distributed.launch import together
+from pipeline.distributed.launch import launch
 from pipeline.distributed.world import World
 from pipeline.training.events import Diverged
 from pipeline.training.loop import Trainer
-from tests.helpers.two_processes import CPU, Losses, follow_job, job_of, train, train_by_two
+from tests.helpers.two_processes import CPU, StepLog, job_of, run_job_worker, train, train_by_two
 
 STEPS = 50
 # two micro-batches a step; 5 validation windows, which two cannot share equally
@@ -74,11 +74,11 @@ def test_with_dropout_ranks_drop_out_differently_and_the_same_again(tokens: Path
 
 @pytest.mark.slow
 def test_a_loss_that_diverges_on_one_rank_ends_all_in_the_same_words(tokens: Path) -> None:
-    world, settings = World.of_one_machine(2), case(gradient_accumulation=1)
+    world, settings = World.on_one_machine(2), case(gradient_accumulation=1)
 
     def lead() -> None:
-        with together(world, CPU, follow_job, settings, tokens):
-            observer = Losses()
+        with launch(world, CPU, run_job_worker, settings, tokens):
+            observer = StepLog()
             trainer = job_of(settings, tokens, world).trainer(observer)
             observer.on_step = lambda step: poison(trainer) if step.step == 3 else None
             trainer.run()

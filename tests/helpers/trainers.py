@@ -13,10 +13,11 @@ import torch
 from pipeline.model.gpt import GPT, GPTConfig, initialise
 from pipeline.model.runtime import Runtime
 from pipeline.params import Train
+from pipeline.reports import HistoryRow
 from pipeline.tokens.windows import Windows
 from pipeline.training.batches import Batches
 from pipeline.training.checkpointer import Checkpointer
-from pipeline.training.events import Evaluation, Step
+from pipeline.training.events import Step
 from pipeline.training.loop import Trainer
 from pipeline.training.optim import build_optimizer
 
@@ -45,17 +46,17 @@ def write_tokens(folder: Path, tokens: np.ndarray) -> Path:
 
 @dataclass
 class Memory:
-    """Remembers what it is told."""
+    """An observer that remembers everything."""
 
     steps: list[Step] = field(default_factory=list)
-    evaluations: list[Evaluation] = field(default_factory=list)
+    evaluations: list[HistoryRow] = field(default_factory=list)
     epochs: list[int] = field(default_factory=list)
 
     def on_step(self, step: Step) -> None:
         self.steps.append(step)
 
-    def on_evaluation(self, evaluation: Evaluation) -> None:
-        self.evaluations.append(evaluation)
+    def on_evaluation(self, row: HistoryRow) -> None:
+        self.evaluations.append(row)
 
     def on_epoch(self, epoch: int, model: GPT) -> None:
         self.epochs.append(epoch)

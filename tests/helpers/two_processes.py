@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipeline.distributed.launch import together
-from pipeline.distributed.rendezvous import Meeting, joined
+from pipeline.distributed.launch import launch
+from pipeline.distributed.rendezvous import Rendezvous, process_group
 from pipeline.distributed.world import ALONE, World
 from pipeline.params import Params
-from pipeline.training.events import Silent, Step
+from pipeline.training.events import Diverged, NullObserver, Step
 from pipeline.training.job import TrainingJob
 
 CPU = torch.device("cpu")
@@ -23,7 +24,9 @@ TINY = {"n_layer": 2, "n_head": 2, "n_embd": 8, "context_length": 8, "dropout": 
 Case = dict[str, dict[str, Any]]  # the sections of params.yaml
 
 
-class Losses(Silent):
+class StepLog(NullObserver):
+    """Keeps the steps."""
+
     def __init__(self) -> None:
         self.steps: list[Step] = []
 
@@ -38,7 +41,7 @@ def job_of(case: Case, tokens: Path, world: World) -> TrainingJob:
 
 def train(case: Case, tokens: Path, world: World = ALONE) -> dict[str, Any]:
     """Train a tiny model; what came of it."""
-    observer = Losses()
+    observer = StepLog()
     trainer = job_of(case, tokens, world).trainer(observer)
     trainer.run()
     weights = trainer.last_weights.tensors
@@ -58,25 +61,25 @@ def train_all(cases: list[Case], tokens: Path, world: World) -> list[dict[str, A
     return [train(case, tokens, world) for case in cases]
 
 
-def follow(world: World, meeting: Meeting, cases: list[Case], tokens: Path) -> None:
-    with joined(world, CPU, meeting):
+def run_worker(world: World, rendezvous: Rendezvous, cases: list[Case], tokens: Path) -> None:
+    with process_group(world, CPU, rendezvous):
         train_all(cases, tokens, world)
 
 
 def train_by_two(cases: list[Case], tokens: Path) -> list[dict[str, Any]]:
     """The same by two processes, this one and one that it starts, in one group."""
-    world = World.of_one_machine(2)
-    with together(world, CPU, follow, cases, tokens):
+    world = World.on_one_machine(2)
+    with launch(world, CPU, run_worker, cases, tokens):
         return train_all(cases, tokens, world)
 
 
-def follow_job(world: World, meeting: Meeting, case: Case, tokens: Path) -> None:
+def run_job_worker(world: World, rendezvous: Rendezvous, case: Case, tokens: Path) -> None:
     """As the stage does it."""
-    with joined(world, CPU, meeting):
-        job_of(case, tokens, world).follow()
+    with process_group(world, CPU, rendezvous), suppress(Diverged):
+        job_of(case, tokens, world).trainer(NullObserver()).run()
 
 
-def die(world: World, meeting: Meeting) -> None:
-    with joined(world, CPU, meeting):
+def die(world: World, rendezvous: Rendezvous) -> None:
+    with process_group(world, CPU, rendezvous):
         world.total(1.0)
         os.kill(os.getpid(), signal.SIGKILL)

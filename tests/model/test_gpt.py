@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.model.gpt import GPT, GPTConfig, initialise, unfilled
+from pipeline.model.gpt import GPT, GPTConfig, initialise, meta_model
 
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, context_length=8, vocab_size=97)
 GPT2 = {"context_length": 1024, "qkv_bias": True, "tie_weights": True}
@@ -22,7 +22,7 @@ GPT2 = {"context_length": 1024, "qkv_bias": True, "tie_weights": True}
     ],
 )
 def test_published_parameter_counts(config: GPTConfig, parameters: int) -> None:
-    assert unfilled(config).count_parameters() == parameters
+    assert meta_model(config).count_parameters() == parameters
 
 
 def test_parameter_names_are_openais() -> None:

@@ -40,11 +40,11 @@ def test_recomputed_activations_give_the_same_bits(config) -> None:
 
 
 def test_a_training_with_recomputation_ends_with_the_same_weights(make_trainer) -> None:
-    plain, told = make_trainer(epochs=1)
-    frugal, heard = make_trainer(epochs=1, activation_checkpointing=True)
+    plain, every = make_trainer(epochs=1)
+    frugal, recomputed = make_trainer(epochs=1, activation_checkpointing=True)
     plain.run()
     frugal.run()
-    assert told.evaluations == heard.evaluations
+    assert every.evaluations == recomputed.evaluations
     names = plain.model.state_dict().keys()
     assert names == frugal.model.state_dict().keys()
     for name, tensor in plain.model.state_dict().items():

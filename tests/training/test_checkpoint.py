@@ -59,7 +59,7 @@ def train(make_trainer, folder: Path):
     def go(kill_at: int | None = None, every: int = 1, runtime: Runtime | None = None):
         warnings: list[str] = []
         given = {"runtime": runtime} if runtime else {}
-        with Waiting(folder, every=every, warn=warnings.append) as checkpoints:
+        with Waiting(folder, every=every, notify=warnings.append) as checkpoints:
             trainer, memory = make_trainer(checkpoints=checkpoints, **given, **SETTINGS)
             if (found := checkpoints.latest()) is not None:
                 trainer.restore(found)
@@ -161,15 +161,15 @@ def flip(path: Path) -> None:
 
 @pytest.mark.parametrize("harm", [cut, flip, Path.unlink])
 @pytest.mark.parametrize("name", ["weights", "optimizer", "checkpoint"])
-def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(
     train, whole, folder: Path, harm: Callable[[Path], None], name: str
 ) -> None:
     train(12, every=5)
     harm(next(folder.glob(f"{name}-00000010.*")))
     trainer, memory, first, warnings = train(every=STEPS)
     assert first == 5
-    told = [line for line in warnings if "the checkpoint of step 10 is damaged" in line]
-    assert len(told) == (0 if (harm, name) == (Path.unlink, "checkpoint") else 1)
+    reported = [line for line in warnings if "the checkpoint of step 10 is damaged" in line]
+    assert len(reported) == (0 if (harm, name) == (Path.unlink, "checkpoint") else 1)
     assert_same((trainer, memory), whole)
 
 
@@ -273,7 +273,7 @@ def test_the_last_megabytes_of_a_disk_are_left_alone(train, folder: Path, monkey
 
 def test_training_does_not_wait_for_a_slow_disk(make_trainer, folder: Path, whole) -> None:
     slow = threading.Event()
-    checkpoints = Checkpointer(folder, every=1, warn=print, before_commit=slow.wait)
+    checkpoints = Checkpointer(folder, every=1, notify=print, before_commit=slow.wait)
     trainer, memory = make_trainer(checkpoints=checkpoints, **SETTINGS)
     trainer.run()  # would never end
     assert_same((trainer, memory), whole)
@@ -297,7 +297,7 @@ def test_a_mistake_of_ours_is_no_warning(make_trainer, folder: Path) -> None:
     def broken() -> None:
         raise ZeroDivisionError
 
-    checkpoints = Checkpointer(folder, every=1, warn=print, before_commit=broken)
+    checkpoints = Checkpointer(folder, every=1, notify=print, before_commit=broken)
     trainer, _ = make_trainer(checkpoints=checkpoints, **SETTINGS)
     with pytest.raises(ZeroDivisionError), checkpoints:
         trainer.run()

@@ -1,4 +1,4 @@
-"""Numbers that are read a step late, as on CUDA, and what that must not change."""
+"""Metrics that are read a step late, as on CUDA, and what that must not change."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pipeline.training.delayed_metrics import Readings
+from pipeline.training.delayed_metrics import DelayedMetrics
 from pipeline.training.events import Diverged
 
 CPU = torch.device("cpu")
@@ -18,59 +18,59 @@ def share(value: float) -> torch.Tensor:
 
 
 def test_numbers_are_read_at_once_on_a_cpu() -> None:
-    readings = Readings(CPU)
-    readings.send(1, [share(1.5), share(2.0)], share(0.25), started=0.0)
-    (reading,) = readings.landed()
-    assert (reading.step, reading.loss, reading.grad_norm) == (1, 3.5, 0.25)
-    assert not list(readings.all())
+    metrics = DelayedMetrics(CPU)
+    metrics.push(1, [share(1.5), share(2.0)], share(0.25), started=0.0)
+    (step,) = metrics.ready()
+    assert (step.step, step.loss, step.grad_norm) == (1, 3.5, 0.25)
+    assert not list(metrics.flush())
 
 
 def test_late_numbers_stay_one_step_behind_until_all_are_asked_for() -> None:
-    readings = Readings(CPU, late=True)
-    landed = []
+    metrics = DelayedMetrics(CPU, delayed=True)
+    ready = []
     for step in (1, 2, 3):
-        readings.send(step, [share(step)], None, started=0.0)
-        landed.append([reading.step for reading in readings.landed()])
-    assert landed == [[], [1], [2]]
-    assert [(r.step, r.loss, r.grad_norm) for r in readings.all()] == [(3, 3.0, None)]
+        metrics.push(step, [share(step)], None, started=0.0)
+        ready.append([read.step for read in metrics.ready()])
+    assert ready == [[], [1], [2]]
+    assert [(r.step, r.loss, r.grad_norm) for r in metrics.flush()] == [(3, 3.0, None)]
 
 
 def test_seconds_add_up_to_the_time_that_passed(monkeypatch) -> None:
     clock = iter([10.0, 13.0, 14.0])
     monkeypatch.setattr("pipeline.training.delayed_metrics.time.perf_counter", lambda: next(clock))
-    readings = Readings(CPU, late=True)
+    metrics = DelayedMetrics(CPU, delayed=True)
     for step, started in ((1, 8.0), (2, 8.1), (3, 8.2)):
-        readings.send(step, [share(1.0)], None, started)
-    assert [reading.seconds for reading in readings.all()] == [2.0, 3.0, 1.0]
+        metrics.push(step, [share(1.0)], None, started)
+    assert [read.seconds for read in metrics.flush()] == [2.0, 3.0, 1.0]
 
 
 @pytest.fixture
-def make_late_trainer(make_trainer):
+def make_delayed_trainer(make_trainer):
     def make(**settings: object):
         trainer, memory = make_trainer(**settings)
-        trainer.readings = Readings(CPU, late=True)
+        trainer.metrics = DelayedMetrics(CPU, delayed=True)
         return trainer, memory
 
     return make
 
 
-def test_late_readings_change_no_history_and_no_weight(make_trainer, make_late_trainer) -> None:
+def test_delay_changes_no_history_and_no_weight(make_trainer, make_delayed_trainer) -> None:
     settings = {"epochs": 2, "batch_size": 4, "eval_every": 3, "grad_clip": 1.0}
-    (prompt, told), (late, heard) = make_trainer(**settings), make_late_trainer(**settings)
+    (prompt, at_once), (delayed, later) = make_trainer(**settings), make_delayed_trainer(**settings)
     prompt.run()
-    late.run()
-    assert heard.evaluations == told.evaluations
-    assert [(s.step, s.loss, s.grad_norm) for s in heard.steps] == [
-        (s.step, s.loss, s.grad_norm) for s in told.steps
+    delayed.run()
+    assert later.evaluations == at_once.evaluations
+    assert [(s.step, s.loss, s.grad_norm) for s in later.steps] == [
+        (s.step, s.loss, s.grad_norm) for s in at_once.steps
     ]
-    assert torch.equal(prompt.model.wte.weight, late.model.wte.weight)
+    assert torch.equal(prompt.model.wte.weight, delayed.model.wte.weight)
 
 
-def test_a_loss_that_diverges_is_found_a_step_late_with_good_weights(make_late_trainer) -> None:
-    trainer, memory = make_late_trainer(eval_every=4)
+def test_a_loss_that_diverges_is_found_a_step_late_with_good_weights(make_delayed_trainer) -> None:
+    trainer, memory = make_delayed_trainer(eval_every=4)
 
     def poison(step) -> None:
-        if step.step == 5:  # told when step 6 has been taken
+        if step.step == 5:  # reported when step 6 has been taken
             trainer.model.ln_f.weight.data.fill_(math.nan)
 
     memory.on_step = poison

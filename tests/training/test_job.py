@@ -1,4 +1,4 @@
-"""What a training leaves behind, also when it breaks off."""
+"""What a training job is made of, and what is left when it breaks off."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from pipeline.errors import UserError
 from pipeline.model.saved import load_model
 from pipeline.params import Params
-from pipeline.training.events import Diverged, Evaluation
-from pipeline.training.job import TrainingJob, verdict, write_history
+from pipeline.training.events import Diverged
+from pipeline.training.job import TrainingJob
 from pipeline.weights import Source
 
 
@@ -26,10 +26,6 @@ def job(tokens: Path) -> TrainingJob:
         }
     )
     return TrainingJob.open(params, tokens)
-
-
-def evaluation(step: int, val_loss: float, train_loss: float = 1.0) -> Evaluation:
-    return Evaluation(step, step / 10, step * 512, train_loss, val_loss, 4e-4)
 
 
 def test_a_loss_that_diverges_keeps_the_best_weights(
@@ -101,19 +97,3 @@ def test_the_fingerprint_is_of_the_weights_that_training_starts_from(
 
     assert started_from(b"one") == started_from(b"one")
     assert started_from(b"one") != started_from(b"two")
-
-
-def test_history_keeps_every_digit(tmp_path: Path) -> None:
-    write_history(tmp_path / "history.csv", [evaluation(3, 0.1 + 0.2)])
-    head, row = (tmp_path / "history.csv").read_text().splitlines()
-    assert head == "step,epoch,tokens_seen,train_loss,val_loss,learning_rate"
-    assert row == "3,0.3,1536,1.0,0.30000000000000004,0.0004"
-
-
-def test_the_verdict_says_where_it_was_best_and_what_came_since() -> None:
-    rows = [evaluation(0, 10.9, 10.9), evaluation(60, 6.14), evaluation(100, 6.43, 0.59)]
-    assert verdict(rows, rows[1]) == (
-        "validation loss was best at epoch 6.0 (step 60): 6.140; since then it rose by 0.290 to "
-        "6.430 while training loss fell to 0.590"
-    )
-    assert "may fall further" in verdict(rows[:2], rows[1])

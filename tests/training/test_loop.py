@@ -1,4 +1,4 @@
-"""The loop: what it learns, what it tells, and what must not change it."""
+"""The loop: what it learns, what it reports, and what must not change it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_has_a_pulse(make_trainer) -> None:
     assert memory.evaluations[-1].train_loss < 0.5
 
 
-def test_tells_every_step_evaluation_and_epoch(make_trainer) -> None:
+def test_reports_every_step_evaluation_and_epoch(make_trainer) -> None:
     trainer, memory = make_trainer(epochs=2, batch_size=4, eval_every=3)
     trainer.run()
     assert [step.step for step in memory.steps] == list(range(1, 11))
@@ -79,12 +79,12 @@ def test_evaluating_or_drawing_numbers_changes_no_weight(make_trainer) -> None:
 
 def test_an_evaluation_may_look_at_some_windows_evenly_spread(make_trainer) -> None:
     some, memory = make_trainer(eval_windows=2)
-    assert (len(some.val_windows), list(some.validated())) == (5, [0, 3])
+    assert (len(some.val_windows), list(some.validation_indices())) == (5, [0, 3])
     some.evaluate()
     picked = measure(some.model, some.val_windows, 2, indices=range(0, 5, 3))
     assert memory.evaluations[0].val_loss == picked.loss
     for most in (None, 5, 99):
-        assert list(make_trainer(eval_windows=most)[0].validated()) == list(range(5))
+        assert list(make_trainer(eval_windows=most)[0].validation_indices()) == list(range(5))
 
 
 def test_every_window_once_an_epoch_in_another_order(make_trainer) -> None:
@@ -131,13 +131,13 @@ def test_bf16_learns_as_fp32_does(make_trainer, accumulation: int) -> None:
     assert rounded.model.h[0].mlp.c_fc.weight.dtype == torch.float32
 
 
-def test_the_norm_is_told_before_evaluations_also_without_clipping(make_trainer) -> None:
-    (plain, told), (clipped, each) = (
+def test_the_norm_is_measured_before_evaluations_also_without_clipping(make_trainer) -> None:
+    (plain, few), (clipped, each) = (
         make_trainer(eval_every=3, epochs=1, **clip) for clip in ({}, {"grad_clip": 1e9})
     )
     plain.run()
     clipped.run()
-    norms = {step.step: step.grad_norm for step in told.steps if step.grad_norm is not None}
+    norms = {step.step: step.grad_norm for step in few.steps if step.grad_norm is not None}
     assert list(norms) == [3, 6, 9, 10]
     assert norms == {step.step: step.grad_norm for step in each.steps if step.step in norms}
     assert same(plain, clipped)
@@ -159,20 +159,20 @@ def test_early_stopping_ends_at_the_evaluation_that_lost_patience(make_trainer) 
     assert memory.evaluations[-1].step == memory.steps[-1].step == trainer.step
 
 
-def test_a_spike_is_told(make_trainer) -> None:
+def test_a_spike_is_reported(make_trainer) -> None:
     trainer, memory = make_trainer(epochs=3)
 
     def disturb(step) -> None:
         if step.step == 20:
             trainer.model.lm_head.weight.data.mul_(-9)
-        told(step)
+        on_step(step)
 
-    told, memory.on_step = memory.on_step, disturb
+    on_step, memory.on_step = memory.on_step, disturb
     trainer.run()
-    assert next(step.step for step in memory.steps if step.is_spike) == 21
+    assert next(step.step for step in memory.steps if step.loss_spike is not None) == 21
 
 
-def test_clipping_bounds_the_norm_and_tells_it(make_trainer) -> None:
+def test_clipping_bounds_the_norm_and_reports_it(make_trainer) -> None:
     trainer, memory = make_trainer(grad_clip=1e-3)
     trainer.run()
     assert all(step.grad_norm is not None and step.grad_norm > 1e-3 for step in memory.steps)

@@ -6,7 +6,7 @@ import torch
 
 from pipeline.model.gpt import GPT
 from pipeline.params import Train
-from pipeline.training.optim import build_optimizer
+from pipeline.training.optim import OPTIMIZERS, build_optimizer
 
 
 def test_only_matrices_decay(config) -> None:
@@ -22,3 +22,10 @@ def test_the_optimizer_is_pytorchs_fused_adamw(config) -> None:
     optimizer = build_optimizer(GPT(config), Train())
     assert isinstance(optimizer, torch.optim.AdamW)
     assert optimizer.defaults["fused"]
+
+
+def test_an_optimizer_is_a_function_and_an_entry(config, monkeypatch) -> None:
+    monkeypatch.setitem(OPTIMIZERS, "sgd", lambda groups, _: torch.optim.SGD(groups, lr=0.5))
+    optimizer = build_optimizer(GPT(config), Train(weight_decay=0.3), "sgd")
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]

@@ -1,13 +1,18 @@
-"""The learning rate by a table; when a training ends."""
+"""The learning rate by a table, and the registry of schedules."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from pipeline.params import Train
-from pipeline.training.events import Evaluation
-from pipeline.training.schedule import learning_rate, patience_is_over, total_steps
+from pipeline.training.schedule import SCHEDULES, learning_rate
 
+ROOT = Path(__file__).parents[2]
 COSINE = {"schedule": "cosine", "learning_rate": 1.0, "min_learning_rate": 0.2}
 
 WSD = {**COSINE, "schedule": "wsd"}
@@ -36,31 +41,22 @@ def test_schedule(settings: dict[str, object], total: int, table: list[float]) -
     assert rates == pytest.approx(table, abs=1e-6)
 
 
+def test_a_schedule_is_a_function_and_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`train.schedule` takes the registry's keys, and a made-up one follows the warm-up."""
+    assert get_args(Train.model_fields["schedule"].annotation) == tuple(SCHEDULES)
+    monkeypatch.setitem(SCHEDULES, "sqrt", lambda step, total, settings: total - step)
+    settings = Train(warmup_steps=1, learning_rate=1.0).model_copy(update={"schedule": "sqrt"})
+    assert [learning_rate(step, 4, settings) for step in range(4)] == [0.5, 3, 2, 1]
+
+
+def test_params_read_the_schedules_without_torch() -> None:
+    program = "import pipeline.params, pipeline.training.optim, sys; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
+
+
 @pytest.mark.parametrize("settings", [COSINE, WSD])
 def test_the_rate_reaches_its_floor_just_past_the_end(settings: dict[str, object]) -> None:
     assert learning_rate(10, 10, Train.model_validate(settings)) == pytest.approx(0.2)
-
-
-@pytest.mark.parametrize(
-    ("settings", "steps"), [({}, 90), ({"max_steps": 7}, 7), ({"max_steps": 700, "epochs": 1}, 700)]
-)
-def test_max_steps_decides_where_it_is_given(settings: dict[str, object], steps: int) -> None:
-    assert total_steps(9, Train.model_validate(settings)) == steps
-
-
-@pytest.mark.parametrize(
-    ("losses", "patience", "over"),
-    [
-        ([], 1, False),
-        ([3.0], 1, False),
-        ([3.0, 3.1], 1, True),
-        ([3.0, 3.0], 1, True),  # as low is not lower
-        ([3.0, 3.1, 2.9], 2, False),
-        ([3.0, 3.1, 3.2], 2, True),
-        ([3.0, 2.0, 2.1, 2.05], 2, True),
-        ([3.0, 3.1, 3.2], None, False),
-    ],
-)
-def test_patience(losses: list[float], patience: int | None, over: bool) -> None:
-    history = [Evaluation(i, i, i, 1.0, loss, 1e-3) for i, loss in enumerate(losses)]
-    assert patience_is_over(history, patience) is over

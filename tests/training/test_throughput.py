@@ -43,4 +43,4 @@ def test_peaks_go_by_whole_words(name: str, peak: float | None) -> None:
 def test_a_cpu_has_neither_utilisation_nor_gpu_memory(config) -> None:
     meter = Meter(GPT(config), Runtime(torch.device("cpu"), bf16=True))
     assert meter.mfu(1e6) is None
-    assert meter.memory() is None
+    assert meter.memory_megabytes() is None

@@ -12,8 +12,9 @@ from pipeline.errors import UserError
 from pipeline.model.gpt import GPT, GPTConfig
 from pipeline.model.start import Start
 from pipeline.params import Train
-from pipeline.training.job import save_training
-from pipeline.training.optim import build_optimizer, starting_optimizer
+from pipeline.training.initial_state import restore_optimizer
+from pipeline.training.optim import build_optimizer
+from pipeline.training.outputs import save_training
 from pipeline.weights import find_start, starting_model
 
 SCRATCH = Start(init_from="scratch", init="pytorch", seed=3)
@@ -44,7 +45,7 @@ def test_a_folders_last_weights_and_optimizer(trained, config) -> None:
     for name, tensor in trainer.model.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor)
     optimizer = build_optimizer(model, Train(learning_rate=0.1, weight_decay=0.0))
-    assert starting_optimizer(optimizer, folder)
+    assert restore_optimizer(optimizer, folder)
     moments = optimizer.state[model.wte.weight]
     assert torch.equal(
         moments["exp_avg"], trainer.optimizer.state[trainer.model.wte.weight]["exp_avg"]
@@ -57,7 +58,7 @@ def test_a_fresh_optimizer_forgets_the_moments(trained, config) -> None:
     _, folder = trained
     model = start_from(folder, config)
     optimizer = build_optimizer(model, Train())
-    assert not starting_optimizer(optimizer, folder, "fresh")
+    assert not restore_optimizer(optimizer, folder, "fresh")
     assert not optimizer.state
 
 
@@ -68,7 +69,7 @@ def test_an_optimizer_that_must_be_restored_must_be_there(trained, config, init_
     optimizer = build_optimizer(GPT(config), Train())
     found = find_start(init_from.replace("FOLDER", str(folder)))
     with pytest.raises(UserError, match=r"train\.init_optimizer: restored asked for"):
-        starting_optimizer(optimizer, found and found.folder, "restored")
+        restore_optimizer(optimizer, found and found.folder, "restored")
 
 
 def test_training_on_leaves_the_first_model_alone(trained, config) -> None:
@@ -100,4 +101,4 @@ def test_a_foreign_optimizer_is_refused(trained, config) -> None:
     torch.save({"state": {}, "param_groups": []}, folder / "optimizer.pth")
     optimizer = build_optimizer(GPT(config), Train())
     with pytest.raises(UserError, match=r"optimizer\.pth: not this model's optimizer"):
-        starting_optimizer(optimizer, folder)
+        restore_optimizer(optimizer, folder)

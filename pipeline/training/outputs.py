@@ -1,0 +1,83 @@
+"""What a training leaves behind: weights, history, figure and summary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.model.gpt import GPT
+from pipeline.model.saved import FILES, OPTIMIZER, save_config, save_weights, save_whole
+from pipeline.model.start import Start
+from pipeline.plots.curves import loss_curves
+from pipeline.reports import (
+    HISTORY_COLUMNS,
+    BestEvaluation,
+    HistoryRow,
+    LastEvaluation,
+    Training,
+)
+from pipeline.system.digests import Digests
+from pipeline.system.files import write_text
+from pipeline.training.loop import Trainer
+
+
+def save_training(
+    folder: Path,
+    trainer: Trainer,
+    start: Start,
+    on_saved: Callable[[str, Digests], None] = lambda name, digests: None,
+) -> None:
+    """Write the folder of a trained model: config, start, best and last weights, optimizer.
+
+    Args:
+        on_saved: called with each large file's name, once it is there, and its digests.
+    """
+    assert trainer.best_weights is not None, "a training evaluates at step 0"
+    assert trainer.last_weights is not None, "a training keeps them at its end"
+    save_config(folder, trainer.model.config)
+    start.save(folder)
+    best, last = trainer.best_weights.tensors, trainer.last_weights.tensors
+    on_saved(FILES["best"], save_weights(folder, best, "best"))
+    on_saved(FILES["last"], save_weights(folder, last, "last"))
+    on_saved(OPTIMIZER, save_whole(folder / OPTIMIZER, trainer.last_optimizer))
+
+
+def write_history(path: Path, history: Sequence[HistoryRow]) -> None:
+    """`history.csv`; floats in full, so that they equal MLflow's."""
+    rows = [",".join(repr(value) for value in asdict(row).values()) for row in history]
+    write_text(path, "\n".join([",".join(HISTORY_COLUMNS), *rows]) + "\n")
+
+
+def draw_history(path: Path, history: Sequence[HistoryRow], tokens_per_epoch: int) -> None:
+    """The loss curves."""
+    table = pd.DataFrame([asdict(row) for row in history])
+    loss_curves(table, path, tokens_per_epoch=tokens_per_epoch)
+
+
+def summary(model: GPT, history: Sequence[HistoryRow], best: HistoryRow) -> Training:
+    """What `train.json` holds."""
+    last = history[-1]
+    return Training(
+        parameters=model.count_parameters(),
+        steps=last.step,
+        tokens_seen=last.tokens_seen,
+        best=BestEvaluation(step=best.step, epoch=best.epoch, val_loss=best.val_loss),
+        last=LastEvaluation(train_loss=last.train_loss, val_loss=last.val_loss),
+        overfit=last.val_loss - best.val_loss,
+    )
+
+
+def describe_outcome(history: Sequence[HistoryRow], best: HistoryRow) -> str:
+    """Where the validation loss was best and how losses changed since, in a sentence."""
+    last = history[-1]
+    where = f"epoch {best.epoch:.1f} (step {best.step})"
+    found = f"validation loss was best at {where}: {best.val_loss:.3f}"
+    if best.step == last.step:
+        return f"{found}, the last evaluation; it may fall further with more epochs"
+    return (
+        f"{found}; since then it rose by {last.val_loss - best.val_loss:.3f} to "
+        f"{last.val_loss:.3f} while training loss fell to {last.train_loss:.3f}"
+    )

@@ -1,0 +1,120 @@
+"""What of a training goes into its run and to the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from pipeline.generation.decode import complete
+from pipeline.generation.matmul_kernels import Precision
+from pipeline.generation.sampling import Sampling
+from pipeline.model.gpt import GPT
+from pipeline.params import Params, flatten
+from pipeline.reports import HistoryRow
+from pipeline.system.progress import Progress
+from pipeline.tracking.open_run import Run
+from pipeline.tracking.run import run_name
+from pipeline.training.events import Step, metrics_of
+from pipeline.training.job import TrainingJob
+
+SAMPLE_TOKENS = 50
+LISTED_SPIKES = 20
+
+
+class Recorder:
+    """The observer that logs numbers and samples to the run, and lines to the terminal."""
+
+    def __init__(self, run: Run, bar: Progress, sample: Callable[[GPT], dict[str, Any]]) -> None:
+        self.run, self.bar, self.sample = run, bar, sample
+        self.samples: list[dict[str, Any]] = []
+        self.spikes: list[int] = []
+
+    def on_step(self, step: Step) -> None:
+        if step.loss_spike is not None:
+            self.report_spike(step)
+        self.run.log_metrics(metrics_of(step), step=step.step)
+        speed = f"{step.tokens_per_second:.0f}"
+        self.bar.advance(1, **{"loss": f"{step.loss:.3f}", "tokens/s": speed})
+
+    def report_spike(self, step: Step) -> None:
+        self.spikes.append(step.step)
+        steps = ", ".join(map(str, self.spikes[:LISTED_SPIKES]))
+        more = ", …" * (len(self.spikes) > LISTED_SPIKES)
+        self.run.set_tags({"loss_spikes": f"{len(self.spikes)} (steps {steps}{more})"})
+        self.bar.say(f"warning: the training loss jumped to {step.loss:.3f} at step {step.step}")
+
+    def on_evaluation(self, row: HistoryRow) -> None:
+        losses = metrics_of(row, "perplexity")
+        perplexities = {name: math.exp(loss) for name, loss in losses.items()}
+        self.run.log_metrics(metrics_of(row) | perplexities, step=row.step)
+        self.run.log_metrics(metrics_of(row, "by_tokens"), step=row.tokens_seen)
+        self.bar.say(
+            f"epoch {row.epoch:.2f}, step {row.step}: training loss {row.train_loss:.3f}, "
+            f"validation loss {row.val_loss:.3f}"
+        )
+
+    def on_epoch(self, epoch: int, model: GPT) -> None:
+        row = {**self.sample(model), "weights": f"epoch {epoch}"}
+        self.samples.append(row)
+        self.bar.say(f"epoch {epoch}: {row['prompt']}{row['completion']}".replace("\n", " "))
+        self.run.log_text(f"{row['prompt']}{row['completion']}\n", f"samples/epoch_{epoch:03}.txt")
+
+    def state(self) -> dict[str, Any]:
+        return {"samples": list(self.samples), "spikes": list(self.spikes)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.samples, self.spikes = state["samples"], state["spikes"]
+
+
+def greedy_sampler(job: TrainingJob) -> Callable[[GPT], dict[str, Any]]:
+    """Completes `train.sample_prompt`, the likeliest token each time, as the book does.
+
+    In the precision of the training, which on a CPU takes half the time in bf16.
+    """
+    prompt = job.params.train.sample_prompt
+    greedy = Sampling(temperature=0.0)
+    precision: Precision = "bf16" if job.runtime.bf16 else "model"
+
+    def sample(model: GPT) -> dict[str, Any]:
+        completion = complete(model, prompt, greedy, SAMPLE_TOKENS, precision=precision)
+        settings = {"temperature": 0.0, "top_k": None, "seed": None}
+        return {"prompt": prompt, **settings, "completion": completion}
+
+    return sample
+
+
+def run_header(job: TrainingJob) -> dict[str, Any]:
+    """The run's name, description, params and tags, as `start_run` takes them."""
+    sections = {"seed", "model", "train"}
+    params = flatten(job.params.model_dump(include=sections))
+    defaults = flatten(Params().model_dump(include=sections))
+    meta = job.train_windows.tokens.meta
+    return {
+        "name": run_name(params, defaults, ["train.learning_rate"]),
+        "description": (
+            f"Pretraining on **{meta['corpus']}**: {len(job.train_windows.tokens):,} training and "
+            f"{len(job.val_windows.tokens):,} validation tokens, {job.total_steps:,} steps, "
+            f"{job.runtime.precision} on {job.runtime.device.type}."
+        ),
+        "params": {
+            **params,
+            "runtime.precision": job.runtime.precision,
+            "runtime.processes": job.world.size,
+        },
+        "tags": {"corpus": meta["corpus"], "corpus_sha256": meta["corpus_sha256"]},
+    }
+
+
+def log_inputs(run: Run, job: TrainingJob) -> None:
+    """Log the two splits as the run's data sets."""
+    for context, windows in (("training", job.train_windows), ("validation", job.val_windows)):
+        meta = windows.tokens.meta
+        profile = {key: meta[key] for key in ("tokens", "documents", "characters", "bytes")}
+        run.log_input(
+            f"{meta['corpus']}/{meta['split']}",
+            source=str(windows.tokens.folder),
+            digest=meta["corpus_sha256"],
+            context=context,
+            profile={**profile, "windows": len(windows)},
+        )

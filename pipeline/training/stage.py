@@ -1,0 +1,123 @@
+"""The train stage: tokens in; weights, loss history, figure, summary and a run out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from pipeline.distributed.launch import launch
+from pipeline.distributed.world import World
+from pipeline.errors import UserError
+from pipeline.model.runtime import keep_freed_memory
+from pipeline.params import flatten, load_params
+from pipeline.serving.trained_model import log_saved
+from pipeline.system.progress import Progress
+from pipeline.tracking.paths import state_folder
+from pipeline.tracking.run import start_run
+from pipeline.training.checkpointer import Checkpointer
+from pipeline.training.job import TrainingJob
+from pipeline.training.loop import Trainer
+from pipeline.training.outputs import (
+    describe_outcome,
+    draw_history,
+    save_training,
+    summary,
+    write_history,
+)
+from pipeline.training.recorder import Recorder, greedy_sampler, log_inputs, run_header
+from pipeline.training.worker import run_torchrun_worker, run_worker
+from pipeline.weights import TRAINED
+
+
+def train(params_file: Path, tokens: Path, folder: Path, reports: Path, journal: Path) -> None:
+    """Pretrain the GPT that the params describe.
+
+    With `train.processes` above 1, and under torchrun, several processes train together. Rank 0
+    alone writes, logs and reports.
+    """
+    params = load_params(params_file)
+    world = World.from_torchrun() or World.on_one_machine(params.train.processes)
+    if not world.is_first:
+        run_torchrun_worker(world, params_file, tokens)
+        return
+    refuse_own_output(params.train.init_from, folder)
+    job = TrainingJob.open(params, tokens, world)
+    worker = partial(run_worker, params_file=params_file, tokens=tokens)
+    train_as_rank_0(job, worker, folder, reports, journal)
+
+
+def refuse_own_output(init_from: str, folder: Path) -> None:
+    """Refuse to start from the folder that this stage is about to write.
+
+    Raises:
+        UserError: `init_from` names it; DVC has removed what it held.
+    """
+    if init_from == TRAINED or Path(init_from).resolve() == folder.resolve():
+        raise UserError(
+            f"train.init_from: {init_from} is what this stage writes, and DVC removes it before "
+            "the stage starts; name the run that left it (`lossbook runs --json`), or a copy of "
+            "the folder"
+        )
+
+
+def train_as_rank_0(
+    job: TrainingJob, worker: Callable[..., None], folder: Path, reports: Path, journal: Path
+) -> None:
+    """Train, log and write the outputs; the other ranks run `worker` meanwhile."""
+    keep_freed_memory()
+    state = state_folder("train", job.fingerprint)
+    with (
+        start_run(
+            "train",
+            experiment=job.params.tracking.experiment,
+            state=state,
+            record=reports / "train_run.json",
+            journal=journal,
+            **run_header(job),
+        ) as run,
+        Progress(job.total_steps, "train", unit="step") as bar,
+    ):
+        log_inputs(run, job)
+        recorder = Recorder(run, bar, greedy_sampler(job))
+        with (
+            Checkpointer(
+                state / "checkpoints",
+                every=job.params.train.checkpoint_every,
+                notify=lambda problem: bar.say(f"warning: {problem}"),
+                before_commit=run.sync,
+            ) as checkpoints,
+            launch(job.world, job.runtime.device, worker),
+        ):
+            trainer = job.trainer(recorder, checkpoints)
+            if trainer.step:
+                bar.say(f"going on from the checkpoint of step {trainer.step}")
+                bar.go_on_from(trainer.step)
+            job.run(trainer, rescue=state / "best")
+            if trainer.step < trainer.total_steps:
+                patience = job.params.train.early_stopping
+                bar.say(f"stopped: no lower validation loss in {patience} evaluations")
+        write_outputs(recorder, job, trainer, folder, reports)
+
+
+def write_outputs(
+    recorder: Recorder, job: TrainingJob, trainer: Trainer, folder: Path, reports: Path
+) -> None:
+    """Write what dvc.yaml declares, and log it to the run."""
+    run, history, best = recorder.run, trainer.history, trainer.best
+    assert best is not None, "a training evaluates at step 0"
+    # Each file is logged as it comes: the best weights are published while others are written.
+    on_saved = partial(log_saved, run, job.params.sample, job.val_windows, best, folder)
+    save_training(folder, trainer, job.start, on_saved)
+    write_history(reports / "history.csv", history)
+    results = summary(trainer.model, history, best)
+    results.write(reports / "train.json")
+    draw_history(reports / "loss.png", history, trainer.tokens_per_epoch)
+
+    run.log_metrics({k.replace(".", "/"): v for k, v in flatten(results).items()}, step=0)
+    run.log_samples(recorder.samples)
+    run.log_artifact(reports / "loss.png", "figures")
+    run.log_artifact(reports / "history.csv")
+    outcome = describe_outcome(history, best)
+    run.set_tags({"verdict": outcome})
+    recorder.bar.say(outcome)

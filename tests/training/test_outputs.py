@@ -1,0 +1,45 @@
+"""What a training leaves behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.reports import HISTORY_COLUMNS, HistoryRow, Training
+from pipeline.training.outputs import describe_outcome, summary, write_history
+
+
+def evaluation(step: int, val_loss: float, train_loss: float = 1.0) -> HistoryRow:
+    return HistoryRow(step, step / 10, step * 512, train_loss, val_loss, 4e-4)
+
+
+def test_history_keeps_every_digit(tmp_path: Path) -> None:
+    write_history(tmp_path / "history.csv", [evaluation(3, 0.1 + 0.2)])
+    head, row = (tmp_path / "history.csv").read_text().splitlines()
+    assert head == "step,epoch,tokens_seen,train_loss,val_loss,learning_rate"
+    assert head.split(",") == list(HISTORY_COLUMNS)
+    assert row == "3,0.3,1536,1.0,0.30000000000000004,0.0004"
+
+
+def test_the_outcome_says_where_it_was_best_and_what_came_since() -> None:
+    rows = [evaluation(0, 10.9, 10.9), evaluation(60, 6.14), evaluation(100, 6.43, 0.59)]
+    assert describe_outcome(rows, rows[1]) == (
+        "validation loss was best at epoch 6.0 (step 60): 6.140; since then it rose by 0.290 to "
+        "6.430 while training loss fell to 0.590"
+    )
+    assert "may fall further" in describe_outcome(rows[:2], rows[1])
+
+
+def test_the_summary_is_the_record_of_train_json(make_trainer, tmp_path: Path) -> None:
+    rows = [evaluation(0, 10.9, 10.9), evaluation(60, 6.0), evaluation(100, 6.5, 0.5)]
+    model = make_trainer()[0].model
+    found = summary(model, rows, rows[1])
+    found.write(tmp_path / "train.json")
+    assert Training.read(tmp_path / "train.json") == found
+    assert found.model_dump() == {
+        "parameters": model.count_parameters(),
+        "steps": 100,
+        "tokens_seen": 51200,
+        "best": {"step": 60, "epoch": 6.0, "val_loss": 6.0},
+        "last": {"train_loss": 0.5, "val_loss": 6.5},
+        "overfit": 0.5,
+    }
