@@ -29,6 +29,7 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import UserError
 from pipeline.params_errors import explain
+from pipeline.training.optim import OPTIMIZERS
 from pipeline.training.schedule import SCHEDULES
 
 Size = Literal["124M", "355M", "774M", "1558M"]
@@ -210,6 +211,9 @@ class Train(Section):
         "into a CUDA GPU, for one process",
     )
     gradient_accumulation: Positive = Field(1, description="forward passes in an optimizer step")
+    optimizer: Literal[*OPTIMIZERS] = Field(  # type: ignore[valid-type]
+        "adamw", description="AdamW, PyTorch's fused one"
+    )
     learning_rate: float = Field(4.0e-4, gt=0.0, le=10.0, description="at its peak")
     weight_decay: float = Field(0.1, ge=0.0, le=10.0, description="on matrices only")
     schedule: Literal[*SCHEDULES] = Field(  # type: ignore[valid-type]

@@ -35,7 +35,7 @@ SIDEWAYS = {
     ("stages", "commands"),  # what every command does at the terminal's edge
     ("cli", "commands"),
     ("comparison", "sampling"),  # the page shows samples
-    ("serving", "training"),
+    ("training", "serving"),  # the best weights are logged as a model to be served
     ("pages", "plots"),
     ("params", "params_errors"),
 }

@@ -1,7 +1,7 @@
 """The optimizer: weight decay on matrices only.
 
-An optimizer is a function that builds it, and an entry in `OPTIMIZERS`, whose keys settings can be
-checked against: this module imports nothing of the project, and torch only to build one.
+An optimizer is a function that builds it, and an entry in `OPTIMIZERS`, whose keys are what
+`train.optimizer` may be. params.py reads them, so this module imports nothing of the project.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ class Settings(Protocol):
     """What optimizers read of the `train` section."""
 
     @property
+    def optimizer(self) -> str: ...
+    @property
     def learning_rate(self) -> float: ...
     @property
     def weight_decay(self) -> float: ...
 
 
-def build_optimizer(model: nn.Module, settings: Settings, name: str = "adamw") -> Optimizer:
-    """The optimizer `name` of `OPTIMIZERS`; biases and layer norms do not decay."""
+def build_optimizer(model: nn.Module, settings: Settings) -> Optimizer:
+    """The optimizer that the settings name; biases and layer norms do not decay."""
     parameters = list(model.parameters())
     groups = [
         {
@@ -35,7 +37,7 @@ def build_optimizer(model: nn.Module, settings: Settings, name: str = "adamw") -
         },
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return OPTIMIZERS[name](groups, settings)
+    return OPTIMIZERS[settings.optimizer](groups, settings)
 
 
 def adamw(groups: Groups, settings: Settings) -> Optimizer:
