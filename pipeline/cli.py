@@ -20,7 +20,7 @@ COMMANDS = {
     "sync": ("pipeline.commands.tracking", "Send what MLflow lacks; rebuild what it has lost."),
     "reap": ("pipeline.commands.tracking", "End runs whose process is gone."),
     "relocate": ("pipeline.commands.tracking", "Mend artifact links after the repository moved."),
-    "export": ("pipeline.commands.gpt2", "Write a model in Hugging Face's layout."),
+    "export": ("pipeline.commands.export", "Write a model in Hugging Face's layout."),
 }
 
 

@@ -109,7 +109,7 @@ def as_list(measures: dict[str, Any]) -> str:
 def gpt2_scorer(settings: Gpt2, runtime: Runtime, say: Callable[[str], None]) -> Scorer | None:
     """GPT-2 small as a judge of the samples, where it is at hand, in the precision that is fast."""
     from pipeline.errors import UserError
-    from pipeline.gpt2.kept import load_kept
+    from pipeline.gpt2.load import load_kept
     from pipeline.sampling.metrics import nats_under
 
     try:
