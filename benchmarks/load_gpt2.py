@@ -30,7 +30,8 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.gpt2.release import DATA, HPARAMS, PREFIX, SIZES
+from pipeline.gpt2.release import DATA, HPARAMS, PREFIX
+from pipeline.gpt2.sizes import SIZES
 
 TESTS = Path(__file__).parents[1] / "tests"  # where checkpoints are written
 CONTENDERS = ("the book", "lossbook", "lossbook, bf16")
@@ -88,7 +89,7 @@ def report(size: str, rounds: int, runs: dict[str, list[Numbers]]) -> None:
         for name, of_name in runs.items()
     }
     book = found.get("the book", {}).get("load")
-    print(f"{size}: {SIZES[size].data_bytes / 1e9:.2f} GB in fp32, {rounds} rounds")
+    print(f"{size}: {SIZES[size].hparams.data_bytes / 1e9:.2f} GB in fp32, {rounds} rounds")
     print(f"{'':16}{'load s':>8}{'x faster':>10}{'cpu s':>8}{'import s':>10}", end="")
     print(f"{'peak GB':>9}{'x weights':>11}")
     for name, best in found.items():
@@ -104,7 +105,7 @@ def write(size: str, folder: Path) -> None:
     sys.path.insert(0, str(TESTS))
     from checkpoints import write_checkpoint
 
-    write_checkpoint(folder, SIZES[size])
+    write_checkpoint(folder, SIZES[size].hparams)
 
 
 def warm(path: Path) -> None:

@@ -19,7 +19,7 @@ COMMANDS = {
     "sweep": ("pipeline.commands.sweep", "Say what a sweep came to: a table, figures, a page."),
     "sync": ("pipeline.commands.tracking", "Send what MLflow lacks; rebuild what it has lost."),
     "reap": ("pipeline.commands.tracking", "End runs whose process is gone."),
-    "export": ("pipeline.commands.gpt2", "Write a model in Hugging Face's layout."),
+    "export": ("pipeline.commands.export", "Write a model in Hugging Face's layout."),
 }
 
 

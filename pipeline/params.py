@@ -15,12 +15,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     StringConstraints,
     Tag,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -28,11 +30,23 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import UserError
+from pipeline.gpt2.sizes import SIZES
 from pipeline.params_errors import explain
 from pipeline.training.optim import OPTIMIZERS
 from pipeline.training.schedule import SCHEDULES
 
-Size = Literal["124M", "355M", "774M", "1558M"]
+
+def _size_of_gpt2(value: Any) -> Any:
+    if not isinstance(value, str) or value not in SIZES:
+        *most, last = map(repr, SIZES)
+        choices = f"{', '.join(most)} or {last}"
+        raise PydanticCustomError("size", "Input should be {choices}", {"choices": choices})
+    return value
+
+
+Size = Annotated[
+    str, BeforeValidator(_size_of_gpt2), WithJsonSchema({"type": "string", "enum": [*SIZES]})
+]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]

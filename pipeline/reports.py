@@ -238,8 +238,17 @@ class TrainRun(Record):
 # evaluate, fetch_gpt2 and baseline
 
 
-class SplitLosses(Record):
-    """A model's losses over one split: nats a token, exp(loss), and bits a UTF-8 byte."""
+class Losses(Record):
+    """A model's losses over the windows of one split.
+
+    Attributes:
+        loss: nats per token.
+        perplexity: exp(loss).
+        bits_per_byte: the loss in bits over the UTF-8 bytes of the target tokens, which makes
+            models with different tokenizers comparable.
+        tokens: target tokens.
+        windows: windows of `context_length` tokens.
+    """
 
     loss: float
     perplexity: float
@@ -248,40 +257,98 @@ class SplitLosses(Record):
     windows: int
 
 
-class Losses(Record):
-    train: SplitLosses
-    val: SplitLosses
+class SplitLosses(Record):
+    """A model's losses over both splits."""
+
+    train: Losses
+    val: Losses
 
 
-class Completion(Record):
+class PromptCompletion(Record):
+    """A model's greedy continuation of a prompt."""
+
     prompt: str
     completion: str
 
 
-class Evaluation(Losses):
-    """`reports/evaluate.json`; its own `train` and `val` are those of the last weights."""
+class EvaluationReport(Record):
+    """`reports/evaluate.json`: `train` and `val` are of the last weights."""
 
-    context_length: int
     corpus_sha256: str
-    best: Losses
-    untrained: Losses
-    completions: dict[Literal["best", "last"], tuple[Completion, ...]] = {}
+    context_length: int
+    train: Losses
+    val: Losses
+    best: SplitLosses
+    untrained: SplitLosses
+    completions: dict[Literal["best", "last"], tuple[PromptCompletion, ...]] = {}
+
+    @property
+    def last(self) -> SplitLosses:
+        return SplitLosses(train=self.train, val=self.val)
 
 
-class Baseline(Record):
+class PerplexityReport(Record):
+    """`reports/perplexity.json`: what runs are compared by beside the losses in `train.json`."""
+
+    val_perplexity: float
+    val_bits_per_byte: float
+    best_val_perplexity: float
+    best_val_bits_per_byte: float
+
+
+class TokenLossesReport(Record):
+    """`reports/token_losses/*.json`: each model's nats for each of the same target tokens."""
+
+    corpus_sha256: str
+    context_length: int = Field(ge=1)
+    tokens: tuple[int, ...]
+    models: dict[str, tuple[float, ...]]
+
+    @model_validator(mode="after")
+    def one_loss_per_token(self) -> TokenLossesReport:
+        for model, losses in self.models.items():
+            if len(losses) != len(self.tokens):
+                raise PydanticCustomError(
+                    "length",
+                    "models.{model} has {losses} losses for {tokens} tokens",
+                    {"model": model, "losses": len(losses), "tokens": len(self.tokens)},
+                )
+        return self
+
+
+class WeightsFile(Record):
+    """A file of GPT-2's weights."""
+
+    bytes: int
+    sha256: str
+
+
+class WeightsReport(Record):
+    """`reports/gpt2/SIZE.json`: the files of a size, or why they cannot be had."""
+
+    model: str
+    status: Literal["available", "unavailable"]
+    reason: str | None = None
+    source: str
+    files: dict[str, WeightsFile] = {}
+
+
+class BaselineReport(Record):
     """`reports/baselines/SIZE.json`; the losses are there when `status` is `measured`."""
 
+    model: str
     status: Literal["measured", "unavailable"]
     reason: str | None = None
     parameters: int | None = None
+    precision: str | None = None
     context_length: int | None = None
     corpus_sha256: str | None = None
-    train: SplitLosses | None = None
-    val: SplitLosses | None = None
-    completions: tuple[Completion, ...] = ()
+    train: Losses | None = None
+    val: Losses | None = None
+    completions: tuple[PromptCompletion, ...] = ()
 
     @model_validator(mode="after")
-    def measured_has_numbers(self) -> Baseline:
+    def measured_has_numbers(self) -> BaselineReport:
         needed = ("parameters", "context_length", "corpus_sha256", "train", "val")
         missing = [name for name in needed if getattr(self, name) is None]
         if self.status == "measured" and missing:
@@ -291,24 +358,20 @@ class Baseline(Record):
         return self
 
 
-class TokenLosses(Record):
-    """`reports/token_losses/*.json`: each model's nats for each of the same target tokens."""
+# compare
 
-    corpus_sha256: str
-    context_length: int = Field(ge=1)
-    tokens: tuple[int, ...]
-    models: dict[str, tuple[float, ...]]
 
-    @model_validator(mode="after")
-    def one_loss_a_token(self) -> TokenLosses:
-        for model, losses in self.models.items():
-            if len(losses) != len(self.tokens):
-                raise PydanticCustomError(
-                    "length",
-                    "models.{model} has {losses} losses for {tokens} tokens",
-                    {"model": model, "losses": len(losses), "tokens": len(self.tokens)},
-                )
-        return self
+class ComparisonReport(Record):
+    """`reports/comparison.json`.
+
+    Attributes:
+        rows: a model's cells by column, as `comparison.csv` has them.
+        models: a model's measured numbers by column, for `dvc metrics`.
+    """
+
+    verdict: str
+    rows: tuple[dict[str, Any], ...]
+    models: dict[str, dict[str, float]]
 
 
 # sample

@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from pipeline.errors import UserError
 from pipeline.gpt2.load import load_gpt2
+from pipeline.gpt2.sizes import SIZES
 from pipeline.model.gpt import GPT, GPTConfig
 from pipeline.model.saved import FILES, OPTIMIZER, Weights, load_model
 from pipeline.model.start import Start, adapted_model, random_model
-from pipeline.params import Gpt2, Size
+from pipeline.params import Gpt2
 from pipeline.tracking.artifacts import folder_of_run
 
 SCRATCH, TRAINED, GPT2 = "scratch", "trained", "gpt2-"
@@ -86,8 +86,8 @@ def find(name: str, which: Weights = "last", optional: Sequence[str] = ()) -> So
         return Source(name, folder=FOLDER, which=which)
     if name.startswith(GPT2):
         size = name.removeprefix(GPT2)
-        if size not in get_args(Size):
-            raise UserError(f"{name}: GPT-2's sizes are {', '.join(get_args(Size))}")
+        if size not in SIZES:
+            raise UserError(f"{name}: GPT-2's sizes are {', '.join(SIZES)}")
         return Source(name, size=size)
     folder = Path(name)
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Bring one size of OpenAI's GPT-2 into the user's cache, or say why it cannot be had."""
+"""Fetch one size of OpenAI's GPT-2 into the user's cache, or say why it cannot be had."""
 
 from __future__ import annotations
 
@@ -11,23 +11,18 @@ from pipeline.commands.console import FILE, Command
 
 @click.command(cls=Command)
 @click.option("--params", "params_file", type=FILE, default=Path("params.yaml"), show_default=True)
-@click.option("--size", required=True, help="124M, 355M, 774M or 1558M.")
+@click.option("--size", required=True, help="As gpt2.sizes names it.")
 @click.option("--report", type=FILE, required=True, help="JSON of files and digests to write.")
 def main(params_file: Path, size: str, report: Path) -> None:
     """Fetch GPT-2's weights once for this user, outside the repository."""
-    from pipeline.gpt2.fetch import fetch
-    from pipeline.params import load_params
-    from pipeline.system.files import write_json
-    from pipeline.system.process import die_with_parent
+    from pipeline.gpt2.stage import fetch_gpt2
 
-    die_with_parent()
-    result = fetch(size, load_params(params_file).gpt2)
-    write_json(report, result)
-    if result["status"] == "available":
-        total = sum(file["bytes"] for file in result["files"].values())
-        click.echo(f"GPT-2 {size}: {total / 1e9:.2f} GB, from {result['source']}")
+    found = fetch_gpt2(params_file, size, report)
+    if found.status == "available":
+        total = sum(file.bytes for file in found.files.values())
+        click.echo(f"GPT-2 {size}: {total / 1e9:.2f} GB, from {found.source}")
     else:
-        click.echo(f"GPT-2 {size}: unavailable: {result['reason']}", err=True)
+        click.echo(f"GPT-2 {size}: unavailable: {found.reason}", err=True)
 
 
 if __name__ == "__main__":

@@ -99,7 +99,9 @@ WITH_CODE = [stage for stage in STAGES if not STAGES[stage].get("always_changed"
 def test_deps_hold_every_module_that_a_stage_imports(stage: str) -> None:
     paths = code_paths(stage)
     holds = {p: {m for m in modules_of(stage) if m == p or m.startswith(f"{p}/")} for p in paths}
-    assert modules_of(stage) - set().union(*holds.values()) == set(), "imported, but not in deps"
+    # A script that only calls its feature's stage may be left out: its options are in `cmd`.
+    needed = modules_of(stage) - {f"stages/{stage}.py"}
+    assert needed - set().union(*holds.values()) == set(), "imported, but not in deps"
     assert [path for path in paths if not holds[path]] == [], "in deps, but nothing is imported"
     assert len(paths) <= MOST_PATHS
 

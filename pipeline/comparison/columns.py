@@ -1,62 +1,136 @@
-"""The comparison as a table: CSV with every digit, Markdown with those that people read."""
+"""The comparison's columns, and all that follows from them: CSV, Markdown, JSON and metrics.
+
+A new column is one entry of `COLUMNS`; the page's table (`page`, its template) reads them too.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
 
+from pipeline.comparison.table import ComparedModel, Comparison
 from pipeline.pages.markdown import markdown_line
-from pipeline.pages.template import in_a_word
-
-COLUMNS = (
-    "model",
-    "parameters",
-    "train_loss",
-    "val_loss",
-    "val_perplexity",
-    "val_bits_per_byte",
-    "published_val_loss",
-    "status",
-)
-HEADINGS = {
-    "parameters": "parameters",
-    "train_loss": "training loss",
-    "val_loss": "validation loss",
-    "val_perplexity": "perplexity",
-    "val_bits_per_byte": "bits a byte",
-    "published_val_loss": "published",
-}
-
-Row = Mapping[str, Any]
+from pipeline.reports import ComparisonReport
 
 
-def to_csv(rows: Iterable[Row]) -> str:
-    """One line a model under a header of `COLUMNS`; a cell without a number is empty."""
+@dataclass(frozen=True)
+class Column:
+    """A column of the comparison.
+
+    Attributes:
+        name: in CSV, JSON and MLflow.
+        heading: in tables for people.
+        value: a model's cell; None where there is none.
+        text: a value as people read it.
+        kind: a `measured` number is missing where its model was not measured, and the page shows
+            the status instead; `published` ones have a column on the page where there are any.
+        metric: models are compared by it: a number of `models` in JSON, and a metric of MLflow.
+        marks_lowest: the page marks the lowest value.
+    """
+
+    name: str
+    heading: str
+    value: Callable[[ComparedModel], Any]
+    text: Callable[[Any], str] = str
+    kind: Literal["name", "measured", "published", "status"] = "measured"
+    metric: bool = False
+    marks_lowest: bool = False
+
+    def shown(self, model: ComparedModel) -> str:
+        """The cell as people read it."""
+        value = self.value(model)
+        return "" if value is None else self.text(value)
+
+    @property
+    def rule(self) -> str:
+        """The line under the heading in Markdown; numbers are aligned to the right."""
+        return "---:" if self.kind in ("measured", "published") else "---"
+
+
+def of_losses(split: Literal["train", "val"], number: str) -> Callable[[ComparedModel], Any]:
+    """The value of a column that shows `number` of a split's `Losses`."""
+    return lambda model: getattr(getattr(model, split), number, None)
+
+
+def _perplexity(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
+
+
+def _without_reason(status: str) -> str:
+    """`unavailable: no network` -> `unavailable`; a note gives the reason once for all rows."""
+    return status.partition(":")[0]
+
+
+COLUMNS = [
+    Column("model", "model", lambda model: model.name, kind="name"),
+    Column("parameters", "parameters", lambda model: model.parameters, "{:,}".format),
+    Column("train_loss", "training loss", of_losses("train", "loss"), "{:.3f}".format, metric=True),
+    Column(
+        "val_loss",
+        "validation loss",
+        of_losses("val", "loss"),
+        "{:.3f}".format,
+        metric=True,
+        marks_lowest=True,
+    ),
+    Column(
+        "val_perplexity", "perplexity", of_losses("val", "perplexity"), _perplexity, metric=True
+    ),
+    Column(
+        "val_bits_per_byte",
+        "bits per byte",
+        of_losses("val", "bits_per_byte"),
+        "{:.3f}".format,
+        metric=True,
+    ),
+    Column(
+        "published_val_loss",
+        "published",
+        lambda model: model.published_val_loss,
+        "{:.4f}".format,
+        kind="published",
+    ),
+    Column("status", "status", lambda model: model.status, _without_reason, kind="status"),
+]
+
+
+def cells(model: ComparedModel) -> dict[str, Any]:
+    """A model's values by column."""
+    return {column.name: column.value(model) for column in COLUMNS}
+
+
+def to_csv(models: Iterable[ComparedModel]) -> str:
+    """A line per model under a header, with every digit; a cell without a value is empty."""
     file = io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(file, [column.name for column in COLUMNS], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(cells, models))
     return file.getvalue()
 
 
-def to_markdown(rows: Iterable[Row]) -> str:
-    """A table for people; losses in nats a token."""
-    lines = [markdown_line(["model", *HEADINGS.values(), "status"])]
-    lines.append(markdown_line(["---", *(["---:"] * len(HEADINGS)), "---"]))
-    for row in rows:
-        numbers = [rounded(column, row[column]) for column in HEADINGS]
-        lines.append(markdown_line([row["model"], *numbers, in_a_word(row["status"])]))
-    return "".join(lines)
+def to_markdown(models: Iterable[ComparedModel]) -> str:
+    """A table for people; losses in nats per token."""
+    lines = [[column.heading for column in COLUMNS], [column.rule for column in COLUMNS]]
+    lines += [[column.shown(model) for column in COLUMNS] for model in models]
+    return "".join(map(markdown_line, lines))
 
 
-def rounded(column: str, value: float | None) -> str:
-    """A number of that column as people read it; nothing where there is none."""
-    if value is None:
-        return ""
-    if column == "parameters":
-        return f"{value:,}"
-    if column == "val_perplexity":
-        return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
-    return f"{value:.4f}" if column == "published_val_loss" else f"{value:.3f}"
+def metrics(comparison: Comparison) -> dict[str, dict[str, float]]:
+    """The numbers that measured models are compared by, by the model's key and by column."""
+    return {
+        key: {column.name: column.value(model) for column in COLUMNS if column.metric}
+        for key, model in comparison.models.items()
+        if model.reason is None
+    }
+
+
+def comparison_report(comparison: Comparison, verdict: str) -> ComparisonReport:
+    """What `reports/comparison.json` holds."""
+    return ComparisonReport(
+        verdict=verdict,
+        rows=tuple(map(cells, comparison.models.values())),
+        models=metrics(comparison),
+    )

@@ -12,9 +12,9 @@ from typing import Any
 
 from pipeline.pages.figure import Figure, drawn
 from pipeline.plots.lengths import length_histograms
+from pipeline.tokens.tokenizer import VOCABULARY
 
 SHOWN_EXCERPTS = 6
-VOCABULARY = 50_257
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _sizes(
     sides = {"train": "training", "val": "validation", "test": "test"}
     total = sum(split[side]["tokens"] for side in sides if side in split)
     documents = corpus["documents"]
-    mean = {"tokens a document": f"{tokens['tokens_per_document']:,.0f}"}
+    mean = {"tokens per document": f"{tokens['tokens_per_document']:,.0f}"}
     return {
         "document" if documents == 1 else "documents": f"{documents:,}",
         "characters": f"{corpus['characters']:,}",
@@ -70,7 +70,7 @@ def _sizes(
             if side in split
         },
         **(mean if documents > 1 else {}),
-        "characters a token": f"{tokens['characters_per_token']:.2f}",
+        "characters per token": f"{tokens['characters_per_token']:.2f}",
         f"different tokens, of {VOCABULARY:,}": f"{tokens['distinct_tokens']:,}",
     }
 

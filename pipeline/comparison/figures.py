@@ -1,7 +1,7 @@
 """The comparison's figures: drawn for a page, in two widths, with the words for who cannot see
 them; and the PNG of losses against sizes for README and MLflow.
 
-Rows come by key, as `comparison.json` orders them: `untrained`, `scratch_best`, `scratch_last`,
+Models come by key, in the order of the table: `untrained`, `scratch_best`, `scratch_last`,
 `gpt2_124M` and so on.
 """
 
@@ -9,28 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pipeline.comparison.columns import Row
-from pipeline.comparison.size_figure import SizePoint, loss_by_size
+from pandas import DataFrame
+
+from pipeline.comparison.size_figure import SizeKind, SizePoint, loss_by_size
+from pipeline.comparison.table import ComparedModel
 from pipeline.pages.figure import Figure, drawn
 from pipeline.plots.curves import loss_curves
 from pipeline.plots.style import compact
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
+Models = Mapping[str, ComparedModel]
 
 
-def training_figure(history: DataFrame, rows: Mapping[str, Row]) -> Figure:
+def training_figure(history: DataFrame, models: Models) -> Figure:
     """The loss curves, with GPT-2's validation losses as levels.
 
     Args:
         history: `reports/history.csv`; one row at least.
-        rows: whose measured GPT-2 rows become the levels.
+        models: whose measured GPT-2 sizes become the levels.
     """
     last = history.iloc[-1]
     tokens_per_epoch = round(last["tokens_seen"] / last["epoch"]) if last["epoch"] > 0 else 1
-    levels = {row["model"].split(" (")[0]: row["val_loss"] for row in _measured_gpt2(rows)}
+    levels = {m.size.title: m.val.loss for m in models.values() if m.size and m.val}
 
     def draw(path: Path, size: tuple[float, float]) -> None:
         loss_curves(
@@ -59,21 +59,21 @@ def training_figure(history: DataFrame, rows: Mapping[str, Row]) -> Figure:
     return drawn(draw, alt, caption)
 
 
-def size_figure(rows: Mapping[str, Row]) -> Figure | None:
+def size_figure(models: Models) -> Figure | None:
     """Validation loss against parameters; None where only the scratch model has a loss."""
-    points = _points(rows)
+    points = _points(models)
     if all(point.kind == "scratch" for point in points):
         return None
 
     def draw(path: Path, size: tuple[float, float]) -> None:
-        untrained = rows["untrained"]["val_loss"]
-        missing = _missing(rows)
+        untrained = _val_loss(models["untrained"])
+        missing = _missing(models)
         loss_by_size(points, path, untrained=untrained, missing=missing, title="", size=size)
 
     named = [
-        f"{row['model']}, {compact(row['parameters'])} parameters, {row['val_loss']:.2f}"
-        for row in rows.values()
-        if row["val_loss"] is not None
+        f"{model.name}, {compact(model.parameters)} parameters, {model.val.loss:.2f}"
+        for model in models.values()
+        if model.val and model.parameters
     ]
     caption = "Validation loss against the number of parameters, on a log axis."
     if any(point.kind == "published" for point in points):
@@ -81,47 +81,43 @@ def size_figure(rows: Mapping[str, Row]) -> Figure | None:
     return drawn(draw, f"Validation loss by model: {'; '.join(named)}.", caption)
 
 
-def draw_sizes(rows: Mapping[str, Row], path: Path) -> None:
+def draw_sizes(models: Models, path: Path) -> None:
     """Write the figure of losses against sizes as a PNG."""
-    untrained = rows["untrained"]["val_loss"]
-    loss_by_size(_points(rows), path, untrained=untrained, missing=_missing(rows))
+    untrained = _val_loss(models["untrained"])
+    loss_by_size(_points(models), path, untrained=untrained, missing=_missing(models))
 
 
-def _points(rows: Mapping[str, Row]) -> list[SizePoint]:
-    best, last = rows["scratch_best"], rows["scratch_last"]
-    name = best["model"].replace(" (best)", ", best")
-    points = [SizePoint(name, best["parameters"], best["val_loss"], "scratch")]
-    if last["val_loss"] != best["val_loss"]:
-        points.append(SizePoint("last", last["parameters"], last["val_loss"], "scratch"))
-    for key, row in rows.items():
-        if not key.startswith("gpt2_"):
+def _points(models: Models) -> list[SizePoint]:
+    best, last = models["scratch_best"], models["scratch_last"]
+    points = [_measured_point(best.name.replace(" (best)", ", best"), best, "scratch")]
+    if _val_loss(last) != _val_loss(best):
+        points.append(_measured_point("last", last, "scratch"))
+    for model in models.values():
+        if model.size is None:
             continue
-        name = _short(row)
-        if row["val_loss"] is not None:
-            points.append(SizePoint(name, row["parameters"], row["val_loss"], "gpt2"))
-        if row["published_val_loss"] is not None:
-            points.append(SizePoint(name, _size(key), row["published_val_loss"], "published"))
+        name, published = model.size.short_title, model.published_val_loss
+        if model.val is not None:
+            points.append(_measured_point(name, model, "gpt2"))
+        if published is not None:
+            parameters = model.size.nominal_parameters
+            points.append(SizePoint(name, parameters, published, "published"))
     return points
 
 
-def _missing(rows: Mapping[str, Row]) -> dict[str, float]:
-    """Name and size of each GPT-2 without any loss."""
+def _measured_point(name: str, model: ComparedModel, kind: SizeKind) -> SizePoint:
+    assert model.parameters is not None
+    return SizePoint(name, model.parameters, _val_loss(model), kind)
+
+
+def _val_loss(model: ComparedModel) -> float:
+    assert model.val is not None, f"{model.name} was measured"
+    return model.val.loss
+
+
+def _missing(models: Models) -> dict[str, float]:
+    """Name and number of parameters of each GPT-2 without any loss."""
     return {
-        _short(row): _size(key)
-        for key, row in rows.items()
-        if row["val_loss"] is None and row["published_val_loss"] is None
+        model.size.short_title: model.size.nominal_parameters
+        for model in models.values()
+        if model.size and model.val is None and model.published_val_loss is None
     }
-
-
-def _short(row: Row) -> str:
-    """`GPT-2 small (124M)` -> `small`."""
-    return str(row["model"]).split(" (")[0].removeprefix("GPT-2 ")
-
-
-def _size(key: str) -> float:
-    """`gpt2_124M` -> 124e6."""
-    return float(key.removeprefix("gpt2_").removesuffix("M")) * 1e6
-
-
-def _measured_gpt2(rows: Mapping[str, Row]) -> list[Row]:
-    return [r for k, r in rows.items() if k.startswith("gpt2_") and r["val_loss"] is not None]

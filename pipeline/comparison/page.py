@@ -1,4 +1,4 @@
-"""The comparison as one page that stands alone: no script, no network, no other file.
+"""The comparison for readers: one HTML page that stands alone, and the same in Markdown.
 
 Everything that is not ours (what models wrote, names, reasons, params) is escaped by Jinja, and
 the page's own policy forbids scripts and requests besides. Light and dark follow the reader's
@@ -7,35 +7,38 @@ system; the figures are inline SVG whose colours follow too, in a wide and a nar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipeline.comparison.columns import HEADINGS, Row, rounded
+from markupsafe import Markup, escape
+
+from pipeline.comparison import columns
+from pipeline.comparison.corpus_section import CorpusSection
+from pipeline.comparison.table import ComparedModel
+from pipeline.gpt2.sizes import SIZES
 from pipeline.pages import shading
 from pipeline.pages.figure import Figure, numbered
 from pipeline.pages.template import template
-
-if TYPE_CHECKING:
-    from pipeline.comparison.corpus_section import CorpusSection
-    from pipeline.sampling.section import SamplingSection
+from pipeline.sampling.section import SamplingSection
 
 LINE = 96  # characters of the shaded text
 FIRST_LINES = 6  # shown before the reader asks for the rest
 
 
 @dataclass(frozen=True)
-class Page:
+class ComparisonPage:
     """What the page shows; a part that is empty or None is left out.
 
     Attributes:
         subject: what was measured on, as `the-verdict`.
         verdict: the headline.
-        rows: of the table, as `tables.COLUMNS` names their cells.
+        rows: the models of the table.
         notes: sentences under the table.
         figures: by heading.
-        models: names, in the order of each piece's losses.
-        windows: the validation text as pieces.
+        models: names, in the order of each span's losses.
+        windows: the validation text as spans.
         completions: prompt to model to continuation.
         sampling: see `sampling_section`.
         corpus: see `corpus_section`.
@@ -45,11 +48,11 @@ class Page:
 
     subject: str
     verdict: str
-    rows: Sequence[Row]
+    rows: Sequence[ComparedModel]
     notes: Sequence[str] = ()
     figures: Mapping[str, Figure] = field(default_factory=dict)
     models: Sequence[str] = ()
-    windows: Sequence[Sequence[shading.Piece]] = ()
+    windows: Sequence[Sequence[shading.TextSpan]] = ()
     completions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     sampling: SamplingSection | None = None
     corpus: CorpusSection | None = None
@@ -57,22 +60,55 @@ class Page:
     params: Mapping[str, Any] = field(default_factory=dict)
 
 
-def render(page: Page) -> str:
-    """The whole page as HTML; equal pages give equal text."""
+def render_html(page: ComparisonPage) -> str:
+    """The whole page; equal pages give equal text."""
     lines = shading.shaded_lines(page.windows, LINE)
     lengths = {"Lengths": page.corpus.lengths} if page.corpus and page.corpus.lengths else {}
-    published = any(row["published_val_loss"] is not None for row in page.rows)
-    measured = {name: words for name, words in HEADINGS.items() if name != "published_val_loss"}
+    name, status = (_of_kind(kind)[0] for kind in ("name", "status"))
     return template("pipeline.comparison", "comparison.html.j2").render(
         page=page,
         figures=numbered(page.figures),
         lengths=numbered(lengths, first=len(page.figures) + 1),
-        measured=measured,
-        published=published,
-        rounded=rounded,
-        best=min((row["val_loss"] for row in page.rows if row["val_loss"] is not None), default=0),
+        name=name,
+        status=status,
+        measured=_of_kind("measured"),
+        published=[c for c in _of_kind("published") if any(map(c.shown, page.rows))],
+        lowest=_lowest(page.rows),
+        unbroken=unbroken,
         first_lines=lines[:FIRST_LINES],
         more_lines=lines[FIRST_LINES:],
         light=shading.scale(shading.LIGHT),
         dark=shading.scale(shading.DARK),
     )
+
+
+def render_markdown(page: ComparisonPage) -> str:
+    """The verdict, the table and the notes."""
+    return "\n".join(
+        [
+            f"# {page.subject}: the comparison\n",
+            f"{page.verdict}\n",
+            columns.to_markdown(page.rows),
+            *(f"{note}\n" for note in page.notes),
+        ]
+    )
+
+
+def unbroken(text: str) -> Markup:
+    """Escaped text in which no line ends within `GPT-2 XL (1558M)`."""
+    titles = "|".join(re.escape(size.title) for size in SIZES.values())
+    name = rf"({titles}|GPT-2)( \(({'|'.join(map(re.escape, SIZES))})\))?"
+    return Markup(re.sub(name, r'<span class="unbroken">\g<0></span>', str(escape(text))))
+
+
+def _of_kind(kind: str) -> list[columns.Column]:
+    return [column for column in columns.COLUMNS if column.kind == kind]
+
+
+def _lowest(models: Sequence[ComparedModel]) -> dict[str, float | None]:
+    """The lowest value of each column that marks it."""
+    return {
+        column.name: min((v for m in models if (v := column.value(m)) is not None), default=None)
+        for column in columns.COLUMNS
+        if column.marks_lowest
+    }

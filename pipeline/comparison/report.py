@@ -1,42 +1,45 @@
-"""What the compare stage puts into the report: the other stages' numbers, in words and tables."""
+"""The content of the comparison's page: the other stages' numbers, in words and figures."""
 
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+
+from pipeline.comparison.corpus_section import corpus_section
+from pipeline.comparison.figures import size_figure, training_figure
+from pipeline.comparison.page import ComparisonPage
 from pipeline.comparison.table import Comparison
+from pipeline.comparison.token_view import TokenView
+from pipeline.comparison.verdict import comparison_verdict, listed
 from pipeline.errors import UserError
+from pipeline.gpt2.sizes import PUBLISHED_TEXT, SIZES
 from pipeline.params import Params, flatten
-from pipeline.reports import CorpusReport, SampleReport, SplitReport, TrainRun
+from pipeline.reports import (
+    HISTORY_COLUMNS,
+    CorpusReport,
+    SampleReport,
+    SplitReport,
+    TrainRun,
+)
+from pipeline.sampling.section import sampling_section
 from pipeline.tracking.tags import git_tags
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from pipeline.comparison.page import Page
-    from pipeline.comparison.tokens import TokenView
-
-COLUMNS = ["step", "epoch", "tokens_seen", "train_loss", "val_loss", "learning_rate"]
 SHOWN = {"seed": True, "prepare": True, "split": True, "model": True, "train": True}
 PROTOCOL = (
     "GPT-2's byte-pair encoding; windows without overlap from the start of each split, the last "
     "short one dropped; targets are the inputs shifted by one; the loss is the sum of nats over "
     "all target tokens, divided by their number"
 )
-PUBLISHED = (
-    "Published are the losses of chapter 5 of Build a Large Language Model (From Scratch) and its "
-    "notebook, for this text in windows of 256 tokens; the training losses there are 3.7547 for "
-    "GPT-2 small and 3.3046 for XL."
-)
 
 
 @dataclass(frozen=True)
-class Context:
-    """What the page tells beside the comparison itself."""
+class PageContext:
+    """What the page shows beside the comparison itself."""
 
     params: Params
     corpus: CorpusReport
@@ -48,11 +51,11 @@ class Context:
     @classmethod
     def read(
         cls, params: Params, corpus: Path, split: Path, samples: Path | None, run: Path
-    ) -> Context:
+    ) -> PageContext:
         """Read the JSON files, and ask Git for the commit.
 
         Raises:
-            UserError: a file is missing or lacks a key.
+            UserError: a file is missing, or lacks a key or has a wrong one.
         """
         return cls(
             params,
@@ -64,84 +67,58 @@ class Context:
         )
 
 
-def read_history(path: Path) -> DataFrame:
+def read_history(path: Path) -> pd.DataFrame:
     """Read `reports/history.csv`.
 
     Raises:
         UserError: it is missing, lacks a column, or holds no validation loss.
     """
-    import pandas as pd
-
     try:
         history = pd.read_csv(path)
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(f"{path}: {reason}; `dvc repro -f train` rewrites it") from None
-    missing = [column for column in COLUMNS if column not in history]
+    missing = [column for column in HISTORY_COLUMNS if column not in history]
     if missing or history["val_loss"].dropna().empty:
         what = f"lacks {', '.join(missing)}" if missing else "holds no validation loss"
         raise UserError(f"{path}: {what}; `dvc repro -f train` rewrites it")
     return history
 
 
-def rows_of(comparison: Comparison) -> dict[str, dict[str, Any]]:
-    return {key: asdict(row) for key, row in comparison.rows.items()}
-
-
-def metrics(comparison: Comparison) -> dict[str, float]:
-    """Every measured number by its name in MLflow, as `gpt2_124M/val_loss`."""
-    return {
-        f"{key}/{name}": value
-        for key, numbers in comparison.as_numbers().items()
-        for name, value in numbers.items()
-    }
-
-
 def make_page(
     comparison: Comparison,
-    context: Context,
-    history: DataFrame,
+    context: PageContext,
+    history: pd.DataFrame,
     view: TokenView | None,
-) -> Page:
-    from pipeline.comparison.corpus_section import corpus_section
-    from pipeline.comparison.figures import size_figure, training_figure
-    from pipeline.comparison.page import Page
-    from pipeline.comparison.verdict import verdict
-    from pipeline.sampling.section import sampling_section
+) -> ComparisonPage:
+    """Choose what the page shows.
 
-    rows, trained = rows_of(comparison), history.iloc[-1]
+    Args:
+        history: `reports/history.csv`.
+        view: the validation text, where models have left their losses by token.
+    """
+    trained, start = history.iloc[-1], context.params.train.init_from
     figures = {
-        "Loss while training": training_figure(history, rows),
-        "Loss against size": size_figure(rows),
+        "Loss while training": training_figure(history, comparison.models),
+        "Loss against size": size_figure(comparison.models),
     }
     corpus, split, samples = context.corpus, context.split, context.samples
-    return Page(
+    return ComparisonPage(
         subject=corpus.corpus,
-        verdict=verdict(comparison, float(trained["epoch"]), context.params.train.init_from),
-        rows=list(rows.values()),
+        verdict=comparison_verdict(comparison, float(trained["epoch"]), start),
+        rows=list(comparison.models.values()),
         notes=notes(comparison),
         figures={heading: figure for heading, figure in figures.items() if figure},
         models=view.models if view else (),
         windows=view.windows if view else (),
         completions=completions_by_prompt(comparison),
         sampling=sampling_section(samples),
-        corpus=corpus_section(corpus.model_dump(), split.model_dump(exclude_none=True)),
+        corpus=corpus_section(
+            corpus.model_dump(mode="json", by_alias=True),
+            split.model_dump(mode="json", by_alias=True, exclude_none=True),
+        ),
         facts=facts(comparison, context, steps=int(trained["step"]), epochs=trained["epoch"]),
         params=_settings(context.params),
-    )
-
-
-def markdown(page: Page) -> str:
-    """The verdict, the table and the notes for a reader of Markdown."""
-    from pipeline.comparison.columns import to_markdown
-
-    return "\n".join(
-        [
-            f"# {page.subject}: the comparison\n",
-            f"{page.verdict}\n",
-            to_markdown(page.rows),
-            *(f"{note}\n" for note in page.notes),
-        ]
     )
 
 
@@ -149,21 +126,33 @@ def notes(comparison: Comparison) -> list[str]:
     """What the table's numbers stand on."""
     measured = comparison.evaluation
     sentences = [
-        f"Losses in nats a token, over {measured.val.tokens:,} validation and "
+        f"Losses in nats per token, over {measured.val.tokens:,} validation and "
         f"{measured.train.tokens:,} training tokens, in {measured.val.windows:,} and "
         f"{measured.train.windows:,} windows of {measured.context_length:,}."
     ]
-    if any(row.published_val_loss is not None for row in comparison.rows.values()):
-        sentences.append(PUBLISHED)
+    if any(model.published_val_loss is not None for model in comparison.models.values()):
+        sentences.append(published_note())
     return sentences + unavailable(comparison)
+
+
+def published_note() -> str:
+    """Where the published losses come from."""
+    known = [(size, size.published) for size in SIZES.values() if size.published]
+    names = [known[0][0].title, *(size.short_title for size, _ in known[1:])]
+    losses = [f"{loss.train:.4f} for {name}" for name, (_, loss) in zip(names, known, strict=True)]
+    return (
+        "Published are the losses of chapter 5 of Build a Large Language Model (From Scratch) and "
+        f"its notebook, for this text in windows of {PUBLISHED_TEXT.context_length} tokens; the "
+        f"training losses there are {listed(losses)}."
+    )
 
 
 def unavailable(comparison: Comparison) -> list[str]:
     """A sentence for each reason why models could not be measured."""
     models: dict[str, list[str]] = {}
-    for row in comparison.rows.values():
-        if row.val_loss is None:
-            models.setdefault(row.status.partition(": ")[2], []).append(row.model)
+    for model in comparison.models.values():
+        if model.reason is not None:
+            models.setdefault(model.reason, []).append(model.name)
     return [
         f"{', '.join(names)} could not be measured: {reason}. The next dvc repro tries again."
         for reason, names in models.items()
@@ -172,18 +161,17 @@ def unavailable(comparison: Comparison) -> list[str]:
 
 def completions_by_prompt(comparison: Comparison) -> dict[str, dict[str, str]]:
     """Prompt to the name of each model that completed it to its text, in the rows' order."""
-    prompts = dict.fromkeys(p for texts in comparison.completions.values() for p in texts)
+    models = comparison.models.values()
+    prompts = dict.fromkeys(prompt for model in models for prompt in model.completions)
     return {
-        prompt: {
-            row.model: comparison.completions[key][prompt]
-            for key, row in comparison.rows.items()
-            if prompt in comparison.completions.get(key, {})
-        }
+        prompt: {m.name: m.completions[prompt] for m in models if prompt in m.completions}
         for prompt in prompts
     }
 
 
-def facts(comparison: Comparison, context: Context, *, steps: int, epochs: float) -> dict[str, str]:
+def facts(
+    comparison: Comparison, context: PageContext, *, steps: int, epochs: float
+) -> dict[str, str]:
     """How the numbers came to be, in words."""
     corpus, split, measured = context.corpus, context.split, comparison.evaluation
     model, train = context.params.model, context.params.train

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
+
+from matplotlib.axes import Axes
 
 from pipeline.plots.style import COLOURS, WIDE, clear_of_each_other, drawing, size_axis
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 SizeKind = Literal["scratch", "gpt2", "published"]
 
@@ -22,7 +21,7 @@ class SizePoint:
     Attributes:
         name: what stands beside the point, with its loss.
         parameters: where it stands.
-        loss: nats a token on the validation text.
+        loss: nats per token on the validation text.
         kind: `scratch`, `gpt2`, or `published` for a loss that somebody else measured.
     """
 
@@ -61,7 +60,7 @@ def loss_by_size(
         _fit_sizes(axes, sizes, [p.loss for p in points], untrained)
         _name_points(axes, of_kind, untrained)
         _mark_missing(axes, missing or {})
-        axes.set(xlabel="parameters", ylabel="validation loss, nats a token", title=title)
+        axes.set(xlabel="parameters", ylabel="validation loss, nats per token", title=title)
 
 
 def _plot_points(axes: Axes, points: Sequence[SizePoint], colour: str, *, line: bool) -> None:

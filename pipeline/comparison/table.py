@@ -1,93 +1,79 @@
-"""Every model's losses on one text, side by side: the untrained, the trained, and GPT-2's.
+"""The models that are compared on one text: the untrained, the trained, and GPT-2's sizes.
 
 Only like is compared with like: numbers measured on another corpus, context length, windows or
-tokens are refused. A GPT-2 size that could not be had keeps its row, in words; nothing stands in
-the table as a number that was not measured here, but for the book's own in their own column.
-
-The published losses are those of chapter 5 of *Build a Large Language Model (From Scratch)* and
-its notebook: "The Verdict", the last tenth of its characters, windows of 256 tokens.
+tokens are refused. A GPT-2 size that could not be had keeps its row, with the reason; every number
+was measured here, but for the published ones, which have a column of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.gpt2.sizes import PUBLISHED_TEXT, SIZES, PublishedText, Size
 from pipeline.reports import (
-    Baseline,
-    Completion,
-    Evaluation,
+    BaselineReport,
+    EvaluationReport,
     Losses,
-    SplitLosses,
+    PromptCompletion,
     Training,
 )
 
-GPT2_NAMES = {
-    "124M": "GPT-2 small",
-    "355M": "GPT-2 medium",
-    "774M": "GPT-2 large",
-    "1558M": "GPT-2 XL",
-}
 UNTRAINED = "untrained"  # the name of random weights; those of a fine-tuning are not
-THE_VERDICT_SHA256 = "b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f"
-PUBLISHED_VAL_LOSS = {"124M": 3.5596, "1558M": 3.1195}
-PUBLISHED_CONTEXT_LENGTH = 256
-PUBLISHED_VAL_WINDOWS = 2
 
 
 @dataclass(frozen=True)
-class Row:
-    """One model of `comparison.csv`; losses in nats a token, None where nothing was measured."""
+class ComparedModel:
+    """One model of the comparison.
 
-    model: str
-    parameters: int | None
-    train_loss: float | None
-    val_loss: float | None
-    val_perplexity: float | None
-    val_bits_per_byte: float | None
-    published_val_loss: float | None
-    status: str
+    Attributes:
+        name: as people read it.
+        parameters, train, val: None where it was not measured.
+        published_val_loss: nats per token, where somebody else measured the size on this text.
+        reason: why it was not measured; None where it was.
+        size: of GPT-2; None for this repository's model.
+        completions: prompt to greedy continuation.
+    """
+
+    name: str
+    parameters: int | None = None
+    train: Losses | None = None
+    val: Losses | None = None
+    published_val_loss: float | None = None
+    reason: str | None = None
+    size: Size | None = None
+    completions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def status(self) -> str:
+        """`measured`, or `unavailable: REASON`."""
+        return "measured" if self.reason is None else f"unavailable: {self.reason}"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The rows in their order and what each model wrote, by key.
+    """The models in the order of their rows, by key.
 
     The keys are `untrained`, `scratch_best`, `scratch_last` and `gpt2_SIZE`.
 
     Attributes:
-        evaluation: what every row was measured on.
-        training: the scratch model's size and best point.
-        completions: prompt to continuation, for the models that have any.
+        evaluation: what every model was measured on.
+        training: this repository's model: its size and best point.
     """
 
-    rows: dict[str, Row]
-    evaluation: Evaluation
+    models: dict[str, ComparedModel]
+    evaluation: EvaluationReport
     training: Training
-    completions: dict[str, dict[str, str]]
 
-    def as_json(self, verdict: str) -> dict[str, Any]:
-        """The verdict, the rows, and their numbers nested by model, as `dvc metrics` reads them."""
-        return {
-            "verdict": verdict,
-            "rows": [asdict(row) for row in self.rows.values()],
-            "models": self.as_numbers(),
-        }
-
-    def as_numbers(self) -> dict[str, dict[str, float]]:
-        """What was measured, by model."""
-        names = ("train_loss", "val_loss", "val_perplexity", "val_bits_per_byte")
-        return {
-            key: {name: getattr(row, name) for name in names}
-            for key, row in self.rows.items()
-            if row.val_loss is not None
-        }
+    @property
+    def sizes(self) -> dict[str, Size]:
+        """The sizes of GPT-2 among the models, by key."""
+        return {key: model.size for key, model in self.models.items() if model.size is not None}
 
 
-def compare(
+def read_comparison(
     evaluation: Path,
     training: Path,
     baselines: Path,
@@ -95,97 +81,78 @@ def compare(
     *,
     start: str = "scratch",
 ) -> Comparison:
-    """Put the scratch model's losses beside those of the GPT-2 `sizes`.
+    """Read the losses of this repository's model and of the GPT-2 `sizes`.
 
     Args:
         evaluation: `reports/evaluate.json`.
         training: `reports/train.json`.
-        baselines: the folder of `SIZE.json` files; those of other sizes are not looked at.
+        baselines: the folder of `SIZE.json` files; those of other sizes are not read.
         sizes: as `gpt2.sizes` names them; the rows come in order of size.
         start: what training started from, for the names of the trained rows.
 
     Raises:
-        UserError: a file is missing or misshapen, or a size was measured on something else.
+        UserError: a file is missing or damaged, or a size was measured on something else.
     """
-    scratch = Evaluation.read(evaluation)
+    ours = EvaluationReport.read(evaluation)
     trained = Training.read(training)
-    rows = _scratch_rows(scratch, trained.parameters, start)
-    completions = {f"scratch_{which}": _by_prompt(c) for which, c in scratch.completions.items()}
-    for size in (size for size in GPT2_NAMES if size in sizes):
-        path = baselines / f"{size}.json"
+    models = _our_models(ours, trained.parameters, start)
+    for size in (size for size in SIZES.values() if size.name in sizes):
+        path = baselines / f"{size.name}.json"
         baseline = _read_baseline(path)
         if baseline.status == "measured":
-            _require_same_measure(evaluation, scratch, path, baseline)
-        key = f"gpt2_{size}"
-        rows[key] = _gpt2_row(size, baseline, scratch)
-        completions[key] = _by_prompt(baseline.completions)
-    return Comparison(
-        rows=rows,
-        evaluation=scratch,
-        training=trained,
-        completions={key: texts for key, texts in completions.items() if texts},
-    )
+            _require_same_text(evaluation, ours, path, baseline)
+        models[f"gpt2_{size.name}"] = _gpt2_model(size, baseline, ours)
+    return Comparison(models, ours, trained)
 
 
-def _read_baseline(path: Path) -> Baseline:
+def _read_baseline(path: Path) -> BaselineReport:
     if path.exists():
-        return Baseline.read(path)
-    return Baseline(status="unavailable", reason=f"`dvc repro baseline@{path.stem}` measures it")
+        return BaselineReport.read(path)
+    reason = f"`dvc repro baseline@{path.stem}` measures it"
+    return BaselineReport(model=path.stem, status="unavailable", reason=reason)
 
 
-def _scratch_rows(scratch: Evaluation, parameters: int, start: str) -> dict[str, Row]:
+def _our_models(ours: EvaluationReport, parameters: int, start: str) -> dict[str, ComparedModel]:
     fresh = start == "scratch"
     name = "scratch" if fresh else f"from {start}"
-    measured: dict[str, tuple[str, Losses]] = {
-        "untrained": (UNTRAINED if fresh else "before training", scratch.untrained),
-        "scratch_best": (f"{name} (best)", scratch.best),
-        "scratch_last": (f"{name} (last)", scratch),
+    completions = {which: _by_prompt(found) for which, found in ours.completions.items()}
+    measured = {
+        "untrained": (UNTRAINED if fresh else "before training", ours.untrained, {}),
+        "scratch_best": (f"{name} (best)", ours.best, completions.get("best", {})),
+        "scratch_last": (f"{name} (last)", ours.last, completions.get("last", {})),
     }
     return {
-        key: _measured_row(model, parameters, losses.train, losses.val, None)
-        for key, (model, losses) in measured.items()
+        key: ComparedModel(name, parameters, losses.train, losses.val, completions=texts)
+        for key, (name, losses, texts) in measured.items()
     }
 
 
-def _gpt2_row(size: str, baseline: Baseline, scratch: Evaluation) -> Row:
-    name = f"{GPT2_NAMES[size]} ({size})"
-    published = _published(size, scratch)
+def _gpt2_model(size: Size, baseline: BaselineReport, ours: EvaluationReport) -> ComparedModel:
+    reason = None
     if baseline.status == "unavailable":
         reason = " ".join((baseline.reason or "the reason was not recorded").split())
-        status = f"unavailable: {reason}"
-        return Row(name, None, None, None, None, None, published, status)
-    assert baseline.parameters is not None  # the record checked that all three are there
-    assert baseline.train is not None
-    assert baseline.val is not None
-    return _measured_row(name, baseline.parameters, baseline.train, baseline.val, published)
-
-
-def _measured_row(
-    name: str, parameters: int, train: SplitLosses, val: SplitLosses, published: float | None
-) -> Row:
-    return Row(
-        model=name,
-        parameters=parameters,
-        train_loss=train.loss,
-        val_loss=val.loss,
-        val_perplexity=val.perplexity,
-        val_bits_per_byte=val.bits_per_byte,
-        published_val_loss=published,
-        status="measured",
+    return ComparedModel(
+        name=size.label,
+        parameters=baseline.parameters,
+        train=baseline.train,
+        val=baseline.val,
+        published_val_loss=_published_val_loss(size, ours),
+        reason=reason,
+        size=size,
+        completions=_by_prompt(baseline.completions),
     )
 
 
-def _published(size: str, scratch: Evaluation) -> float | None:
-    """The book's value, if these are the book's text, windows and split."""
-    measured_on = (scratch.corpus_sha256, scratch.context_length, scratch.val.windows)
-    published_on = (THE_VERDICT_SHA256, PUBLISHED_CONTEXT_LENGTH, PUBLISHED_VAL_WINDOWS)
-    return PUBLISHED_VAL_LOSS.get(size) if measured_on == published_on else None
+def _published_val_loss(size: Size, ours: EvaluationReport) -> float | None:
+    """The published loss, if this is the text that it was measured on."""
+    text = PublishedText(ours.corpus_sha256, ours.context_length, ours.val.windows)
+    return size.published.val if size.published and text == PUBLISHED_TEXT else None
 
 
-def _require_same_measure(
-    evaluation: Path, scratch: Evaluation, path: Path, baseline: Baseline
+def _require_same_text(
+    evaluation: Path, ours: EvaluationReport, path: Path, baseline: BaselineReport
 ) -> None:
-    here, there = _measured_on(scratch), _measured_on(baseline)
+    here, there = _measured_on(ours), _measured_on(baseline)
     for key, value in here.items():
         if there[key] != value:
             raise UserError(
@@ -194,18 +161,18 @@ def _require_same_measure(
             )
 
 
-def _measured_on(record: Evaluation | Baseline) -> dict[str, object]:
-    assert record.train is not None
-    assert record.val is not None
+def _measured_on(report: EvaluationReport | BaselineReport) -> dict[str, object]:
+    assert report.train is not None
+    assert report.val is not None
     return {
-        "corpus_sha256": record.corpus_sha256,
-        "context_length": record.context_length,
-        "train.windows": record.train.windows,
-        "train.tokens": record.train.tokens,
-        "val.windows": record.val.windows,
-        "val.tokens": record.val.tokens,
+        "corpus_sha256": report.corpus_sha256,
+        "context_length": report.context_length,
+        "train.windows": report.train.windows,
+        "train.tokens": report.train.tokens,
+        "val.windows": report.val.windows,
+        "val.tokens": report.val.tokens,
     }
 
 
-def _by_prompt(completions: Sequence[Completion]) -> dict[str, str]:
+def _by_prompt(completions: Sequence[PromptCompletion]) -> dict[str, str]:
     return {completion.prompt: completion.completion for completion in completions}

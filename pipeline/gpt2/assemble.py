@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.gpt2.release import Hparams
+from pipeline.gpt2.sizes import Hparams
 from pipeline.model.gpt import GPT, GPTConfig, meta_model
 
 READERS = 2  # threads; each holds one tensor twice

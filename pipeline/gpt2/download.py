@@ -1,12 +1,12 @@
-"""One large file over a bad line: resumed after any break, and right or not there at all.
+"""Download one large file over an unreliable connection: resumed after a break, whole or absent.
 
 An attempt that breaks is followed by another that asks for the rest by range, on condition that
 the file is still the same; a server that ignores the range, or has another file by now, sends the
 whole, and the part starts again. A whole part is checked for size, `Content-MD5` and content, and
 only then takes the file's name.
 
-Attempts in a row that bring nothing are bounded, with growing, jittered waits between them; any
-real progress starts the count again, so a line that breaks every minute still brings 6 GB.
+Attempts in a row without progress are bounded, with growing, jittered waits between them; any
+real progress starts the count again, so a connection that breaks every minute still gets 6 GB.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
+
+from requests import Response, Session, exceptions
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from pipeline.errors import Unavailable, UserError
 from pipeline.gpt2.network import Patience
 from pipeline.gpt2.part import Note, Part
 from pipeline.system.http import HTML, public, reason_of, retry_after
 
-if TYPE_CHECKING:
-    from requests import Response, Session
-
 BLOCK = 1 << 18
-PROGRESS = 1 << 16  # bytes: what counts as an attempt that brought something
-TRICKLE = 1024  # bytes a second: a line below it stalls
+PROGRESS = 1 << 16  # bytes: what counts as progress of an attempt
+TRICKLE = 1024  # bytes per second: a connection below it stalls
 SMALL = 64 << 20  # bytes: more than any file whose size is not known beforehand
 WRONG_DIGESTS = 2  # a file that arrives wrong twice is wrong at its source
-AGAIN = (408, 425, 429)  # and every 5xx: what a server says that may do better later
+AGAIN = (408, 425, 429)  # and every 5xx: statuses after which a later attempt may succeed
 
 
 class _Broken(Exception):
@@ -41,12 +41,12 @@ class _Broken(Exception):
 
 
 class Download:
-    """The way of one file from `url` to `target`.
+    """The download of one file from `url` to `target`.
 
     Args:
         expected: the bytes that the file must have, where that is known beforehand.
-        check: looks at the whole part; raises UserError where its content is not right.
-        on_progress: told (bytes there, bytes in all or None) as they come.
+        check: called with the path of the whole part; raises UserError where it is damaged.
+        on_progress: called with (bytes there, bytes in all or None) as they come.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Download:
         self._wrong_digests = 0
 
     def run(self) -> str:
-        """Bring the file; return its SHA-256.
+        """Download the file; return its SHA-256.
 
         Raises:
             Unavailable: it cannot be had; a part that may go on is kept.
@@ -78,13 +78,13 @@ class Download:
                 if not self.part.is_whole:
                     self._attempt()
                 return self._finish()
-            except _Broken as fault:
+            except _Broken as error:
                 have = self.part.have
                 failures = 1 if have >= most + PROGRESS else failures + 1
                 most = max(most, have)
                 if failures >= self.patience.attempts:
-                    raise self._unavailable(f"{fault}, {failures} times in a row") from None
-                wait = self.patience.wait_after(failures) if fault.wait is None else fault.wait
+                    raise self._unavailable(f"{error}, {failures} times in a row") from None
+                wait = self.patience.wait_after(failures) if error.wait is None else error.wait
                 self.patience.sleep(wait)
 
     def _attempt(self) -> None:
@@ -104,8 +104,6 @@ class Download:
                 raise Unavailable(f"{name} cannot be written: {error.strerror}") from None
 
     def _request(self, headers: dict[str, str]) -> Response:
-        from requests import exceptions
-
         timeout = (self.patience.connect, self.patience.stall)
         try:
             return self.session.get(self.url, headers=headers, stream=True, timeout=timeout)
@@ -179,8 +177,6 @@ class Download:
 
     def _receive(self, response: Response) -> None:
         """Append the body to the part."""
-        from urllib3.exceptions import HTTPError, ReadTimeoutError
-
         assert self.part.note is not None, "an accepted response has left a note"
         have, total = self.part.have, self.part.note.total
         since, then = self.patience.clock(), have

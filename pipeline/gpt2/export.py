@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.errors import UserError
@@ -30,8 +31,6 @@ def export(model: GPT, folder: Path) -> None:
     Raises:
         UserError: the folder holds something else than an earlier export.
     """
-    from safetensors.torch import save_file
-
     if folder.exists() and not _is_export(folder):
         raise UserError(f"{folder}: holds something else already; name a folder that is not there")
     with folder_aside(folder) as aside:

@@ -1,8 +1,9 @@
 """Make sure that a size's weights are there: in the cache, from the network, or in a folder.
 
-A size is available when every file is what was recorded when all of them together could be read,
+A size is available when every file is what was recorded when all of them could be read together,
 to the last checksum. What a server sends can be of the right size and still be wrong, so fetched
-checkpoints are read through once, in a process of its own, which keeps TensorFlow out of this one.
+checkpoints are read through once, in a process of their own, which keeps TensorFlow out of this
+one.
 
 Two processes that want the same size take turns: the second finds what the first has fetched.
 """
@@ -18,20 +19,21 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+
+import requests
+from filelock import FileLock, Timeout
 
 from pipeline.errors import Unavailable, UserError
 from pipeline.gpt2 import hub, huggingface, release
-from pipeline.gpt2.cache import Layout, Place, Record, place_of, source_of
+from pipeline.gpt2.download import Download
+from pipeline.gpt2.location import FileRecord, Layout, Location, locate, source_of
 from pipeline.gpt2.network import Patience, reachable
+from pipeline.gpt2.sizes import SIZES
 from pipeline.params import Gpt2
+from pipeline.reports import WeightsReport
 from pipeline.system.files import sha256_of
 from pipeline.system.http import public
-
-if TYPE_CHECKING:
-    from requests import Session
-
-    from pipeline.system.progress import Progress
+from pipeline.system.progress import Progress
 
 MEGABYTE = 10**6
 LARGE = 16 * MEGABYTE  # a file that is worth a bar, and a look at its index beforehand
@@ -46,34 +48,33 @@ def fetch(
     *,
     patience: Patience | None = None,
     verify: Verify | None = None,
-) -> dict[str, Any]:
-    """Bring the weights of `size` where they are not there yet.
+) -> WeightsReport:
+    """Fetch the weights of `size` where they are not there yet.
 
     Args:
-        patience: how much is borne from the network.
+        patience: how often and how long to try the network.
         verify: reads a checkpoint through; by default in a process of its own.
 
     Returns:
-        What `reports/gpt2/SIZE.json` holds; `status` is `available`, or `unavailable` with a
-        `reason`.
+        The files, or the reason why the size is unavailable.
 
     Raises:
         UserError: `settings` cannot be right, or the size cannot be had and `gpt2.required`.
     """
-    report = {"model": size, "status": "available", "reason": None, "source": source_of(settings)}
+    source = source_of(settings)
     try:
-        place = place_of(size, settings)
-        with _alone(place):
-            record = Record(place)
+        location = locate(size, settings)
+        with _locked(location):
+            record = FileRecord(location)
             if not record.is_whole:
-                _bring(place, record, patience or Patience(), verify or verify_apart)
-        return {**report, "files": record.digests()}
-    except Unavailable as fault:
+                _make_whole(location, record, patience or Patience(), verify or verify_apart)
+        return WeightsReport(model=size, status="available", source=source, files=record.digests())
+    except Unavailable as error:
         if settings.required:
             raise UserError(
-                f"GPT-2 {size} cannot be had, and gpt2.required is true: {fault}"
+                f"GPT-2 {size} cannot be had, and gpt2.required is true: {error}"
             ) from None
-        return {**report, "status": "unavailable", "reason": str(fault), "files": {}}
+        return WeightsReport(model=size, status="unavailable", reason=str(error), source=source)
 
 
 def verify_apart(layout: Layout, folder: Path, data: bool) -> None:
@@ -93,23 +94,21 @@ def verify_here(layout: Layout, folder: Path, data: bool) -> None:
     """
     if layout == "huggingface":
         return huggingface.verify(folder) if data else None
-    from pipeline.gpt2 import tf_checkpoint
+    from pipeline.gpt2 import tf_checkpoint  # torch and TensorFlow stay in this process
 
     return tf_checkpoint.verify(folder) if data else tf_checkpoint.verify_index(folder)
 
 
 @contextmanager
-def _alone(place: Place) -> Iterator[None]:
-    """Keep other processes that want the same place waiting."""
-    from filelock import FileLock, Timeout
-
+def _locked(location: Location) -> Iterator[None]:
+    """Keep other processes that want the same weights waiting."""
     try:
-        place.record.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(place.record.with_suffix(".lock"))
+        location.record.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(location.record.with_suffix(".lock"))
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            _say(f"GPT-2 {place.size}: another process is fetching it; waiting")
+            _notify(f"GPT-2 {location.size}: another process is fetching it; waiting")
             lock.acquire()
     except OSError as error:
         raise Unavailable(f"Lossbook's cache cannot be written: {error.strerror}") from None
@@ -119,78 +118,79 @@ def _alone(place: Place) -> Iterator[None]:
         lock.release()
 
 
-def _bring(place: Place, record: Record, patience: Patience, verify: Verify) -> None:
-    """Make the place whole, by whatever its source allows."""
-    if place.source == "local":
-        return _from_folder(place, record, verify)
-    changed = [name for name in place.files if record.knows(name) and not record.holds(name)]
+def _make_whole(location: Location, record: FileRecord, patience: Patience, verify: Verify) -> None:
+    """Fetch or look at the files that are missing or changed."""
+    if location.source == "local":
+        return _from_folder(location, record, verify)
+    changed = [name for name in location.files if record.knows(name) and not record.holds(name)]
     for name in changed:
-        _say(f"GPT-2 {place.size}: {name} is not what was fetched; fetching it again")
+        _notify(f"GPT-2 {location.size}: {name} is not what was fetched; fetching it again")
     record.forget(changed)
-    if place.source == "huggingface":
-        return _from_hub(place, record, verify)
-    return _from_urls(place, record, patience, verify)
+    if location.source == "huggingface":
+        return _from_hub(location, record, verify)
+    return _from_urls(location, record, patience, verify)
 
 
-def _from_folder(place: Place, record: Record, verify: Verify) -> None:
-    with _in_plain_words(place):
-        for name in place.files:
-            record.add(name, _digest(place.folder / name))
-        _check_architecture(place, place.folder / place.files[0])
-        _check(place, record, verify, data=True)
+def _from_folder(location: Location, record: FileRecord, verify: Verify) -> None:
+    with _as_unavailable(location):
+        for name in location.files:
+            record.add(name, _digest(location.folder / name))
+        _check_architecture(location, location.folder / location.files[0])
+        _check(location, record, verify, data=True)
     record.mark_verified()
 
 
-def _from_hub(place: Place, record: Record, verify: Verify) -> None:
-    if not all(record.holds(name) for name in place.files):
+def _from_hub(location: Location, record: FileRecord, verify: Verify) -> None:
+    if not all(record.holds(name) for name in location.files):
         reachable([hub.endpoint()])
-    for name in place.files:
+    for name in location.files:
         if not record.holds(name):
-            record.add(name, hub.download(place.size, name, place.folder))
+            record.add(name, hub.download(location.size, name, location.folder))
         if name == huggingface.CONFIG:
-            with _in_plain_words(place, hub.REPOSITORIES[place.size]):
-                _check_architecture(place, place.folder / name)
-    with _in_plain_words(place, hub.REPOSITORIES[place.size]):
-        _check(place, record, verify, data=True)
+            with _as_unavailable(location, SIZES[location.size].repository):
+                _check_architecture(location, location.folder / name)
+    with _as_unavailable(location, SIZES[location.size].repository):
+        _check(location, record, verify, data=True)
     record.mark_verified()
 
 
-def _from_urls(place: Place, record: Record, patience: Patience, verify: Verify) -> None:
-    """Take the first address that has everything, and has it right."""
-    import requests
-
-    faults = []
+def _from_urls(location: Location, record: FileRecord, patience: Patience, verify: Verify) -> None:
+    """Fetch from the first address that has all files, undamaged."""
+    reasons = []
     # A kill may have come between the last byte and the verification: that needs no network.
-    here = all(record.holds(name) for name in place.files)
+    here = all(record.holds(name) for name in location.files)
     with requests.Session() as session:
         session.headers["User-Agent"] = "lossbook"
-        for url in place.urls if here else reachable(place.urls):
+        for url in location.urls if here else reachable(location.urls):
             try:
-                with _in_plain_words(place, public(url)):
-                    _from_url(place, record, url, session, patience, verify)
+                with _as_unavailable(location, public(url)):
+                    _from_url(location, record, url, session, patience, verify)
                 return record.mark_verified()
-            except Unavailable as fault:
-                faults.append(str(fault))
-    raise Unavailable("; ".join(faults))
+            except Unavailable as error:
+                reasons.append(str(error))
+    raise Unavailable("; ".join(reasons))
 
 
 def _from_url(
-    place: Place, record: Record, url: str, session: Session, patience: Patience, verify: Verify
+    location: Location,
+    record: FileRecord,
+    url: str,
+    session: requests.Session,
+    patience: Patience,
+    verify: Verify,
 ) -> None:
-    from pipeline.gpt2.download import Download
-
-    for name in place.files:
+    for name in location.files:
         expected, check = None, None
         if name == release.HPARAMS:
-            check = partial(_check_architecture, place)
+            check = partial(_check_architecture, location)
         elif name == release.DATA:
-            expected = release.read_hparams(place.folder / release.HPARAMS).data_bytes
+            expected = release.read_hparams(location.folder / release.HPARAMS).data_bytes
             if expected >= LARGE:
-                _check(place, record, verify, data=False)
+                _check(location, record, verify, data=False)
         if record.holds(name):
             continue
-        target = place.folder / name
-        with _Meter(f"GPT-2 {place.size}") as meter:
+        target = location.folder / name
+        with _Meter(f"GPT-2 {location.size}") as meter:
             download = Download(
                 session,
                 f"{url}/{name}",
@@ -201,42 +201,42 @@ def _from_url(
                 on_progress=meter,
             )
             record.add(name, download.run())
-    _check(place, record, verify, data=True)
+    _check(location, record, verify, data=True)
 
 
-def _check(place: Place, record: Record, verify: Verify, data: bool) -> None:
-    """Read what is there through; forget what is damaged.
+def _check(location: Location, record: FileRecord, verify: Verify, data: bool) -> None:
+    """Read what is there through; forget what is damaged, so that it is fetched again.
 
     That is the index where the data is still to come, and the data where the index was found
-    right before; small data tells nothing of its index, and both are forgotten.
+    right before. Where the data is small, its index was not looked at alone: both are forgotten.
     """
     if data:
-        _say(f"GPT-2 {place.size}: reading the weights through")
+        _notify(f"GPT-2 {location.size}: reading the weights through")
     try:
-        verify(place.layout, place.folder, data)
+        verify(location.layout, location.folder, data)
     except Unavailable:
         raise
     except UserError:
-        *small, large = place.files
+        *small, large = location.files
         if not data:
             record.forget(small)
-        elif (place.folder / large).stat().st_size >= LARGE:
+        elif (location.folder / large).stat().st_size >= LARGE:
             record.forget([large])
         else:
-            record.forget(place.files)
+            record.forget(location.files)
         raise
 
 
-def _check_architecture(place: Place, path: Path) -> None:
-    """Look at `hparams.json` or `config.json`.
+def _check_architecture(location: Location, path: Path) -> None:
+    """Check the architecture in `hparams.json` or `config.json`.
 
     Raises:
-        UserError: it is no architecture, or not that of the place's size.
+        UserError: it is no architecture, or not that of the location's size.
     """
-    reader = huggingface.read_config if place.layout == "huggingface" else release.read_hparams
+    reader = huggingface.read_config if location.layout == "huggingface" else release.read_hparams
     hparams = reader(path)
-    if not place.believed:
-        release.check_size(path, hparams, place.size)
+    if not location.any_architecture:
+        release.check_size(path, hparams, location.size)
 
 
 def _digest(path: Path) -> str:
@@ -247,19 +247,19 @@ def _digest(path: Path) -> str:
 
 
 @contextmanager
-def _in_plain_words(place: Place, origin: str = "") -> Iterator[None]:
-    """Any fault of the files makes the size unavailable; the reason names no folder of ours."""
+def _as_unavailable(location: Location, origin: str = "") -> Iterator[None]:
+    """Raise any error of the files as `Unavailable`; the reason names no folder of ours."""
     try:
         yield
     except Unavailable:
         raise
     except UserError as error:
-        text = str(error).replace(f"{place.folder}{os.sep}", "").replace(".part:", ":")
+        text = str(error).replace(f"{location.folder}{os.sep}", "").replace(".part:", ":")
         raise Unavailable(f"{origin}/{text}" if origin else text) from None
 
 
 class _Meter(ExitStack):
-    """Shows how far a large file is."""
+    """A progress bar in megabytes, for a large file."""
 
     def __init__(self, title: str) -> None:
         super().__init__()
@@ -271,13 +271,11 @@ class _Meter(ExitStack):
             return
         done = have // MEGABYTE
         if self._bar is None:
-            from pipeline.system.progress import Progress
-
             bar = Progress(total // MEGABYTE, self.title, unit="megabyte", done=done)
             self._bar = self.enter_context(bar)
         if done != self._bar.done:
             self._bar.advance(done - self._bar.done)
 
 
-def _say(text: str) -> None:
+def _notify(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

@@ -6,15 +6,10 @@ import os
 from pathlib import Path
 
 from pipeline.errors import Unavailable, UserError
+from pipeline.gpt2.sizes import SIZES
 from pipeline.system.files import sha256_of
 from pipeline.system.http import reason_of
 
-REPOSITORIES = {
-    "124M": "openai-community/gpt2",
-    "355M": "openai-community/gpt2-medium",
-    "774M": "openai-community/gpt2-large",
-    "1558M": "openai-community/gpt2-xl",
-}
 HUB = "https://huggingface.co"
 SHA256 = 64  # hex digits: the ETag of a large file on the hub is its SHA-256
 
@@ -25,19 +20,19 @@ def endpoint() -> str:
 
 
 def download(size: str, name: str, folder: Path) -> str:
-    """Bring one file of `size` into `folder`; return its SHA-256.
+    """Fetch one file of `size` into `folder`; return its SHA-256.
 
     Raises:
         UserError: `huggingface_hub` is not installed.
         Unavailable: the file cannot be had, or does not match the digest that the hub states.
     """
-    try:
+    try:  # an optional package
         from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     except ImportError:
         raise UserError(
             "gpt2.source: huggingface needs a package: pip install 'lossbook[huggingface]'"
         ) from None
-    repository, hub = REPOSITORIES[size], endpoint()
+    repository, hub = SIZES[size].repository, endpoint()
     try:
         url = hf_hub_url(repository, name, endpoint=hub)
         etag = get_hf_file_metadata(url, endpoint=hub).etag or ""

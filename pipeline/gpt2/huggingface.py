@@ -9,16 +9,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.gpt2.release import Hparams
+from pipeline.gpt2.sizes import Hparams
 from pipeline.system.files import read_json
-
-if TYPE_CHECKING:
-    import torch
-
-    from pipeline.model.gpt import GPT
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FILES = (CONFIG, WEIGHTS)
@@ -73,12 +68,12 @@ def verify(folder: Path) -> None:
     """Compare the header of the weights with the configuration; needs no torch.
 
     Raises:
-        UserError: a file is missing or damaged, or a tensor is missing, unknown or misshapen.
+        UserError: a file is missing or damaged; a tensor is missing, unknown or of another shape.
     """
-    tensors_of(folder)
+    tensor_names(folder)
 
 
-def tensors_of(folder: Path) -> dict[str, str]:
+def tensor_names(folder: Path) -> dict[str, str]:
     """Our parameters' names to the file's, checked for shape; the head where it has its own.
 
     Raises:
@@ -111,27 +106,6 @@ def tensors_of(folder: Path) -> dict[str, str]:
         if found[name]["dtype"] not in TYPES:
             raise UserError(f"{path}: tensor {name} is {found[name]['dtype']}, no floating point")
     return {ours: entry["name"] for ours, entry in found.items()}
-
-
-def load(folder: Path, dtype: torch.dtype | None = None) -> GPT:
-    """Build the model in `folder`, on the CPU, in evaluation mode; float32 by default.
-
-    Raises:
-        UserError: as `verify`; or a tensor is not finite.
-    """
-    import torch
-    from safetensors import safe_open
-
-    from pipeline.gpt2.assemble import assemble, check_finite, config_of
-
-    path, names, hparams = folder / WEIGHTS, tensors_of(folder), read_config(folder / CONFIG)
-    config = config_of(hparams, tie_weights=HEAD not in names)
-    with safe_open(path, framework="pt") as file:
-
-        def read(name: str) -> torch.Tensor:
-            return check_finite(path, name, file.get_tensor(names[name]))
-
-        return assemble(config, read, dtype or torch.float32)
 
 
 def _header(path: Path) -> dict[str, Any]:

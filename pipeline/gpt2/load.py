@@ -1,28 +1,33 @@
-"""The one door to GPT-2's weights for whoever measures, trains from or exports them."""
+"""Load GPT-2's weights, in either layout, into our model."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hashlib
+import json
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
 
 from pipeline.errors import UserError
-from pipeline.gpt2 import huggingface, release
-from pipeline.gpt2.cache import Place, Record, place_of
-from pipeline.gpt2.release import Hparams
+from pipeline.gpt2 import huggingface, release, tf_checkpoint
+from pipeline.gpt2.assemble import assemble, check_finite, config_of
+from pipeline.gpt2.location import FileRecord, Location, locate
+from pipeline.gpt2.sizes import Hparams
+from pipeline.model.gpt import GPT
+from pipeline.model.saved import load_model, save_config, save_weights
 from pipeline.params import Gpt2
-
-if TYPE_CHECKING:
-    import torch
-
-    from pipeline.model.gpt import GPT
+from pipeline.system.files import folder_aside
 
 
-def load_gpt2(size: str, settings: Gpt2 | None = None, dtype: torch.dtype | None = None) -> GPT:
-    """Build GPT-2 `size` from where `settings` say that it is, without a network.
+def load_gpt2(size: str, settings: Gpt2 | None = None, dtype: torch.dtype = torch.float32) -> GPT:
+    """Load GPT-2 `size` from where `settings` say that it is, without a network.
 
     Args:
-        size: 124M, 355M, 774M or 1558M.
         settings: the `gpt2` section of params; OpenAI's release in the cache by default.
-        dtype: of the parameters; float32 by default.
+        dtype: of the parameters.
 
     Returns:
         The model in evaluation mode, on the CPU, without dropout.
@@ -30,36 +35,85 @@ def load_gpt2(size: str, settings: Gpt2 | None = None, dtype: torch.dtype | None
     Raises:
         UserError: the weights are not there, have changed since they were fetched, or are damaged.
     """
-    place = place_of(size, settings or Gpt2())
-    if place.source != "local" and not Record(place).is_whole:
+    location = locate(size, settings or Gpt2())
+    if location.source != "local" and not FileRecord(location).is_whole:
         raise UserError(
             f"GPT-2 {size} is not in Lossbook's cache: name it in gpt2.sizes, and `dvc repro` "
             f"fetches it"
         )
-    return read(place, dtype)
+    return read(location, dtype)
 
 
-def hparams_of(place: Place) -> Hparams:
-    """The architecture that the files at `place` state.
+def load_kept(size: str, settings: Gpt2) -> GPT:
+    """As `load_gpt2` in float32, and quick from the second time on.
+
+    OpenAI's checkpoints are read with TensorFlow, whose import alone takes four to five seconds.
+    So a size that was verified is kept once more, beside its record in the user's cache, as our
+    own state dict: as large as the weights, and mapped into memory in a tenth of a second. The
+    copy is named by the digests of what it was made from, and made again where it is unreadable.
+
+    Raises:
+        UserError: as `load_gpt2`.
+    """
+    location = locate(size, settings)
+    record = FileRecord(location)
+    if location.layout != "openai" or not record.is_whole:
+        return load_gpt2(size, settings)  # is quick without a copy, or not there
+    files = {name: file.model_dump() for name, file in record.digests().items()}
+    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
+    copy = location.record.with_name(f"{location.record.stem}-{digest}")
+    with suppress(UserError):
+        return load_model(copy)
+    model = load_gpt2(size, settings)
+    with suppress(OSError):  # a full disk: without a copy, then
+        _keep(model, copy)
+    return model
+
+
+def _keep(model: GPT, copy: Path) -> None:
+    """Write the copy, whole or not at all, in the place of those of other weights."""
+    stem = copy.name.rpartition("-")[0]
+    for older in copy.parent.glob(f"{stem}-{'[0-9a-f]' * 12}"):
+        shutil.rmtree(older, ignore_errors=True)
+    with folder_aside(copy) as aside:
+        save_config(aside, model.config)
+        save_weights(aside, model.state_dict(), "last")
+
+
+def hparams_of(location: Location) -> Hparams:
+    """The architecture that the files at `location` state.
 
     Raises:
         UserError: they state none.
     """
-    if place.layout == "huggingface":
-        return huggingface.read_config(place.folder / huggingface.CONFIG)
-    return release.read_hparams(place.folder / release.HPARAMS)
+    if location.layout == "huggingface":
+        return huggingface.read_config(location.folder / huggingface.CONFIG)
+    return release.read_hparams(location.folder / release.HPARAMS)
 
 
-def read(place: Place, dtype: torch.dtype | None = None) -> GPT:
-    """Build the model of the weights at `place`.
+def read(location: Location, dtype: torch.dtype = torch.float32) -> GPT:
+    """Build the model of the weights at `location`.
 
     Raises:
         UserError: they are damaged.
     """
-    if place.layout == "huggingface":
-        return huggingface.load(place.folder, dtype)
-    import torch
+    if location.layout == "huggingface":
+        return load_huggingface(location.folder, dtype)
+    return tf_checkpoint.load(location.folder, dtype)
 
-    from pipeline.gpt2 import tf_checkpoint
 
-    return tf_checkpoint.load(place.folder, dtype or torch.float32)
+def load_huggingface(folder: Path, dtype: torch.dtype = torch.float32) -> GPT:
+    """Build the model in `folder`, on the CPU, in evaluation mode.
+
+    Raises:
+        UserError: as `huggingface.verify`; or a tensor is not finite.
+    """
+    path, names = folder / huggingface.WEIGHTS, huggingface.tensor_names(folder)
+    hparams = huggingface.read_config(folder / huggingface.CONFIG)
+    config = config_of(hparams, tie_weights=huggingface.HEAD not in names)
+    with safe_open(path, framework="pt") as file:
+
+        def read_tensor(name: str) -> torch.Tensor:
+            return check_finite(path, name, file.get_tensor(names[name]))
+
+        return assemble(config, read_tensor, dtype)

@@ -1,4 +1,4 @@
-"""Whether anybody is there, and how long to bear it when they are not."""
+"""Which hosts can be reached, and how long to keep trying."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from requests.utils import get_environ_proxies, select_proxy
+
 from pipeline.errors import Unavailable
 from pipeline.system.http import reason_of
 
@@ -20,7 +22,7 @@ PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080, "socks4": 10
 
 @dataclass(frozen=True)
 class Patience:
-    """How much is borne before a file is given up; times in seconds.
+    """How long to keep trying before a file is given up; times in seconds.
 
     Attributes:
         attempts: in a row, without progress.
@@ -55,33 +57,31 @@ def reachable(urls: Sequence[str], seconds: float = REACH) -> list[str]:
 
     def ask(url: str) -> None:
         try:
-            socket.create_connection(_door(url), timeout=seconds).close()
+            socket.create_connection(_host_and_port(url), timeout=seconds).close()
             answers.put((url, None))
         except (OSError, ValueError) as error:
             answers.put((url, reason_of(error)))
 
     for url in urls:
         threading.Thread(target=ask, args=(url,), daemon=True).start()
-    faults: dict[str, str | None] = dict.fromkeys(urls, "no answer")
+    reasons: dict[str, str | None] = dict.fromkeys(urls, "no answer")
     deadline = time.monotonic() + seconds
     for _ in urls:
         try:
-            url, fault = answers.get(timeout=max(deadline - time.monotonic(), 0.001))
+            url, reason = answers.get(timeout=max(deadline - time.monotonic(), 0.001))
         except queue.Empty:
             break
-        faults[url] = fault
-    if all(faults.values()):
-        hosts = {urlsplit(url).hostname: fault for url, fault in faults.items()}
+        reasons[url] = reason
+    if all(reasons.values()):
+        hosts = {urlsplit(url).hostname: reason for url, reason in reasons.items()}
         raise Unavailable(
-            "; ".join(f"{host} cannot be reached ({fault})" for host, fault in hosts.items())
+            "; ".join(f"{host} cannot be reached ({reason})" for host, reason in hosts.items())
         )
-    return [url for url in urls if faults[url] is None]
+    return [url for url in urls if reasons[url] is None]
 
 
-def _door(url: str) -> tuple[str, int]:
+def _host_and_port(url: str) -> tuple[str, int]:
     """Host and port to connect to: the URL's own, or its proxy's."""
-    from requests.utils import get_environ_proxies, select_proxy
-
     proxy = select_proxy(url, get_environ_proxies(url, no_proxy=None))
     if proxy:
         url = proxy if "://" in proxy else f"http://{proxy}"

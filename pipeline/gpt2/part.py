@@ -1,4 +1,4 @@
-"""A file on its way: `FILE.part`, and `FILE.part.json` that says what its bytes are of."""
+"""A partial download: `FILE.part`, and `FILE.part.json` that says what its bytes are of."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Part:
         self._note_file.unlink(missing_ok=True)
 
     def _take_up(self, url: str, expected: int | None) -> None:
-        """Keep what a process before this one left, where its note vouches for it."""
+        """Keep what an earlier process left, where its note says that it is of this file."""
         try:
             note = Note(**json.loads(self._note_file.read_text(encoding="utf-8")))
             fits = note.total is not None and self.have <= note.total

@@ -2,7 +2,7 @@
 
 A checkpoint's index names every variable with its shape, its place in the data file and its
 CRC-32C; TensorFlow checks the sum of each tensor that it reads, and of each block of the index.
-The variables go by a table (`release`) into a model on the meta device, one at a time.
+The variables go by a table (`sizes`) into a model on the meta device, one at a time.
 
 Sharp edges: importing TensorFlow takes 5 s and 0.4 GB, so this module does it only when it reads.
 The `checkpoint` file is not looked at: it may name any path, and the prefix is always
@@ -23,7 +23,8 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.gpt2.assemble import assemble, check_finite, config_of
-from pipeline.gpt2.release import DATA, HPARAMS, INDEX, PREFIX, Hparams, read_hparams
+from pipeline.gpt2.release import DATA, HPARAMS, INDEX, PREFIX, read_hparams
+from pipeline.gpt2.sizes import Hparams
 from pipeline.model.gpt import GPT
 
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
@@ -33,7 +34,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> GPT:
     """Build the model of the checkpoint in `folder`, on the CPU, in evaluation mode.
 
     Raises:
-        UserError: a file is missing or damaged; a tensor is missing, unknown, misshapen, not
+        UserError: a file is missing or damaged; a tensor is missing, unknown, of another shape, not
             float32, not finite, or does not match its checksum.
     """
     hparams = read_hparams(folder / HPARAMS)
@@ -47,7 +48,7 @@ def verify_index(folder: Path) -> None:
     """Read the index and compare it with `hparams.json`; the data may not be there yet.
 
     Raises:
-        UserError: it is damaged, or a tensor is missing, unknown, misshapen or not float32.
+        UserError: it is damaged, or a tensor is missing, unknown, of another shape or not float32.
     """
     _Variables(folder, read_hparams(folder / HPARAMS))
 
@@ -87,7 +88,7 @@ class _Variables:
 
     def read(self, name: str) -> Tensor:
         """One variable, float32, without the leading 1 of `w`."""
-        with _faults_named(f"{self.folder / DATA}: tensor {name}"):
+        with _errors_named(f"{self.folder / DATA}: tensor {name}"):
             tensor = torch.utils.dlpack.from_dlpack(self._restore(name))
         return check_finite(self.folder / DATA, name, tensor[0] if tensor.dim() == 3 else tensor)
 
@@ -102,7 +103,7 @@ class _Variables:
 
     def _reader(self) -> Any:
         if not hasattr(self._local, "reader"):
-            with _faults_named(str(self.folder / INDEX)):
+            with _errors_named(str(self.folder / INDEX)):
                 self._local.reader = _tensorflow().train.load_checkpoint(str(self.folder / PREFIX))
         return self._local.reader
 
@@ -136,7 +137,7 @@ def _tensorflow() -> Any:
 
 
 @contextmanager
-def _faults_named(what: str) -> Iterator[None]:
+def _errors_named(what: str) -> Iterator[None]:
     """Turn TensorFlow's errors into one line that starts with `what`."""
     try:
         yield

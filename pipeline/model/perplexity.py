@@ -9,37 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
 from pipeline.model.gpt import GPT
 from pipeline.model.loss import token_losses
+from pipeline.reports import Losses
 from pipeline.tokens.windows import Windows
-
-
-@dataclass(frozen=True)
-class Losses:
-    """A model's loss over windows of text.
-
-    Attributes:
-        loss: nats per token.
-        perplexity: exp(loss).
-        bits_per_byte: the loss in bits over the UTF-8 bytes of the target tokens, which
-            makes models with different tokenizers comparable.
-        tokens: target tokens.
-        windows: windows of `context_length` tokens.
-    """
-
-    loss: float
-    perplexity: float
-    bits_per_byte: float
-    tokens: int
-    windows: int
-
-    def as_dict(self) -> dict[str, float | int]:
-        return asdict(self)
 
 
 def measure(
@@ -60,7 +37,7 @@ def measure(
     target_bytes = sum(windows.target_bytes(batch) for batch in _batches(chosen, batch_size))
     tokens = len(chosen) * windows.context_length
     loss = nats / tokens
-    return Losses(
+    return Losses.model_construct(  # unchecked: a training that diverges has no finite loss
         loss=loss,
         perplexity=math.exp(loss) if loss < 700 else math.inf,
         bits_per_byte=nats / math.log(2) / max(target_bytes, 1),

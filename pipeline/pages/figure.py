@@ -43,7 +43,7 @@ def drawn(draw: Draw, alt: str, caption: str) -> Figure:
 
 
 def numbered(figures: Mapping[str, Figure], first: int = 1) -> list[tuple[str, Figure, Markup]]:
-    """Heading, figure and its drawings, whose ids are told apart by the figure's number."""
+    """Heading, figure and its drawings, whose ids carry the figure's number."""
     return [
         (heading, figure, _svgs(number, figure))
         for number, (heading, figure) in enumerate(figures.items(), start=first)

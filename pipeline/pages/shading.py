@@ -1,6 +1,6 @@
 """Text in which every token is shaded by its loss, as HTML.
 
-The scale is sequential, one step a nat from 0 to 10 and more, pale to strong in the light theme
+The scale is sequential, one step per nat from 0 to 10 and more, pale to strong in the light theme
 and dark to glowing in the dark one; the text on every step keeps a contrast of 4.5:1 and more.
 What is white or has no shape of its own (a newline, a control character) is shown by a sign.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from markupsafe import Markup, escape
 
@@ -22,72 +21,74 @@ _SIGNS = {code: chr(0x2400 + code) for code in range(0x20)}  # the control pictu
 _SIGNS |= {0x7F: "␡", ord("\t"): "⇥", ord("\n"): "↵"}
 
 
-class Piece(Protocol):
-    """Whole characters of one or more tokens, with each model's nats for them."""
+@dataclass(frozen=True)
+class TextSpan:
+    """Whole characters of one or more tokens, with each model's loss for them.
 
-    @property
-    def text(self) -> str: ...
-    @property
-    def tokens(self) -> int: ...
-    @property
-    def losses(self) -> Sequence[float]: ...
+    Attributes:
+        losses: nats by model, summed over the tokens.
+    """
+
+    text: str
+    losses: Sequence[float]
+    tokens: int = 1
 
 
 @dataclass(frozen=True)
-class Line:
+class ShadedLine:
     """A line of the text, once for each model."""
 
     window: int  # 0 where no new window begins
     shaded: tuple[Markup, ...]
 
 
-def shaded_lines(windows: Iterable[Sequence[Piece]], width: int) -> list[Line]:
+def shaded_lines(windows: Iterable[Sequence[TextSpan]], width: int) -> list[ShadedLine]:
     """Break each window into lines of about `width` characters and shade them for every model."""
     return [
-        Line(
-            window=number if first else 0,
-            shaded=tuple(shade(pieces, model) for model in range(len(pieces[0].losses))),
+        ShadedLine(
+            window=number if line == 0 else 0,
+            shaded=tuple(shade(spans, model) for model in range(len(spans[0].losses))),
         )
         for number, window in enumerate(windows, start=1)
-        for first, pieces in _marked_first(break_lines(window, width))
+        for line, spans in enumerate(break_lines(window, width))
     ]
 
 
-def break_lines(pieces: Iterable[Piece], width: int) -> Iterator[list[Piece]]:
-    """Break before a piece that starts a word and would pass `width`, and after newlines.
+def break_lines(spans: Iterable[TextSpan], width: int) -> Iterator[list[TextSpan]]:
+    """Break before a span that starts a word and would pass `width`, and after newlines.
 
     Newlines that a window begins with have no line of their own.
     """
-    line: list[Piece] = []
+    line: list[TextSpan] = []
     length = 0
-    for piece in pieces:
-        newline = piece.text.startswith("\n")
-        may_break = (piece.text[:1].isspace() and not newline) or length >= 2 * width
-        full = may_break and length + len(piece.text.rstrip()) > width
-        said = any(before.text.strip("\n") for before in line)
-        ended = said and line[-1].text.endswith("\n") and not newline
+    for span in spans:
+        newline = span.text.startswith("\n")
+        may_break = (span.text[:1].isspace() and not newline) or length >= 2 * width
+        full = may_break and length + len(span.text.rstrip()) > width
+        has_text = any(before.text.strip("\n") for before in line)
+        ended = has_text and line[-1].text.endswith("\n") and not newline
         if line and (full or ended):
             yield line
             line, length = [], 0
-        line.append(piece)
-        length += len(piece.text)
+        line.append(span)
+        length += len(span.text)
     if line:
         yield line
 
 
-def shade(pieces: Iterable[Piece], model: int) -> Markup:
-    """One `<span>` a piece, classed by its nats a token and titled with them.
+def shade(spans: Iterable[TextSpan], model: int) -> Markup:
+    """One `<span>` per text span, classed by its nats per token and titled with them.
 
     A line that ends with a newline ends with one here too, for when lines are run together.
     """
-    spans, text = [], ""
-    for piece in pieces:
-        nats = piece.losses[model]
-        title = f"{nats:.2f}" if piece.tokens == 1 else f"{nats:.2f} over {piece.tokens} tokens"
-        text = piece.text
+    elements, text = [], ""
+    for span in spans:
+        nats = span.losses[model]
+        title = f"{nats:.2f}" if span.tokens == 1 else f"{nats:.2f} over {span.tokens} tokens"
+        text = span.text
         shown = escape(text.translate(_SIGNS))
-        spans.append(f'<span class="l{step(nats / piece.tokens)}" title="{title}">{shown}</span>')
-    return Markup("".join(spans) + ("\n" if text.endswith("\n") else ""))
+        elements.append(f'<span class="l{step(nats / span.tokens)}" title="{title}">{shown}</span>')
+    return Markup("".join(elements) + ("\n" if text.endswith("\n") else ""))
 
 
 def step(nats: float) -> int:
@@ -107,7 +108,7 @@ def flowing(text: str) -> str:
 
 
 def visible(token: str) -> str:
-    """A token with its blanks and control characters to be seen."""
+    """A token with its blanks and control characters made visible."""
     return token.replace(" ", "␣").translate(_SIGNS)
 
 
@@ -125,7 +126,3 @@ def scale(stops: Sequence[str]) -> list[str]:
 
 def _rgb(colour: str) -> tuple[int, ...]:
     return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
-
-
-def _marked_first(lines: Iterable[list[Piece]]) -> Iterator[tuple[bool, list[Piece]]]:
-    return ((index == 0, line) for index, line in enumerate(lines))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from pipeline.errors import UserError
-from pipeline.gpt2.kept import load_kept
+from pipeline.gpt2.load import load_kept
 from pipeline.model.gpt import GPT
 from pipeline.model.loss import token_losses
 from pipeline.model.runtime import Runtime

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pandas as pd
 import pytest
 
 from pipeline.comparison.corpus_section import corpus_section
 from pipeline.comparison.figures import size_figure, training_figure
-from pipeline.comparison.page import Page
+from pipeline.comparison.page import ComparisonPage
+from pipeline.comparison.table import ComparedModel
+from pipeline.gpt2.sizes import SIZES
+from pipeline.pages.shading import TextSpan
+from pipeline.reports import Losses
 from pipeline.sampling.section import HeatMap, SamplingSection
 
 NASTY = (
@@ -22,37 +24,28 @@ NASTY = (
 )
 
 
-@dataclass(frozen=True)
-class Token:
-    text: str
-    losses: tuple[float, ...]
-    tokens: int = 1
-
-
-def row(model: str, parameters: int, loss: float, published: float | None = None) -> dict:
-    return {
-        "model": model,
-        "parameters": parameters,
-        "train_loss": loss - 1,
-        "val_loss": loss,
-        "val_perplexity": 2.0**loss,
-        "val_bits_per_byte": loss / 3,
-        "published_val_loss": published,
-        "status": "measured",
-    }
+def model(name: str, parameters: int, loss: float, **more: object) -> ComparedModel:
+    train, val = (
+        Losses(loss=nats, perplexity=2.0**nats, bits_per_byte=nats / 3, tokens=512, windows=2)
+        for nats in (loss - 1, loss)
+    )
+    return ComparedModel(name, parameters, train, val, **more)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")
-def rows() -> dict[str, dict]:
-    unavailable = row("GPT-2 XL (1558M)", 0, 0.0, 3.1195)
-    numbers = dict.fromkeys(key for key in unavailable if key != "published_val_loss")
-    words = {"model": "GPT-2 XL (1558M)", "status": f"unavailable: {NASTY[1]} {'x' * 300}"}
+def rows() -> dict[str, ComparedModel]:
+    small, xl = SIZES["124M"], SIZES["1558M"]
+    reason = f"{NASTY[1]} {'x' * 300}"
     return {
-        "untrained": row("untrained", 162_419_712, 10.93),
-        "scratch_best": row("scratch (best)", 162_419_712, 6.14),
-        "scratch_last": row("scratch (last)", 162_419_712, 6.43),
-        "gpt2_124M": row("GPT-2 small (124M)", 124_439_808, 3.56, 3.5596),
-        "gpt2_1558M": unavailable | numbers | words,
+        "untrained": model("untrained", 162_419_712, 10.93),
+        "scratch_best": model("scratch (best)", 162_419_712, 6.14),
+        "scratch_last": model("scratch (last)", 162_419_712, 6.43),
+        "gpt2_124M": model(
+            "GPT-2 small (124M)", 124_439_808, 3.56, size=small, published_val_loss=3.5596
+        ),
+        "gpt2_1558M": ComparedModel(
+            "GPT-2 XL (1558M)", size=xl, published_val_loss=3.1195, reason=reason
+        ),
     }
 
 
@@ -77,7 +70,7 @@ def texts() -> tuple[dict, dict]:
 
 
 @pytest.fixture(scope="session")
-def page(rows: dict[str, dict]) -> Page:
+def page(rows: dict[str, ComparedModel]) -> ComparisonPage:
     history = pd.DataFrame(
         {
             "epoch": [0.0, 1.0, 2.0],
@@ -87,10 +80,10 @@ def page(rows: dict[str, dict]) -> Page:
         }
     )
     text = ["A", " quiet", " room", "<b>", "\n", *NASTY, *[" more and more of it"] * 60]
-    models = [one["model"] for one in rows.values() if one["val_loss"] is not None]
-    window = [Token(t, (10.8, i % 12, (i * 7) % 12, i % 5)) for i, t in enumerate(text)]
+    models = [one.name for one in rows.values() if one.val is not None]
+    window = [TextSpan(t, (10.8, i % 12, (i * 7) % 12, i % 5)) for i, t in enumerate(text)]
     cells = [[0.2, 0.5, None], [0.9, 1.0, 0.5]]
-    return Page(
+    return ComparisonPage(
         subject="a corpus & <more>",
         verdict="Ten epochs reach 465 & GPT-2 XL, 1558M, <i>more</i>.",
         rows=list(rows.values()),

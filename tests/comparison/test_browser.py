@@ -11,7 +11,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from pipeline.comparison.page import Page, render
+from pipeline.comparison.page import ComparisonPage, render_html
 from tests.helpers.chromium import chromium
 
 PHONE, DESK = (390, 844), (1280, 900)
@@ -62,9 +62,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 
 
 @pytest.fixture(scope="module")
-def address(page: Page, tmp_path_factory: pytest.TempPathFactory) -> str:
+def address(page: ComparisonPage, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("page") / "comparison.html"
-    path.write_text(render(page), encoding="utf-8")
+    path.write_text(render_html(page), encoding="utf-8")
     return path.as_uri()
 
 

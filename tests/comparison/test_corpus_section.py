@@ -28,8 +28,8 @@ def test_one_document_has_neither_mean_nor_histogram() -> None:
     assert section is not None
     assert section.sizes["document"] == "1"
     assert section.sizes["tokens"] == "5,130"
-    assert section.sizes["characters a token"] == "3.95"
-    assert "tokens a document" not in section.sizes
+    assert section.sizes["characters per token"] == "3.95"
+    assert "tokens per document" not in section.sizes
     assert section.lengths is None
     assert section.tokens == [(" the", 216)]
 
@@ -38,7 +38,7 @@ def test_many_documents_have_both_and_a_few_excerpts() -> None:
     section = corpus_section(*reports(2000))
     assert section is not None
     assert section.sizes["documents"] == "2,000"
-    assert section.sizes["tokens a document"] == "1,234"
+    assert section.sizes["tokens per document"] == "1,234"
     assert section.lengths is not None
     assert section.lengths.alt == "Documents by their tokens: 2,000 of 4 to 7."
     assert section.left_out == {"empty": 2}

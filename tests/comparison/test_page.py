@@ -8,9 +8,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from pipeline.comparison.page import Page, render
+from pipeline.comparison.page import ComparisonPage, render_html, unbroken
 from pipeline.pages.figure import inline
-from pipeline.pages.template import unbroken
 
 VOID = {"meta", "link", "input", "br", "hr", "img"}
 
@@ -53,12 +52,12 @@ def read(html: str) -> Reader:
 
 
 @pytest.fixture
-def html(page: Page) -> str:
-    return render(page)
+def html(page: ComparisonPage) -> str:
+    return render_html(page)
 
 
-def test_equal_pages_give_equal_bytes(page: Page, html: str) -> None:
-    assert render(replace(page)) == html
+def test_equal_pages_give_equal_bytes(page: ComparisonPage, html: str) -> None:
+    assert render_html(replace(page)) == html
 
 
 def test_the_page_stands_alone(html: str) -> None:
@@ -138,27 +137,27 @@ def test_an_unavailable_row_has_words_for_numbers(html: str) -> None:
     assert 'class="why" role="cell" colspan="5">unavailable</td>' in cells
 
 
-def test_a_column_of_nothing_is_left_out(page: Page) -> None:
-    rows = [row for row in page.rows if row["published_val_loss"] is None]
+def test_a_column_of_nothing_is_left_out(page: ComparisonPage) -> None:
+    rows = [row for row in page.rows if row.published_val_loss is None]
     bare = replace(page, rows=rows, sampling=None, corpus=None)
-    (head,) = re.findall(r"<thead.*?</thead>", render(bare), re.S)
+    (head,) = re.findall(r"<thead.*?</thead>", render_html(bare), re.S)
     assert head.count("<th ") == 6
     assert "published" not in head
 
 
-def test_a_page_of_little_leaves_the_rest_out(page: Page) -> None:
-    bare = Page(subject="s", verdict="v", rows=page.rows[:1])
-    reader = read(render(bare))
+def test_a_page_of_little_leaves_the_rest_out(page: ComparisonPage) -> None:
+    bare = ComparisonPage(subject="s", verdict="v", rows=page.rows[:1])
+    reader = read(render_html(bare))
     assert reader.all("svg") == []
     assert reader.all("fieldset") == []
     for heading in ("Completions", "Samples", "The text", "Where each model", "Every setting"):
         assert heading not in reader.text
 
 
-def test_a_page_of_much_stays_small(page: Page) -> None:
+def test_a_page_of_much_stays_small(page: ComparisonPage) -> None:
     text = [replace(page.windows[0][1], losses=(5.5,) * 7, text=" tokens") for _ in range(1024)]
     full = replace(page, windows=[text], models=[f"model {i}" for i in range(7)])
-    assert len(render(full).encode()) < 1_500_000
+    assert len(render_html(full).encode()) < 1_500_000
 
 
 def test_inline_drawings_do_not_share_ids() -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.comparison.table import Comparison, compare
-from pipeline.comparison.verdict import verdict
+from pipeline.comparison.columns import cells, comparison_report
+from pipeline.comparison.table import Comparison, read_comparison
+from pipeline.comparison.verdict import comparison_verdict
 from pipeline.errors import UserError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "comparison"
@@ -45,7 +46,7 @@ def edit(reports: Path) -> Edit:
 
 
 def compared(reports: Path, *sizes: str, start: str = "scratch") -> Comparison:
-    return compare(
+    return read_comparison(
         reports / "evaluate.json",
         reports / "train.json",
         reports / "baselines",
@@ -56,7 +57,7 @@ def compared(reports: Path, *sizes: str, start: str = "scratch") -> Comparison:
 
 def test_rows_are_the_files_numbers_in_their_order(reports: Path) -> None:
     comparison = compared(reports, "1558M", "124M")
-    assert list(comparison.rows) == [*SCRATCH, "gpt2_124M", "gpt2_1558M"]
+    assert list(comparison.models) == [*SCRATCH, "gpt2_124M", "gpt2_1558M"]
     evaluation = json.loads((reports / "evaluate.json").read_text())
     baseline = json.loads((reports / "baselines" / "124M.json").read_text())
     for key, losses, parameters in (
@@ -65,33 +66,33 @@ def test_rows_are_the_files_numbers_in_their_order(reports: Path) -> None:
         ("scratch_last", evaluation, 1234567),
         ("gpt2_124M", baseline, 124439808),
     ):
-        row = comparison.rows[key]
-        assert row.parameters == parameters
-        assert row.train_loss == losses["train"]["loss"]
-        assert row.val_loss == losses["val"]["loss"]
-        assert row.val_perplexity == losses["val"]["perplexity"]
-        assert row.val_bits_per_byte == losses["val"]["bits_per_byte"]
-        assert row.published_val_loss is None
-        assert row.status == "measured"
+        row = cells(comparison.models[key])
+        assert row["parameters"] == parameters
+        assert row["train_loss"] == losses["train"]["loss"]
+        assert row["val_loss"] == losses["val"]["loss"]
+        assert row["val_perplexity"] == losses["val"]["perplexity"]
+        assert row["val_bits_per_byte"] == losses["val"]["bits_per_byte"]
+        assert row["published_val_loss"] is None
+        assert row["status"] == "measured"
 
 
 def test_an_unavailable_size_is_a_row_in_words(reports: Path) -> None:
-    row = compared(reports, "1558M").rows["gpt2_1558M"]
-    assert row.model == "GPT-2 XL (1558M)"
-    assert row.status == "unavailable: no answer from openaipublic.blob.core.windows.net"
-    assert (row.parameters, row.train_loss, row.val_loss) == (None, None, None)
-    assert (row.val_perplexity, row.val_bits_per_byte) == (None, None)
+    row = cells(compared(reports, "1558M").models["gpt2_1558M"])
+    assert row["model"] == "GPT-2 XL (1558M)"
+    assert row["status"] == "unavailable: no answer from openaipublic.blob.core.windows.net"
+    assert (row["parameters"], row["train_loss"], row["val_loss"]) == (None, None, None)
+    assert (row["val_perplexity"], row["val_bits_per_byte"]) == (None, None)
 
 
 def test_a_size_that_was_not_measured_yet_says_how_it_is(reports: Path) -> None:
-    row = compared(reports, "355M").rows["gpt2_355M"]
+    row = compared(reports, "355M").models["gpt2_355M"]
     assert row.status == "unavailable: `dvc repro baseline@355M` measures it"
 
 
 def test_only_the_sizes_named_are_read(reports: Path) -> None:
     (reports / "baselines" / "124M.json").write_text("left behind and broken")
-    assert list(compared(reports, "1558M").rows) == [*SCRATCH, "gpt2_1558M"]
-    assert list(compared(reports).rows) == SCRATCH
+    assert list(compared(reports, "1558M").models) == [*SCRATCH, "gpt2_1558M"]
+    assert list(compared(reports).models) == SCRATCH
 
 
 def as_the_book(edit: Edit, **changes: Any) -> None:
@@ -103,11 +104,11 @@ def as_the_book(edit: Edit, **changes: Any) -> None:
 
 def test_published_losses_stand_beside_the_books_text(reports: Path, edit: Edit) -> None:
     as_the_book(edit)
-    rows = compared(reports, "124M", "355M", "774M", "1558M").rows
+    rows = compared(reports, "124M", "355M", "774M", "1558M").models
     published = {key: row.published_val_loss for key, row in rows.items()}
     assert published == dict.fromkeys(rows) | {"gpt2_124M": 3.5596, "gpt2_1558M": 3.1195}
-    assert rows["gpt2_124M"].val_loss == 3.5
-    assert rows["gpt2_1558M"].val_loss is None
+    assert cells(rows["gpt2_124M"])["val_loss"] == 3.5
+    assert cells(rows["gpt2_1558M"])["val_loss"] is None
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_published_losses_stand_beside_nothing_else(
     reports: Path, edit: Edit, change: dict[str, Any]
 ) -> None:
     as_the_book(edit, **change)
-    rows = compared(reports, "124M", "1558M").rows
+    rows = compared(reports, "124M", "1558M").models
     assert [row.published_val_loss for row in rows.values()] == [None] * 5
 
 
@@ -172,18 +173,19 @@ def test_a_missing_file_is_named(reports: Path) -> None:
 
 
 def test_completions_keep_the_rows_that_have_any(reports: Path) -> None:
-    completions = compared(reports, "124M", "1558M").completions
+    models = compared(reports, "124M", "1558M").models
+    completions = {key: model.completions for key, model in models.items() if model.completions}
     assert list(completions) == ["scratch_best", "gpt2_124M"]
     assert completions["gpt2_124M"] == {"The capital of France is": " Paris.", "Water is": " wet."}
 
 
 def test_a_model_that_began_with_other_weights_is_not_called_scratch(reports: Path) -> None:
-    names = [row.model for row in compared(reports, start="gpt2-124M").rows.values()]
+    names = [row.name for row in compared(reports, start="gpt2-124M").models.values()]
     assert names == ["before training", "from gpt2-124M (best)", "from gpt2-124M (last)"]
 
 
 def test_json_nests_the_measured_numbers_by_model(reports: Path) -> None:
-    content = compared(reports, "124M", "1558M").as_json("So it is.")
+    content = comparison_report(compared(reports, "124M", "1558M"), "So it is.").model_dump()
     assert content["verdict"] == "So it is."
     assert [row["model"] for row in content["rows"]][-1] == "GPT-2 XL (1558M)"
     assert list(content["models"]) == [*SCRATCH, "gpt2_124M"]
@@ -260,14 +262,14 @@ def test_the_verdict_says_what_was_measured(
 ) -> None:
     for file, keys in changes.items():
         edit(file, **keys)
-    assert verdict(compared(reports, *sizes), epochs) == sentence
+    assert comparison_verdict(compared(reports, *sizes), epochs) == sentence
 
 
 def test_the_verdict_names_the_smallest_and_the_largest(reports: Path, edit: Edit) -> None:
     for size, parameters, perplexity in (("355M", 354823168, 28.1), ("1558M", 1557611200, 22.64)):
         shutil.copy(reports / "baselines/124M.json", reports / f"baselines/{size}.json")
         edit(f"baselines/{size}.json", parameters=parameters, val__perplexity=perplexity)
-    sentence = verdict(compared(reports, "124M", "355M", "1558M"), 10, "gpt2-124M")
+    sentence = comparison_verdict(compared(reports, "124M", "355M", "1558M"), 10, "gpt2-124M")
     assert sentence.startswith("Ten epochs from gpt2-124M reach")
     assert sentence.endswith(
         "; GPT-2 small, 124M, predicts this text with a perplexity of 33 and GPT-2 XL, 1558M, "

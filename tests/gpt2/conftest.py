@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.gpt2.network import Patience
-from pipeline.gpt2.release import Hparams
+from pipeline.gpt2.sizes import Hparams
 from tests.helpers.checkpoints import TINY, write_checkpoint
 from tests.helpers.hostile import Hostile
 

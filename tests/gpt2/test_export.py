@@ -13,8 +13,9 @@ from click.testing import CliRunner
 
 from pipeline.cli import main
 from pipeline.errors import UserError
-from pipeline.gpt2 import huggingface, tf_checkpoint
+from pipeline.gpt2 import tf_checkpoint
 from pipeline.gpt2.export import export
+from pipeline.gpt2.load import load_huggingface
 from pipeline.model.gpt import GPT, GPTConfig, initialise
 from pipeline.model.saved import save_config, save_weights
 from pipeline.tokens.tokenizer import encode
@@ -60,14 +61,14 @@ def test_transformers_computes_the_same(qkv_bias: bool, tie_weights: bool, tmp_p
     assert ours.std() > 0.1
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
     with torch.no_grad():
-        again = huggingface.load(tmp_path / "out")(ids(model))
+        again = load_huggingface(tmp_path / "out")(ids(model))
     torch.testing.assert_close(ours, again, rtol=0, atol=1e-6)
 
 
 def test_gpt2_goes_out_and_comes_back(tiny: Path, tmp_path: Path) -> None:
     model = tf_checkpoint.load(tiny)
     export(model, tmp_path / "out")
-    again = huggingface.load(tmp_path / "out")
+    again = load_huggingface(tmp_path / "out")
     assert again.config == model.config
     torch.testing.assert_close(dict(again.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
 
@@ -76,7 +77,7 @@ def test_bf16_stays_bf16(tmp_path: Path) -> None:
     model = scratch().to(torch.bfloat16)
     export(model, tmp_path / "out")
     their_logits(tmp_path / "out", ids(model), torch.bfloat16)
-    again = huggingface.load(tmp_path / "out", torch.bfloat16)
+    again = load_huggingface(tmp_path / "out", torch.bfloat16)
     assert torch.equal(again.lm_head.weight, model.lm_head.weight)
 
 
@@ -113,7 +114,7 @@ def test_the_command_exports_best_or_last(tmp_path: Path, monkeypatch: pytest.Mo
         save_weights(folder, model.state_dict(), which)  # type: ignore[arg-type]
         done = CliRunner().invoke(main, ["export", which, "--weights", which])
         assert done.exit_code == 0, done.output
-        again = huggingface.load(Path(which))
+        again = load_huggingface(Path(which))
         assert torch.equal(again.lm_head.weight, model.lm_head.weight)
     done = CliRunner().invoke(main, ["export", "out", "--model", "gpt2-125M"])
     assert done.exit_code == 1
@@ -127,7 +128,7 @@ def test_gpt2_is_exported_by_its_name(write: Write, monkeypatch: pytest.MonkeyPa
     Path("params.yaml").write_text("gpt2: {source: weights}")
     done = CliRunner().invoke(main, ["export", "out", "--model", "gpt2-124M"])
     assert done.output == f"out: {TINY.parameters:,} parameters\n"
-    assert huggingface.load(Path("out")).count_parameters() == TINY.parameters
+    assert load_huggingface(Path("out")).count_parameters() == TINY.parameters
 
 
 def test_config_holds_nothing_that_differs_between_runs(tmp_path: Path) -> None:

@@ -7,18 +7,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import UserError
 from pipeline.gpt2 import release
-from pipeline.gpt2.cache import place_of
 from pipeline.gpt2.fetch import fetch, verify_apart, verify_here
 from pipeline.gpt2.load import load_gpt2
+from pipeline.gpt2.location import locate
 from pipeline.gpt2.network import Patience
 from pipeline.gpt2.release import DATA, FILES, HPARAMS, INDEX
+from pipeline.gpt2.sizes import SIZES
 from pipeline.params import Gpt2
 from pipeline.system.files import sha256_of
 from tests.helpers.checkpoints import TINY
@@ -44,7 +45,7 @@ def bring(patience: Patience) -> Fetch:
     """`fetch`, without the seconds that a process of its own for TensorFlow takes."""
 
     def bring(settings: Gpt2, size: str = "124M") -> dict:
-        return fetch(size, settings, patience=patience, verify=verify_here)
+        return fetch(size, settings, patience=patience, verify=verify_here).model_dump()
 
     return bring
 
@@ -183,7 +184,7 @@ def test_a_change_of_what_was_fetched_is_noticed(
 ) -> None:
     report = bring(mirror)
     asked(hostile)
-    data = place_of("124M", mirror).folder / DATA
+    data = locate("124M", mirror).folder / DATA
     os.utime(data, (1, 1))
     assert bring(mirror) == report
     assert asked(hostile) == []
@@ -216,7 +217,7 @@ def test_two_processes_fetch_it_once(mirror: Gpt2, hostile: Hostile) -> None:
     hostile.faults = [Fault(cut=10)]  # one of them is at it for a second
     script = (
         "import sys; from pipeline.gpt2.fetch import fetch; from pipeline.params import Gpt2;"
-        "r = fetch('124M', Gpt2(mirror=sys.argv[1]), verify=lambda *a: None); print(r['status'])"
+        "r = fetch('124M', Gpt2(mirror=sys.argv[1]), verify=lambda *a: None); print(r.status)"
     )
     children = [
         subprocess.Popen(
@@ -236,7 +237,7 @@ def openai(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> Gpt2:
     """OpenAI's address and the fallback, both here; OpenAI's 124M is tiny."""
     monkeypatch.setattr(release, "OPENAI", f"{hostile.address}/openai")
     monkeypatch.setattr(release, "FALLBACK", f"{hostile.address}/fallback")
-    monkeypatch.setitem(release.SIZES, "124M", TINY)
+    monkeypatch.setitem(SIZES, "124M", replace(SIZES["124M"], hparams=TINY))
     return Gpt2()
 
 
@@ -298,11 +299,11 @@ def test_a_local_folder_is_read_where_it_is(
     else:
         settings = Gpt2(source=str(folder))
         assert bring(settings)["reason"] == ("hparams.json: n_ctx is 64, but GPT-2 124M has 1024")
-        monkeypatch.setitem(release.SIZES, "124M", TINY)
+        monkeypatch.setitem(SIZES, "124M", replace(SIZES["124M"], hparams=TINY))
     report = bring(settings)
     assert (report["status"], report["source"]) == ("available", "local")
     assert load_gpt2("124M", settings).config.n_embd == TINY.n_embd
-    assert sorted(p.name for p in place_of("124M", settings).folder.iterdir()) == sorted(FILES)
+    assert sorted(p.name for p in locate("124M", settings).folder.iterdir()) == sorted(FILES)
 
 
 def test_a_local_folder_that_changes_is_told(write: Write, bring: Fetch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -12,12 +13,11 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.gpt2 import release
 from pipeline.gpt2.export import export
 from pipeline.gpt2.fetch import fetch
 from pipeline.gpt2.huggingface import FILES, WEIGHTS
 from pipeline.gpt2.load import load_gpt2
-from pipeline.gpt2.release import Hparams
+from pipeline.gpt2.sizes import SIZES, Hparams
 from pipeline.model.gpt import GPT, GPTConfig, initialise
 from pipeline.params import Gpt2
 
@@ -83,7 +83,7 @@ def model() -> GPT:
 @pytest.fixture
 def hub(model: GPT, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     export(model, tmp_path / "out")
-    monkeypatch.setitem(release.SIZES, "355M", HPARAMS)
+    monkeypatch.setitem(SIZES, "355M", replace(SIZES["355M"], hparams=HPARAMS))
     with Hub() as server:
         for name in FILES:
             path = f"/openai-community/gpt2-medium/resolve/main/{name}"
@@ -99,8 +99,8 @@ def hub(model: GPT, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_size_is_fetched_once(hub: Hub, model: GPT) -> None:
     report = fetch("355M", HUB)
-    assert (report["status"], report["source"]) == ("available", "huggingface")
-    assert list(report["files"]) == list(FILES)
+    assert (report.status, report.source) == ("available", "huggingface")
+    assert list(report.files) == list(FILES)
     assert hub.got == list(FILES)
     assert fetch("355M", HUB) == report
     assert hub.got == list(FILES)
@@ -110,32 +110,33 @@ def test_a_size_is_fetched_once(hub: Hub, model: GPT) -> None:
 
 def test_a_file_that_is_not_there_is_unavailable(hub: Hub) -> None:
     report = fetch("124M", HUB)
-    assert report["status"] == "unavailable"
-    assert report["reason"].startswith("openai-community/gpt2/config.json cannot be fetched")
+    assert report.status == "unavailable"
+    assert (report.reason or "").startswith("openai-community/gpt2/config.json cannot be fetched")
 
 
 def test_weights_that_do_not_match_the_hub_s_digest_are_refused(hub: Hub, cache: Path) -> None:
     path = f"/openai-community/gpt2-medium/resolve/main/{WEIGHTS}"
     hub.etags[path] = "0" * 64
     report = fetch("355M", HUB)
-    assert report["reason"] == (
+    assert report.reason == (
         "openai-community/gpt2-medium/model.safetensors does not match the hub's digest"
     )
     assert not list(cache.rglob("*.safetensors"))
     del hub.etags[path]
-    assert fetch("355M", HUB)["status"] == "available"
+    assert fetch("355M", HUB).status == "available"
 
 
 def test_another_size_s_configuration_is_refused(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(release.SIZES, "355M", Hparams(300, 16, 32, 4, 4))
+    other = replace(SIZES["355M"], hparams=Hparams(300, 16, 32, 4, 4))
+    monkeypatch.setitem(SIZES, "355M", other)
     reason = "openai-community/gpt2-medium/config.json: n_layer is 3, but GPT-2 355M has 4"
-    assert fetch("355M", HUB)["reason"] == reason
+    assert fetch("355M", HUB).reason == reason
     assert hub.got == ["config.json"]
 
 
 def test_nobody_there_is_unavailable(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
-    assert fetch("355M", HUB)["reason"] == "127.0.0.1 cannot be reached (Connection refused)"
+    assert fetch("355M", HUB).reason == "127.0.0.1 cannot be reached (Connection refused)"
 
 
 def test_without_the_package_it_is_an_error_that_says_what_to_install(

@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 from pipeline.gpt2 import huggingface
 from pipeline.gpt2.fetch import fetch
 from pipeline.gpt2.huggingface import CONFIG, WEIGHTS
-from pipeline.gpt2.load import load_gpt2
+from pipeline.gpt2.load import load_gpt2, load_huggingface
 from pipeline.params import Gpt2
 
 Change = Callable[[dict[str, torch.Tensor]], None]
@@ -51,14 +51,14 @@ def their_logits(folder: Path, ids: torch.Tensor) -> torch.Tensor:
 
 def our_logits(folder: Path, ids: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        return huggingface.load(folder)(ids)
+        return load_huggingface(folder)(ids)
 
 
 IDS = torch.arange(32).view(2, 16)
 
 
 def test_logits_equal_those_of_transformers(theirs: Path) -> None:
-    model = huggingface.load(theirs)
+    model = load_huggingface(theirs)
     assert model.config.tie_weights
     torch.testing.assert_close(
         our_logits(theirs, IDS), their_logits(theirs, IDS), rtol=0, atol=1e-4
@@ -92,8 +92,8 @@ def test_half_precision_files_are_read_as_asked(theirs: Path) -> None:
         tensors.update({name: t.to(torch.float16) for name, t in tensors.items()})
 
     change(theirs, halve)
-    assert huggingface.load(theirs).wte.weight.dtype == torch.float32
-    assert huggingface.load(theirs, torch.bfloat16).wte.weight.dtype == torch.bfloat16
+    assert load_huggingface(theirs).wte.weight.dtype == torch.float32
+    assert load_huggingface(theirs, torch.bfloat16).wte.weight.dtype == torch.bfloat16
 
 
 def drop(tensors: dict[str, torch.Tensor]) -> None:
@@ -129,7 +129,7 @@ def spoil(tensors: dict[str, torch.Tensor]) -> None:
 def test_a_wrong_tensor_is_named(how: Change, message: str, theirs: Path) -> None:
     change(theirs, how)
     with pytest.raises(UserError, match=message):
-        huggingface.load(theirs)
+        load_huggingface(theirs)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_a_wrong_tensor_is_named(how: Change, message: str, theirs: Path) -> Non
 def test_another_architecture_is_refused(values: dict, message: str, theirs: Path) -> None:
     set_config(theirs, **values)
     with pytest.raises(UserError, match=message):
-        huggingface.load(theirs)
+        load_huggingface(theirs)
 
 
 @pytest.mark.parametrize("size", [0, 5, 100, 5000, -1])
@@ -166,7 +166,7 @@ def test_a_missing_file_is_named(name: str, theirs: Path) -> None:
 def test_a_local_folder_of_this_layout_is_a_source(theirs: Path, cache: Path) -> None:
     settings = Gpt2(source=str(theirs.parent))
     report = fetch("124M", settings)
-    assert (report["status"], list(report["files"])) == ("available", [CONFIG, WEIGHTS])
+    assert (report.status, list(report.files)) == ("available", [CONFIG, WEIGHTS])
     assert load_gpt2("124M", settings).config.n_layer == 3
     itself = fetch("124M", Gpt2(source=str(theirs)))
-    assert itself["reason"] == "config.json: n_vocab is 300, but GPT-2 124M has 50257"
+    assert itself.reason == "config.json: n_vocab is 300, but GPT-2 124M has 50257"

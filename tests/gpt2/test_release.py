@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.gpt2.release import SIZES, Hparams, check_size, read_hparams
+from pipeline.gpt2.release import check_size, read_hparams
+from pipeline.gpt2.sizes import SIZES, Hparams
 from pipeline.params import Gpt2
 
 
@@ -23,16 +24,16 @@ from pipeline.params import Gpt2
     ],
 )
 def test_parameters_and_bytes(size: str, parameters: int, data_bytes: int) -> None:
-    assert SIZES[size].parameters == parameters
-    assert SIZES[size].data_bytes == data_bytes
+    assert SIZES[size].hparams.parameters == parameters
+    assert SIZES[size].hparams.data_bytes == data_bytes
 
 
 def test_every_size_can_be_asked_for() -> None:
-    assert Gpt2(sizes=tuple(SIZES)).sizes == tuple(SIZES)  # type: ignore[arg-type]
+    assert Gpt2(sizes=tuple(SIZES)).sizes == tuple(SIZES)
 
 
 def test_names_and_shapes_are_openai_s() -> None:
-    hparams = SIZES["124M"]
+    hparams = SIZES["124M"].hparams
     assert hparams.variables["h.11.attn.c_attn.weight"] == "model/h11/attn/c_attn/w"
     assert hparams.variables["ln_f.bias"] == "model/ln_f/b"
     assert len(hparams.variables) == len(hparams.shapes) == 4 + 12 * 12
@@ -47,9 +48,9 @@ def test_names_and_shapes_are_openai_s() -> None:
 
 def test_hparams_are_read_whatever_else_they_hold(tmp_path: Path) -> None:
     path = tmp_path / "hparams.json"
-    path.write_text(json.dumps({**asdict(SIZES["355M"]), "dropout": 0.1}))
+    path.write_text(json.dumps({**asdict(SIZES["355M"].hparams), "dropout": 0.1}))
     found = read_hparams(path)
-    assert found == SIZES["355M"]
+    assert found == SIZES["355M"].hparams
     check_size(path, found, "355M")
     with pytest.raises(UserError, match=r"hparams.json: n_embd is 1024, but GPT-2 124M has 768"):
         check_size(path, found, "124M")

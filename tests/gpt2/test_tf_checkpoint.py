@@ -18,7 +18,8 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.gpt2 import tf_checkpoint
-from pipeline.gpt2.release import DATA, HPARAMS, INDEX, SIZES, Hparams
+from pipeline.gpt2.release import DATA, HPARAMS, INDEX
+from pipeline.gpt2.sizes import SIZES, Hparams
 from tests.helpers.checkpoints import TINY, random_weights
 from tests.helpers.reference import transformers_logits
 

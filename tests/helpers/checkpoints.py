@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.gpt2.release import Hparams
+from pipeline.gpt2.sizes import Hparams
 
 Array = npt.NDArray[np.float32]
 

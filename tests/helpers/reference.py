@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.gpt2.release import Hparams
+from pipeline.gpt2.sizes import Hparams
 
 
 def transformers_logits(folder: Path, hparams: Hparams, ids: torch.Tensor) -> torch.Tensor:

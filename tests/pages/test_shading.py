@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +12,7 @@ from pipeline.pages.shading import (
     DARK,
     LIGHT,
     STEPS,
+    TextSpan,
     break_lines,
     running,
     scale,
@@ -22,16 +22,13 @@ from pipeline.pages.shading import (
 )
 
 
-@dataclass(frozen=True)
-class Token:
-    text: str
-    losses: tuple[float, ...] = (1.0,)
-    tokens: int = 1
+def token(text: str, losses: tuple[float, ...] = (1.0,), tokens: int = 1) -> TextSpan:
+    return TextSpan(text, losses, tokens)
 
 
 def lines_of(texts: list[str], width: int) -> list[str]:
-    lines = break_lines([Token(text) for text in texts], width)
-    return ["".join(piece.text for piece in line) for line in lines]
+    lines = break_lines([token(text) for text in texts], width)
+    return ["".join(span.text for span in line) for line in lines]
 
 
 def test_lines_break_before_words_and_after_newlines() -> None:
@@ -57,12 +54,12 @@ def test_a_text_without_blanks_is_broken_too() -> None:
 
 
 def test_a_window_is_marked_where_it_begins() -> None:
-    windows = [[Token("one"), Token(" two")], [Token("three")]]
+    windows = [[token("one"), token(" two")], [token("three")]]
     assert [line.window for line in shaded_lines(windows, 3)] == [1, 0, 2]
 
 
 def test_a_token_has_its_step_and_its_nats() -> None:
-    pieces = [Token("<b>", (0.2, 3.456)), Token('"é', (1.0, 9.0), 2), Token("\n", (0.0, 99.0))]
+    pieces = [token("<b>", (0.2, 3.456)), token('"é', (1.0, 9.0), 2), token("\n", (0.0, 99.0))]
     assert shade(pieces, 1) == (
         '<span class="l3" title="3.46">&lt;b&gt;</span>'
         '<span class="l4" title="9.00 over 2 tokens">&#34;é</span>'

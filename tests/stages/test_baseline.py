@@ -13,12 +13,22 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from pipeline.comparison.columns import to_markdown
+from pipeline.comparison.page import unbroken
+from pipeline.comparison.report import published_note
+from pipeline.comparison.table import read_comparison
+from pipeline.comparison.verdict import comparison_verdict
+from pipeline.errors import UserError
 from pipeline.evaluation.baseline import choose_precision
 from pipeline.gpt2.release import DATA
-from pipeline.reports import Baseline, TokenLosses
+from pipeline.gpt2.sizes import SIZES, PublishedLosses, Size
+from pipeline.params import load_params
+from pipeline.reports import BaselineReport, EvaluationReport, SplitLosses, TokenLossesReport
 from pipeline.tokens.tokenizer import byte_lengths, decode, encode
 from pipeline.tokens.windows import Windows
+from pipeline.weights import find
 from tests.helpers.checkpoints import TINY, write_checkpoint
+from tests.helpers.make_golden import GOLDEN
 from tests.helpers.reference import transformers_logits
 
 PROMPTS = ["The capital of France is", "Two plus two equals"]
@@ -69,7 +79,7 @@ def run(
     write_split(tmp_path / "data/tokens/train", encode("It was the best of times. " * 40))
     write_split(tmp_path / "data/tokens/val", encode("It was the worst of times: naïve. " * 10))
 
-    def run(*, fetched: bool = True, **sections: dict) -> Result:
+    def run(*, size: str = "124M", fetched: bool = True, **sections: dict) -> Result:
         params = {
             "model": {"context_length": LENGTH},
             "evaluate": {"batch_size": 3},
@@ -80,21 +90,23 @@ def run(
             params[section] = {**params[section], **values}
         Path("params.yaml").write_text(json.dumps(params))
         if fetched:
-            assert invoke("fetch_gpt2", "--report", "reports/gpt2/124M.json").exit_code == 0
+            done = invoke("fetch_gpt2", size, "--report", f"reports/gpt2/{size}.json")
+            assert done.exit_code == 0, done.output
         return invoke(
             "baseline",
-            *("--tokens", "data/tokens", "--weights", "reports/gpt2/124M.json"),
-            *("--report", "reports/baselines/124M.json"),
-            *("--token-losses", "reports/token_losses/124M.json"),
-            *("--journal", "journals/baselines/124M"),
+            size,
+            *("--tokens", "data/tokens", "--weights", f"reports/gpt2/{size}.json"),
+            *("--report", f"reports/baselines/{size}.json"),
+            *("--token-losses", f"reports/token_losses/{size}.json"),
+            *("--journal", f"journals/baselines/{size}"),
         )
 
     return run
 
 
-def invoke(stage: str, *arguments: str) -> Result:
+def invoke(stage: str, size: str, *arguments: str) -> Result:
     main = import_module(f"stages.{stage}").main
-    return CliRunner().invoke(main, ["--size", "124M", *arguments])
+    return CliRunner().invoke(main, ["--size", size, *arguments])
 
 
 def report() -> dict:
@@ -159,8 +171,8 @@ def test_equal_work_gives_equal_bytes_and_the_run_has_the_times(run: Run) -> Non
     names = ("reports/baselines/124M.json", "reports/token_losses/124M.json")
     run()
     first = [Path(name).read_bytes() for name in names]
-    assert Baseline.read(Path(names[0])).status == "measured"
-    assert TokenLosses.read(Path(names[1])).context_length == LENGTH
+    assert BaselineReport.read(Path(names[0])).status == "measured"
+    assert TokenLossesReport.read(Path(names[1])).context_length == LENGTH
     journal = "".join(p.read_text() for p in Path("journals/baselines/124M").rglob("*.jsonl"))
     for name in ("load_seconds", "tokens_per_second", "peak_ram_gb", "last/val_loss"):
         assert name in journal
@@ -199,8 +211,8 @@ def test_what_was_not_fetched_is_unavailable_for_the_same_reason(run: Run) -> No
     assert token_losses()["models"] == {}
     # DVC warns of an empty folder.
     assert [path.name for path in Path("journals/baselines/124M").iterdir()] == ["no_run.txt"]
-    assert Baseline.read(Path("reports/baselines/124M.json")).status == "unavailable"
-    assert TokenLosses.read(Path("reports/token_losses/124M.json")).models == {}
+    assert BaselineReport.read(Path("reports/baselines/124M.json")).status == "unavailable"
+    assert TokenLossesReport.read(Path("reports/token_losses/124M.json")).models == {}
 
 
 def test_windows_longer_than_gpt2_reads_are_unavailable(run: Run) -> None:
@@ -240,3 +252,39 @@ def test_auto_is_fp32_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
         assert choose_precision("auto", xl, cpu) == precision
         assert choose_precision("fp32", xl, cpu) == "fp32"
         assert choose_precision("bf16", 1, cpu) == "bf16"
+
+
+def test_a_new_size_is_one_entry(
+    run: Run, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settings, fetching, reading, measuring and the comparison know it."""
+    published = PublishedLosses(val=4.25, train=4.5)
+    monkeypatch.setitem(SIZES, "7M", Size("7M", "GPT-2 tiny", TINY, "nobody/tiny", published))
+    (tmp_path / "7M").symlink_to(weights)
+    done = run(size="7M", gpt2={"source": str(tmp_path), "sizes": ["124M", "7M"]})
+    assert done.exit_code == 0, done.output
+    assert find("gpt2-7M").load(load_params().gpt2).count_parameters() == TINY.parameters
+    Path("wrong.yaml").write_text("gpt2: {sizes: [8M]}")
+    with pytest.raises(UserError, match="'774M', '1558M' or '7M', not '8M'"):
+        load_params(Path("wrong.yaml"))
+
+    measured = BaselineReport.read(Path("reports/baselines/7M.json"))
+    assert measured.train is not None
+    assert measured.val is not None
+    both = SplitLosses(train=measured.train, val=measured.val)
+    EvaluationReport(
+        corpus_sha256="c" * 64,
+        context_length=LENGTH,
+        train=both.train,
+        val=both.val,
+        best=both,
+        untrained=both,
+    ).write(Path("reports/evaluate.json"))
+    comparison = read_comparison(
+        Path("reports/evaluate.json"), GOLDEN / "train.json", Path("reports/baselines"), ["7M"]
+    )
+    last = to_markdown(comparison.models.values()).splitlines()[-1]
+    assert last.startswith(f"| GPT-2 tiny (7M) | {TINY.parameters:,} | {both.train.loss:.3f} |")
+    assert "GPT-2 tiny, 7M, predicts this text" in comparison_verdict(comparison, 1)
+    assert published_note().endswith("3.3046 for XL and 4.5000 for tiny.")
+    assert unbroken("GPT-2 tiny (7M)") == '<span class="unbroken">GPT-2 tiny (7M)</span>'

@@ -8,13 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from pipeline.tracking.journal import read_run
 from pipeline.tracking.mlflow.store import connect
-from stages.compare import main
+from tests.helpers.make_golden import GOLDEN, TABLES, compare
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "comparison"
 WRITTEN = [f"comparison.{suffix}" for suffix in ("csv", "html", "json", "md", "png")]
 
 
@@ -30,23 +28,6 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def compare(sizes: str = "[124M, 1558M]", *more: str) -> Result:
-    Path("params.yaml").write_text(f"gpt2: {{sizes: {sizes}}}\n")
-    files = {
-        "corpus": "corpus.json",
-        "split": "split.json",
-        "train": "train.json",
-        "history": "history.csv",
-        "evaluate": "evaluate.json",
-        "baselines": "baselines",
-        "token-losses": "token_losses",
-        "parent": "train_run.json",
-        "journal": "journals/compare",
-    }
-    options = [part for name, file in files.items() for part in (f"--{name}", f"reports/{file}")]
-    return CliRunner().invoke(main, [*options, "--reports", "reports", *more])
-
-
 def written() -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in Path("reports").glob("comparison*")}
 
@@ -55,7 +36,7 @@ def test_writes_the_golden_tables(repo: Path) -> None:
     result = compare("[124M, 1558M]", "--samples", "reports/samples.json")
     assert result.exit_code == 0, result.output
     assert sorted(written()) == WRITTEN
-    for name in ("comparison.csv", "comparison.md", "comparison.json"):
+    for name in TABLES:
         assert written()[name].decode() == (GOLDEN / "expected" / name).read_text()
     verdict = json.loads(written()["comparison.json"])["verdict"]
     assert result.output == f"{verdict}\n"
@@ -136,7 +117,11 @@ def test_mlflow_shows_the_same_numbers(repo: Path, monkeypatch: pytest.MonkeyPat
     ("file", "content", "said"),
     [
         ("evaluate.json", None, "evaluate.json: no such file"),
-        ("evaluate.json", '{"best": 1}', "evaluate.json: train: field required"),
+        (
+            "evaluate.json",
+            '{"corpus_sha256": "5", "context_length": 8, "best": 1}',
+            "evaluate.json: train: field required",
+        ),
         ("split.json", "{}", "split.json: corpus: field required"),
         ("corpus.json", "[", "corpus.json: not valid JSON"),
         ("history.csv", None, "history.csv: No such file or directory"),

@@ -1,7 +1,7 @@
-"""Validation text as pieces that a page can show, each with every model's loss.
+"""Validation text as spans that a page can show, each with every model's loss.
 
 GPT-2's tokens are bytes: a character such as `é` or an emoji may be cut across two or more. Such
-tokens are shown as one piece, with their losses added; bytes that end in the middle of a
+tokens are shown as one span, with their losses added; bytes that end in the middle of a
 character at the edge of a window become U+FFFD.
 """
 
@@ -13,30 +13,19 @@ from pathlib import Path
 
 from pipeline.comparison.table import UNTRAINED, Comparison
 from pipeline.errors import UserError
-from pipeline.reports import TokenLosses
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One or more whole tokens that make whole characters.
-
-    Attributes:
-        text: what they spell.
-        tokens: how many they are.
-        losses: nats by model, in the order of `TokenView.models`, summed over the tokens.
-    """
-
-    text: str
-    tokens: int
-    losses: tuple[float, ...]
+from pipeline.pages.shading import TextSpan
+from pipeline.reports import TokenLossesReport
 
 
 @dataclass(frozen=True)
 class TokenView:
-    """Windows of pieces; a model's context starts afresh with each window."""
+    """Windows of spans, whose losses are in the order of `models`.
+
+    A model's context starts afresh with each window.
+    """
 
     models: tuple[str, ...]
-    windows: tuple[tuple[Piece, ...], ...]
+    windows: tuple[tuple[TextSpan, ...], ...]
 
 
 def token_view(
@@ -44,52 +33,50 @@ def token_view(
 ) -> TokenView | None:
     """Join the token losses of every measured model; None when no model left any.
 
-    Random weights are left out: they guess blindly everywhere.
+    Random weights are left out: they predict nothing anywhere.
 
     Args:
-        comparison: whose rows are shown, by their names and in their order.
+        comparison: whose models are shown, by their names and in their order.
         folder: `reports/token_losses`, with `scratch.json` and a `SIZE.json` for each GPT-2.
         token_bytes: the bytes that a token id spells.
 
     Raises:
-        UserError: a file is misshapen, or two were measured on different tokens.
+        UserError: a file is damaged, or two were measured on different tokens.
     """
     path = folder / "scratch.json"
     if not path.exists():
         return None
-    scratch = TokenLosses.read(path)
-    losses = {key: scratch.models.get(key.removeprefix("scratch_")) for key in comparison.rows}
-    for key, size in _measured_sizes(comparison):
-        other_path = folder / f"{size}.json"
-        other = TokenLosses.read(other_path) if other_path.exists() else None
-        if other is not None and other.models:
+    scratch = TokenLossesReport.read(path)
+    losses = {key: scratch.models.get(key.removeprefix("scratch_")) for key in comparison.models}
+    for key, size in comparison.sizes.items():
+        other_path = folder / f"{size.name}.json"
+        if comparison.models[key].val is None or not other_path.exists():
+            continue
+        other = TokenLossesReport.read(other_path)
+        if other.models:
             _require_same_tokens(path, scratch, other_path, other)
-            losses[key] = other.models.get(size)
-    if comparison.rows["untrained"].model == UNTRAINED:
+            losses[key] = other.models.get(size.name)
+    if comparison.models["untrained"].name == UNTRAINED:
         del losses["untrained"]
     known = {key: values for key, values in losses.items() if values}
     if not known:
         return None
     return TokenView(
-        models=tuple(comparison.rows[key].model for key in known),
+        models=tuple(comparison.models[key].name for key in known),
         windows=tuple(_windows(scratch, list(known.values()), token_bytes)),
     )
 
 
-def _measured_sizes(comparison: Comparison) -> Iterator[tuple[str, str]]:
-    for key, row in comparison.rows.items():
-        if key.startswith("gpt2_") and row.val_loss is not None:
-            yield key, key.removeprefix("gpt2_")
-
-
 def _windows(
-    record: TokenLosses, losses: Sequence[Sequence[float]], token_bytes: Callable[[int], bytes]
-) -> Iterator[tuple[Piece, ...]]:
-    length = record.context_length
-    for start in range(0, len(record.tokens), length):
-        tokens = record.tokens[start : start + length]
+    report: TokenLossesReport,
+    losses: Sequence[Sequence[float]],
+    token_bytes: Callable[[int], bytes],
+) -> Iterator[tuple[TextSpan, ...]]:
+    length = report.context_length
+    for start in range(0, len(report.tokens), length):
+        tokens = report.tokens[start : start + length]
         yield tuple(
-            Piece(
+            TextSpan(
                 text=text,
                 tokens=stop - begin,
                 losses=tuple(sum(one[start + begin : start + stop]) for one in losses),
@@ -119,7 +106,7 @@ def _cut(data: bytes) -> bool:
 
 
 def _require_same_tokens(
-    path: Path, one: TokenLosses, other_path: Path, other: TokenLosses
+    path: Path, one: TokenLossesReport, other_path: Path, other: TokenLossesReport
 ) -> None:
     for key in ("corpus_sha256", "context_length", "tokens"):
         if getattr(one, key) != getattr(other, key):

@@ -12,13 +12,12 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.gpt2.fetch import fetch, verify_here
-from pipeline.gpt2.kept import load_kept
-from pipeline.gpt2.load import load_gpt2
+from pipeline.gpt2.load import load_gpt2, load_kept
 from pipeline.params import Gpt2
 
 PROGRAM = """
 import sys
-from pipeline.gpt2.kept import load_kept
+from pipeline.gpt2.load import load_kept
 from pipeline.params import Gpt2
 
 load_kept("124M", Gpt2(source=sys.argv[1]))
@@ -34,7 +33,7 @@ def copies(cache: Path) -> list[Path]:
 def verified(tiny: Path, tmp_path: Path, cache: Path) -> Gpt2:
     (tmp_path / "124M").symlink_to(tiny)  # under a size's name, whatever size it is
     settings = Gpt2(source=str(tmp_path))
-    assert fetch("124M", settings, verify=verify_here)["status"] == "available"
+    assert fetch("124M", settings, verify=verify_here).status == "available"
     return settings
 
 

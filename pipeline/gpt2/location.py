@@ -1,4 +1,4 @@
-"""Where a size's weights lie, and the record that tells later whether they are still the same.
+"""Where a size's weights lie, and the record by which a change of them is noticed.
 
 Fetched weights lie in the user's cache, one folder for each source and size, so that a mirror's
 are never taken for OpenAI's. A local folder is used where it is. A record holds each file's
@@ -17,7 +17,9 @@ from typing import Any, Literal
 
 from pipeline.errors import Unavailable, UserError
 from pipeline.gpt2 import huggingface, release
+from pipeline.gpt2.sizes import SIZES
 from pipeline.params import Gpt2
+from pipeline.reports import WeightsFile
 from pipeline.system.files import read_json, sha256_of, write_json
 from pipeline.system.user_cache import cache_folder
 
@@ -28,19 +30,19 @@ FILES: dict[Layout, tuple[str, ...]] = {
     "openai": release.FILES,
     "huggingface": huggingface.FILES,
 }
-# By these a local folder's layout is known.
+# The file by which a local folder's layout is recognised.
 SIGNS: dict[Layout, str] = {"openai": release.INDEX, "huggingface": huggingface.WEIGHTS}
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where one size's weights are, or will be.
 
     Attributes:
         folder: holds `files`, in `layout`.
         record: the JSON file that holds their digests.
         urls: the addresses of the folder, in the order to try them.
-        believed: the files' own statement of their architecture holds, whatever `size` says.
+        any_architecture: the files say their architecture, which need not be that of `size`.
     """
 
     size: str
@@ -50,11 +52,11 @@ class Place:
     folder: Path
     record: Path
     urls: tuple[str, ...] = ()
-    believed: bool = False
+    any_architecture: bool = False
 
 
 def source_of(settings: Gpt2) -> Source:
-    """What reports call the source; a local folder's path stays out of them."""
+    """The source by its name in reports, which hold no path of a local folder."""
     if settings.mirror is not None:
         return "mirror"
     if settings.source == "openai":
@@ -62,19 +64,21 @@ def source_of(settings: Gpt2) -> Source:
     return "huggingface" if settings.source == "huggingface" else "local"
 
 
-def place_of(size: str, settings: Gpt2) -> Place:
-    """Where `settings` say that the weights of `size` are.
+def locate(size: str, settings: Gpt2) -> Location:
+    """Find where the weights of `size` are, or will be, by the `settings`.
 
     Raises:
         UserError: there is no such size, or the mirror is no URL or goes with another source.
         Unavailable: the local folder holds no weights.
     """
-    if size not in release.SIZES:
-        raise UserError(f"GPT-2 has no size {size}; its sizes are {', '.join(release.SIZES)}")
+    if size not in SIZES:
+        raise UserError(f"GPT-2 has no size {size}; its sizes are {', '.join(SIZES)}")
     source = source_of(settings)
     if source == "mirror":
         url = _mirror(settings)
-        return _cached(size, source, f"mirror-{_short(url)}", (f"{url}/{size}",), believed=True)
+        return _cached(
+            size, source, f"mirror-{_short(url)}", (f"{url}/{size}",), any_architecture=True
+        )
     if source == "openai":
         urls = (f"{release.OPENAI}/{size}", f"{release.FALLBACK}/{size}")
         return _cached(size, source, "openai", urls)
@@ -96,58 +100,58 @@ def _mirror(settings: Gpt2) -> str:
 
 
 def _cached(
-    size: str, source: Source, name: str, urls: tuple[str, ...] = (), believed: bool = False
-) -> Place:
+    size: str, source: Source, name: str, urls: tuple[str, ...] = (), any_architecture: bool = False
+) -> Location:
     layout: Layout = "huggingface" if source == "huggingface" else "openai"
     folder = cache_folder() / "gpt2" / name / size
     record = folder / "record.json"
-    return Place(size, source, layout, FILES[layout], folder, record, urls, believed)
+    return Location(size, source, layout, FILES[layout], folder, record, urls, any_architecture)
 
 
-def _local(size: str, source: str) -> Place:
+def _local(size: str, source: str) -> Location:
     given = Path(source).expanduser()
     # In the workspace of a `dvc exp run`, folders that Git does not track are in the main repo.
     for root in (given, Path(os.environ.get("DVC_ROOT", ".")) / given):
         for folder in (root / size, root):
             for layout, sign in SIGNS.items():
                 if (folder / sign).is_file():
-                    return _folder(size, layout, folder, believed=folder != root)
+                    return _folder(size, layout, folder, any_architecture=folder != root)
     raise Unavailable(
         f"gpt2.source is neither openai nor huggingface, nor a folder that holds {size}/"
         f"{release.INDEX}, {size}/{huggingface.WEIGHTS}, or one of these files itself"
     )
 
 
-def _folder(size: str, layout: Layout, folder: Path, believed: bool) -> Place:
+def _folder(size: str, layout: Layout, folder: Path, any_architecture: bool) -> Location:
     files = tuple(
         name for name in FILES[layout] if name not in release.UNREAD or (folder / name).is_file()
     )
     # What was found right under one size's terms is not therefore right under another's.
-    key = _short(f"{folder.resolve()} {size} {believed}")
+    key = _short(f"{folder.resolve()} {size} {any_architecture}")
     record = cache_folder() / "gpt2" / f"local-{key}.json"
-    return Place(size, "local", layout, files, folder, record, believed=believed)
+    return Location(size, "local", layout, files, folder, record, any_architecture=any_architecture)
 
 
 def _short(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-class Record:
-    """What is known of a place's files: digests, and whether the whole was found readable."""
+class FileRecord:
+    """The files of a location as last looked at: digests, and whether all could be read."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, location: Location) -> None:
+        self.location = location
         self._files: dict[str, dict[str, Any]] = {}
         self._verified = False
         try:
-            found = read_json(place.record)
+            found = read_json(location.record)
             self._files, self._verified = dict(found["files"]), bool(found["verified"])
         except (UserError, OSError, KeyError, TypeError, ValueError):
             pass  # none yet, or not ours: everything is looked at again
 
     def holds(self, name: str) -> bool:
         """Whether the file is there and is what was recorded."""
-        path, known = self.place.folder / name, self._files.get(name)
+        path, known = self.location.folder / name, self._files.get(name)
         if known is None or not path.is_file():
             return False
         now = path.stat()
@@ -164,7 +168,7 @@ class Record:
     @property
     def is_whole(self) -> bool:
         """Whether every file is what was recorded when all of them together could be read."""
-        return self._verified and all(self.holds(name) for name in self.place.files)
+        return self._verified and all(self.holds(name) for name in self.location.files)
 
     def knows(self, name: str) -> bool:
         """Whether the file was there once."""
@@ -172,7 +176,7 @@ class Record:
 
     def add(self, name: str, sha256: str) -> None:
         """Record a file as it is now; the whole has to be verified again."""
-        now = (self.place.folder / name).stat()
+        now = (self.location.folder / name).stat()
         self._files[name] = {
             "bytes": now.st_size,
             "sha256": sha256,
@@ -182,7 +186,7 @@ class Record:
         self._save()
 
     def mark_verified(self) -> None:
-        """Say that all files together were read without a fault."""
+        """Record that all files together were read without an error."""
         self._verified = True
         self._save()
 
@@ -190,17 +194,14 @@ class Record:
         """Drop files from the record, and from the folder where it is Lossbook's own."""
         for name in names:
             self._files.pop(name, None)
-            if self.place.source != "local":
-                (self.place.folder / name).unlink(missing_ok=True)
+            if self.location.source != "local":
+                (self.location.folder / name).unlink(missing_ok=True)
         self._verified = False
         self._save()
 
-    def digests(self) -> dict[str, dict[str, Any]]:
-        """`{file: {"bytes", "sha256"}}`, for the report."""
-        return {
-            name: {"bytes": self._files[name]["bytes"], "sha256": self._files[name]["sha256"]}
-            for name in self.place.files
-        }
+    def digests(self) -> dict[str, WeightsFile]:
+        """Each file's size and digest, for the report."""
+        return {name: WeightsFile(**self._files[name]) for name in self.location.files}
 
     def _save(self) -> None:
-        write_json(self.place.record, {"verified": self._verified, "files": self._files})
+        write_json(self.location.record, {"verified": self._verified, "files": self._files})

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.comparison.table import compare
-from pipeline.comparison.tokens import TokenView, token_view, whole_characters
+from pipeline.comparison.table import read_comparison
+from pipeline.comparison.token_view import TokenView, token_view, whole_characters
 from pipeline.errors import UserError
 from pipeline.tokens.tokenizer import encode, token_bytes
 
@@ -25,7 +25,7 @@ def reports(tmp_path: Path) -> Path:
 
 
 def view_of(reports: Path) -> TokenView | None:
-    comparison = compare(
+    comparison = read_comparison(
         reports / "evaluate.json", reports / "train.json", reports / "baselines", ["124M", "1558M"]
     )
     return token_view(comparison, reports / "token_losses", token_bytes)

@@ -1,0 +1,98 @@
+"""The stage compare: every model's losses side by side, as tables, figures and a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.comparison.columns import cells, comparison_report, metrics, to_csv
+from pipeline.comparison.figures import draw_sizes
+from pipeline.comparison.page import ComparisonPage, render_html, render_markdown
+from pipeline.comparison.report import PageContext, make_page, read_history
+from pipeline.comparison.table import Comparison, read_comparison
+from pipeline.comparison.token_view import token_view
+from pipeline.params import load_params
+from pipeline.system.files import write_text
+from pipeline.tokens.tokenizer import token_bytes
+from pipeline.tracking.open_run import Run
+from pipeline.tracking.run import start_run
+
+# Beside the page; a run's description has no files beside it.
+FIGURE = "![Validation loss against parameters](comparison.png)"
+
+
+def compare(
+    params: Path,
+    corpus: Path,
+    split: Path,
+    train: Path,
+    history: Path,
+    evaluate: Path,
+    baselines: Path,
+    token_losses: Path,
+    samples: Path | None,
+    parent: Path,
+    reports: Path,
+    journal: Path,
+) -> str:
+    """Compare this repository's model with GPT-2's sizes; write `comparison.*` into `reports`.
+
+    Args:
+        corpus, split, train, history, evaluate, samples: the reports of the stages so named.
+        baselines, token_losses: the folders of a JSON file per model.
+        parent: `reports/train_run.json`.
+        journal: the folder of the run's journal to write.
+
+    Returns:
+        The verdict.
+
+    Raises:
+        UserError: an input is missing, damaged, or measured on something else.
+    """
+    settings = load_params(params)
+    context = PageContext.read(settings, corpus, split, samples, parent)
+    start = settings.train.init_from
+    comparison = read_comparison(evaluate, train, baselines, settings.gpt2.sizes, start=start)
+    view = token_view(comparison, token_losses, token_bytes)
+    page = make_page(comparison, context, read_history(history), view)
+    with start_run(
+        "compare",
+        experiment=settings.tracking.experiment,
+        description=render_markdown(page),
+        params={"gpt2.sizes": settings.gpt2.sizes},
+        parent=parent,
+        journal=journal,
+    ) as run:
+        write(reports, comparison, page)
+        log(run, reports, comparison)
+    return page.verdict
+
+
+def write(reports: Path, comparison: Comparison, page: ComparisonPage) -> None:
+    """Write `comparison.*`; the JSON last, as the mark that the rest is there."""
+    html = render_html(page)
+    write_text(reports / "comparison.csv", to_csv(page.rows))
+    write_text(reports / "comparison.md", f"{render_markdown(page)}\n{FIGURE}\n")
+    draw_sizes(comparison.models, reports / "comparison.png")
+    write_text(reports / "comparison.html", html)
+    comparison_report(comparison, page.verdict).write(reports / "comparison.json")
+
+
+def log(run: Run, reports: Path, comparison: Comparison) -> None:
+    """Log numbers, table, completions and files."""
+    run.log_metrics(
+        {
+            f"{key}/{name}": value
+            for key, numbers in metrics(comparison).items()
+            for name, value in numbers.items()
+        }
+    )
+    run.log_table([cells(model) for model in comparison.models.values()], "comparison.json")
+    run.log_samples(
+        [
+            {"prompt": prompt, "weights": key, "temperature": 0.0, "completion": completion}
+            for key, model in comparison.models.items()
+            for prompt, completion in model.completions.items()
+        ]
+    )
+    for suffix in ("html", "md", "csv", "png"):
+        run.log_artifact(reports / f"comparison.{suffix}")

@@ -1,0 +1,244 @@
+"""The stages evaluate (this repository's model) and baseline (a size of GPT-2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.evaluation.baseline import MeasuredSize, find_weights, measure_size
+from pipeline.evaluation.measure import Measurement, Splits, measure_model, token_losses_report
+from pipeline.gpt2.location import Location
+from pipeline.model.gpt import GPT
+from pipeline.model.runtime import choose_runtime
+from pipeline.model.saved import load_config, load_model
+from pipeline.model.start import Start
+from pipeline.params import Gpt2, Params, load_params
+from pipeline.reports import (
+    BaselineReport,
+    EvaluationReport,
+    PerplexityReport,
+    PromptCompletion,
+    SplitLosses,
+)
+from pipeline.system.files import write_text
+from pipeline.system.progress import Progress
+from pipeline.tracking.open_run import Run
+from pipeline.tracking.run import start_run
+from pipeline.weights import find_start, starting_model
+
+VERSIONS = ("untrained", "best", "last")
+
+
+def evaluate(
+    params_file: Path,
+    tokens: Path,
+    folder: Path,
+    parent: Path,
+    report: Path,
+    metrics: Path,
+    token_losses: Path,
+    journal: Path,
+) -> None:
+    """Measure the model in `folder`: untrained, at its best, at the end.
+
+    Args:
+        tokens: the folder of `train/` and `val/`.
+        parent: `reports/train_run.json`.
+        report, metrics, token_losses: the JSON files to write.
+        journal: the folder of the run's journal to write.
+
+    Raises:
+        UserError: an input is missing, damaged or cannot be right.
+    """
+    params = load_params(params_file)
+    splits = Splits.open(tokens, load_config(folder).context_length)
+    batch_size = params.evaluate.batch_size
+    measured: dict[str, Measurement] = {}
+    with (
+        start_run(
+            "evaluate",
+            experiment=params.tracking.experiment,
+            parent=parent,
+            journal=journal,
+            description=f"Losses on {splits}.",
+            params={"evaluate.batch_size": batch_size, "compare.prompts": params.compare.prompts},
+        ) as run,
+        Progress(len(VERSIONS) * len(splits), "evaluate", unit="window") as bar,
+    ):
+        for version in VERSIONS:
+            model = load_version(folder, version, params.gpt2)
+            prompts = None if version == "untrained" else params.compare
+            measured[version] = measure_model(
+                model, splits, batch_size, prompts, progress=bar.advance
+            )
+            log_losses(run, version, measured[version].losses)
+        evaluation_report(splits, measured).write(report)
+        token_losses_report(splits, {v: m.token_losses for v, m in measured.items()}).write(
+            token_losses
+        )
+        perplexity_report(measured).write(metrics)
+        run.log_artifact(report)
+        run.log_samples([row for v, m in measured.items() for row in sample_rows(v, m.completions)])
+        run.describe(f"Losses on {splits}.\n\n{losses_table(measured)}")
+
+
+def load_version(folder: Path, version: str, gpt2: Gpt2) -> GPT:
+    """Load `untrained` (the weights of step 0, made again), `best` or `last`."""
+    if version == "untrained":
+        start = Start.load(folder)
+        source = find_start(start.init_from)
+        return starting_model(load_config(folder), start, source, gpt2).eval()
+    return load_model(folder, "best" if version == "best" else "last")
+
+
+def evaluation_report(splits: Splits, measured: Mapping[str, Measurement]) -> EvaluationReport:
+    return EvaluationReport(
+        corpus_sha256=splits.corpus_sha256,
+        context_length=splits.context_length,
+        train=measured["last"].losses.train,
+        val=measured["last"].losses.val,
+        best=measured["best"].losses,
+        untrained=measured["untrained"].losses,
+        completions={"best": measured["best"].completions, "last": measured["last"].completions},
+    )
+
+
+def perplexity_report(measured: Mapping[str, Measurement]) -> PerplexityReport:
+    last, best = measured["last"].losses.val, measured["best"].losses.val
+    return PerplexityReport(
+        val_perplexity=last.perplexity,
+        val_bits_per_byte=last.bits_per_byte,
+        best_val_perplexity=best.perplexity,
+        best_val_bits_per_byte=best.bits_per_byte,
+    )
+
+
+def losses_table(measured: Mapping[str, Measurement]) -> str:
+    """The losses of each version as a Markdown table."""
+    lines = ["| weights | training loss | validation loss | perplexity | bits per byte |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: |")
+    for version, measurement in measured.items():
+        train, val = measurement.losses.train, measurement.losses.val
+        lines.append(
+            f"| {version} | {train.loss:.3f} | {val.loss:.3f} | {val.perplexity:,.1f} "
+            f"| {val.bits_per_byte:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def baseline(
+    params_file: Path,
+    size: str,
+    tokens: Path,
+    weights: Path,
+    report: Path,
+    token_losses: Path,
+    journal: Path,
+) -> BaselineReport:
+    """Measure one size of GPT-2 on the same tokens, windows and prompts as our model.
+
+    Args:
+        tokens: the folder of `train/` and `val/`.
+        weights: `reports/gpt2/SIZE.json`.
+        report, token_losses: the JSON files to write.
+        journal: the folder of the run's journal to write.
+
+    Returns:
+        What `report` holds: the losses, or why the size could not be measured.
+
+    Raises:
+        UserError: an input is missing, damaged or cannot be right.
+    """
+    params = load_params(params_file)
+    splits = Splits.open(tokens, params.model.context_length)
+    found = find_weights(size, params.gpt2, weights, params.model.context_length)
+    if isinstance(found, str):
+        # DVC wants every output to be there, and warns of an empty folder.
+        write_text(journal / "no_run.txt", "This size could not be had: there is no run.\n")
+        written = unavailable_report(size, splits, reason=found)
+        losses = {}
+    else:
+        measured = measure_in_run(found, splits, params, journal)
+        written = baseline_report(size, splits, measured)
+        losses = {size: measured.measurement.token_losses}
+    token_losses_report(splits, losses).write(token_losses)
+    written.write(report)
+    return written
+
+
+def measure_in_run(
+    location: Location, splits: Splits, params: Params, journal: Path
+) -> MeasuredSize:
+    """Measure the size in a run of its own, which every experiment on the same data shares."""
+    size = location.size
+    with start_run(
+        "baseline",
+        experiment=params.tracking.experiment,
+        name=f"gpt2-{size}",
+        journal=journal,
+        description=f"OpenAI's GPT-2 {size} ({params.gpt2.precision}), untouched, on {splits}.",
+        params={
+            "evaluate.batch_size": params.evaluate.batch_size,
+            "compare.prompts": params.compare.prompts,
+            "gpt2.source": location.source,
+        },
+        tags={"role": "baseline"},
+    ) as run:
+        device = choose_runtime().device
+        with Progress(len(splits), f"GPT-2 {size}", unit="window") as bar:
+            measured = measure_size(location, splits, params, device, progress=bar.advance)
+        log_size(run, size, measured)
+    return measured
+
+
+def baseline_report(size: str, splits: Splits, measured: MeasuredSize) -> BaselineReport:
+    return BaselineReport(
+        model=size,
+        status="measured",
+        parameters=measured.parameters,
+        precision=measured.precision,
+        context_length=splits.context_length,
+        corpus_sha256=splits.corpus_sha256,
+        train=measured.measurement.losses.train,
+        val=measured.measurement.losses.val,
+        completions=measured.measurement.completions,
+    )
+
+
+def unavailable_report(size: str, splits: Splits, reason: str) -> BaselineReport:
+    return BaselineReport(
+        model=size,
+        status="unavailable",
+        reason=reason,
+        context_length=splits.context_length,
+        corpus_sha256=splits.corpus_sha256,
+    )
+
+
+def log_size(run: Run, size: str, measured: MeasuredSize) -> None:
+    """Log the losses under the keys of our last weights, so that one chart compares them."""
+    run.log_params({"parameters": measured.parameters, "precision": measured.precision})
+    log_losses(run, "last", measured.measurement.losses)
+    run.log_metrics(
+        {
+            "load_seconds": measured.load_seconds,
+            "tokens_per_second": measured.tokens_per_second,
+            **{f"peak_{kind}_gb": peak / 1e9 for kind, peak in measured.peak_memory.items()},
+        }
+    )
+    completions = measured.measurement.completions
+    run.log_samples(sample_rows(f"gpt2-{size}", completions))
+    run.log_table([completion.model_dump() for completion in completions], "completions.json")
+
+
+def log_losses(run: Run, version: str, losses: SplitLosses) -> None:
+    for split, of_split in (("train", losses.train), ("val", losses.val)):
+        numbers = of_split.model_dump().items()
+        run.log_metrics({f"{version}/{split}_{name}": value for name, value in numbers})
+
+
+def sample_rows(weights: str, completions: Sequence[PromptCompletion]) -> list[dict[str, Any]]:
+    """The completions as rows of the table of samples that every run has."""
+    settings = {"weights": weights, "temperature": 0.0}
+    return [{**completion.model_dump(), **settings} for completion in completions]
