@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pipeline.pages.figure import Figure, drawn
 from pipeline.plots.lengths import length_histograms
+from pipeline.reports import CorpusReport, CorpusStatistics, SplitReport, SplitStatistics
 from pipeline.tokens.tokenizer import VOCABULARY
 
 SHOWN_EXCERPTS = 6
@@ -36,56 +36,47 @@ class CorpusSection:
     excerpts: Sequence[tuple[str, str]] = ()
 
 
-def corpus_section(corpus: Mapping[str, Any], split: Mapping[str, Any]) -> CorpusSection | None:
-    """Choose what to show of `reports/corpus.json` and `reports/split.json`.
-
-    None where they hold no statistics.
-    """
-    texts, tokens = corpus.get("statistics"), split.get("statistics")
-    if not texts or not tokens:
+def corpus_section(corpus: CorpusReport, split: SplitReport) -> CorpusSection | None:
+    """Choose what to show of the text; None where the reports hold no statistics."""
+    texts, tokens = corpus.statistics, split.statistics
+    if texts is None or tokens is None:
         return None
     return CorpusSection(
         sizes=_sizes(corpus, split, tokens),
-        tokens=[(one["text"], one["count"]) for one in tokens["most_common"]],
-        left_out=corpus.get("skipped", {}),
-        lengths=_lengths(texts, tokens) if corpus["documents"] > 1 else None,
-        excerpts=[(one["title"], one["text"]) for one in texts["excerpts"][:SHOWN_EXCERPTS]],
+        tokens=[(one.text, one.count) for one in tokens.most_common],
+        left_out=corpus.skipped,
+        lengths=_lengths(texts, tokens) if corpus.documents > 1 else None,
+        excerpts=[(one.title, one.text) for one in texts.excerpts[:SHOWN_EXCERPTS]],
     )
 
 
-def _sizes(
-    corpus: Mapping[str, Any], split: Mapping[str, Any], tokens: Mapping[str, Any]
-) -> dict[str, str]:
-    sides = {"train": "training", "val": "validation", "test": "test"}
-    total = sum(split[side]["tokens"] for side in sides if side in split)
-    documents = corpus["documents"]
-    mean = {"tokens per document": f"{tokens['tokens_per_document']:,.0f}"}
+def _sizes(corpus: CorpusReport, split: SplitReport, tokens: SplitStatistics) -> dict[str, str]:
+    names = {"train": "training tokens", "val": "validation tokens", "test": "test tokens"}
+    counts = {names[name]: one.tokens for name, one in split.splits.items()}
+    documents = corpus.documents
+    mean = {"tokens per document": f"{tokens.tokens_per_document:,.0f}"}
     return {
         "document" if documents == 1 else "documents": f"{documents:,}",
-        "characters": f"{corpus['characters']:,}",
-        "tokens": f"{total:,}",
-        **{
-            f"{name} tokens": f"{split[side]['tokens']:,}"
-            for side, name in sides.items()
-            if side in split
-        },
+        "characters": f"{corpus.characters:,}",
+        "tokens": f"{sum(counts.values()):,}",
+        **{name: f"{count:,}" for name, count in counts.items()},
         **(mean if documents > 1 else {}),
-        "characters per token": f"{tokens['characters_per_token']:.2f}",
-        f"different tokens, of {VOCABULARY:,}": f"{tokens['distinct_tokens']:,}",
+        "characters per token": f"{tokens.characters_per_token:.2f}",
+        f"different tokens, of {VOCABULARY:,}": f"{tokens.distinct_tokens:,}",
     }
 
 
-def _lengths(texts: Mapping[str, Any], tokens: Mapping[str, Any]) -> Figure:
-    classes = tokens["tokens_a_document"]
-    lengths = {"characters": texts["characters_a_document"], "tokens": classes}
+def _lengths(texts: CorpusStatistics, tokens: SplitStatistics) -> Figure:
+    classes = {"characters": texts.characters_a_document, "tokens": tokens.tokens_a_document}
+    lengths = {unit: [one.model_dump() for one in found] for unit, found in classes.items()}
 
     def draw(path: Path, size: tuple[float, float]) -> None:
         length_histograms(lengths, path, title="", size=size)
 
     counts = [
-        f"{one['documents']:,} of {one['from']:,} to {one['below'] - 1:,}"
-        for one in classes
-        if one["documents"]
+        f"{one.documents:,} of {one.start:,} to {one.below - 1:,}"
+        for one in tokens.tokens_a_document
+        if one.documents
     ]
     return drawn(
         draw,

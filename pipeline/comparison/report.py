@@ -113,10 +113,7 @@ def make_page(
         windows=view.windows if view else (),
         completions=completions_by_prompt(comparison),
         sampling=sampling_section(samples),
-        corpus=corpus_section(
-            corpus.model_dump(mode="json", by_alias=True),
-            split.model_dump(mode="json", by_alias=True, exclude_none=True),
-        ),
+        corpus=corpus_section(corpus, split),
         facts=facts(comparison, context, steps=int(trained["step"]), epochs=trained["epoch"]),
         params=_settings(context.params),
     )

@@ -11,7 +11,7 @@ from pipeline.comparison.page import ComparisonPage
 from pipeline.comparison.table import ComparedModel
 from pipeline.gpt2.sizes import SIZES
 from pipeline.pages.shading import TextSpan
-from pipeline.reports import Losses
+from pipeline.reports import CorpusReport, Losses, SplitReport
 from pipeline.sampling.section import HeatMap, SamplingSection
 
 NASTY = (
@@ -49,24 +49,32 @@ def rows() -> dict[str, ComparedModel]:
     }
 
 
-def texts() -> tuple[dict, dict]:
+def texts() -> tuple[CorpusReport, SplitReport]:
     """What prepare and split report of a corpus of three documents."""
     lengths = [
         {"from": 64, "below": 128, "documents": 2},
         {"from": 128, "below": 256, "documents": 1},
     ]
     excerpts = [{"source": NASTY[1], "title": NASTY[0], "text": text} for text in NASTY]
-    corpus = {"documents": 3, "characters": 1234, "skipped": {"dead link & <more>": 7}}
-    corpus["statistics"] = {"characters_a_document": lengths, "excerpts": excerpts}
+    corpus = {"documents": 3, "characters": 1234, "bytes": 1240}
+    corpus |= {"corpus": "c", "sha256": "5", "source": "s", "skipped": {"dead link & <more>": 7}}
+    corpus["statistics"] = {
+        "characters_per_document": 411.3,
+        "characters_a_document": lengths,
+        "excerpts": excerpts,
+    }
     tokens = {
         "tokens_per_document": 111.4,
         "characters_per_token": 3.8,
+        "bytes_per_token": 3.8,
         "distinct_tokens": 99,
         "most_common": [{"token": 7, "text": text, "count": 8} for text in (" the", "\n", "<b>")],
         "tokens_a_document": lengths,
     }
-    sides = {"train": {"tokens": 300}, "val": {"tokens": 34}}
-    return corpus, {**sides, "statistics": tokens}
+    sizes = {"documents": 1, "characters": 1, "bytes": 1}
+    split = {name: {"tokens": n, **sizes} for name, n in (("train", 300), ("val", 34))}
+    split |= {"corpus": "c", "corpus_sha256": "5", "statistics": tokens}
+    return CorpusReport.model_validate(corpus), SplitReport.model_validate(split)
 
 
 @pytest.fixture(scope="session")

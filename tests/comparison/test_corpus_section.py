@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pipeline.comparison.corpus_section import SHOWN_EXCERPTS, corpus_section
+from pipeline.reports import CorpusReport, SplitReport
 
 
-def reports(documents: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def reports(documents: int) -> tuple[CorpusReport, SplitReport]:
     lengths = [{"from": 4, "below": 8, "documents": documents}]
     excerpt = {"source": "s", "title": "t", "text": "words"}
-    texts = {"characters_a_document": lengths, "excerpts": [excerpt] * 12}
+    texts = {
+        "characters_per_document": 20223,
+        "characters_a_document": lengths,
+        "excerpts": [excerpt] * 12,
+    }
     tokens = {
         "tokens_per_document": 1234.5,
         "characters_per_token": 3.949,
+        "bytes_per_token": 3.96,
         "distinct_tokens": 1174,
         "most_common": [{"token": 262, "text": " the", "count": 216}],
         "tokens_a_document": lengths,
     }
-    corpus = {"documents": documents, "characters": 20223, "skipped": {"empty": 2}}
-    sides = {"train": {"tokens": 4586}, "val": {"tokens": 534}, "test": {"tokens": 10}}
-    return {**corpus, "statistics": texts}, {**sides, "statistics": tokens}
+    corpus = {"documents": documents, "characters": 20223, "bytes": 20300, "skipped": {"empty": 2}}
+    corpus |= {"corpus": "c", "sha256": "5", "source": "s", "statistics": texts}
+    sizes = {"documents": 1, "characters": 1, "bytes": 1}
+    splits = {"train": 4586, "val": 534, "test": 10}
+    split = {name: {"tokens": count, **sizes} for name, count in splits.items()}
+    split |= {"corpus": "c", "corpus_sha256": "5", "statistics": tokens}
+    return CorpusReport.model_validate(corpus), SplitReport.model_validate(split)
 
 
 def test_one_document_has_neither_mean_nor_histogram() -> None:
@@ -47,5 +55,4 @@ def test_many_documents_have_both_and_a_few_excerpts() -> None:
 
 def test_reports_without_statistics_have_no_section() -> None:
     corpus, split = reports(1)
-    del corpus["statistics"]
-    assert corpus_section(corpus, split) is None
+    assert corpus_section(corpus.model_copy(update={"statistics": None}), split) is None
