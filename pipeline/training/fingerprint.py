@@ -14,7 +14,6 @@ from ruamel.yaml import YAML
 from pipeline.system.files import sha256_of
 
 ROOT = Path(__file__).parents[2]
-CODE = ("pipeline/", "stages/")
 
 
 def fingerprint(values: Any, files: Iterable[Path] = (), code: Iterable[Path] = ()) -> str:
@@ -36,5 +35,5 @@ def fingerprint(values: Any, files: Iterable[Path] = (), code: Iterable[Path] = 
 def code_of(stage: str) -> tuple[Path, ...]:
     """The modules that decide the stage's result: those under its code paths in `dvc.yaml`."""
     stages = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"]
-    paths = [ROOT / path for path in stages[stage]["deps"] if path.startswith(CODE)]
+    paths = [ROOT / path for path in stages[stage]["deps"] if path.startswith("pipeline/")]
     return tuple(m for path in paths for m in (sorted(path.rglob("*.py")) or [path]))

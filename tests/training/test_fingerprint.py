@@ -23,5 +23,5 @@ def test_depends_on_values_and_contents_only(tmp_path: Path) -> None:
 
 def test_the_code_of_a_stage_is_what_dvc_yaml_says() -> None:
     names = {path.relative_to(ROOT).as_posix() for path in code_of("train")}
-    assert {"stages/train.py", "pipeline/training/loop.py", "pipeline/model/gpt.py"} <= names
+    assert {"pipeline/training/loop.py", "pipeline/model/gpt.py"} <= names
     assert not any(name.startswith(("pipeline/tracking", "pipeline/system")) for name in names)
