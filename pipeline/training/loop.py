@@ -84,7 +84,7 @@ class Trainer:
         self.checkpoints = checkpoints
         self.world = world
         sharded = world.shards(settings)
-        self.working = WorkingCopy(model, runtime, copies=not sharded, by_rows=world.is_alone)
+        self.working = WorkingCopy(model, runtime, copies=not sharded)
         self.objective = Objective(self.working.model, settings, runtime.device)
         self.parallel = parallelize(world, model, self.objective, sharded=sharded)
         self.batches = batches

@@ -5,9 +5,6 @@ memory. Here the bf16 copies stay allocated and are written once per step, and b
 added into fp32 buffers that stay allocated too. The head's copy has the rows of padding that its
 products want. Embeddings and layer norms are one tensor in both models, so the residual stream
 stays fp32, as under autocast.
-
-A step touches a hundredth of the token embedding's rows. Its gradient comes as those rows, and they
-alone are written into the buffer, and cleared in it a step later.
 """
 
 from __future__ import annotations
@@ -28,23 +25,15 @@ class WorkingCopy:
             by a copy (fp32; CUDA, whose autocast is cheap; FSDP2, which casts what it gathers).
     """
 
-    def __init__(
-        self, master: GPT, runtime: Runtime, *, copies: bool = True, by_rows: bool = True
-    ) -> None:
+    def __init__(self, master: GPT, runtime: Runtime, *, copies: bool = True) -> None:
         """
         Args:
             copies: whether there may be a copy at all.
-            by_rows: whether the token embedding's gradient may be kept row by row: not where
-                another process adds to it.
         """
         self.model = self._master = master
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []  # (master, working)
         self._collected = False  # whether the master's gradients are of this step already
-        self._by_rows = False
-        self._rows_grad: Tensor | None = None  # the token embedding's gradient, zero but for
-        self._touched: list[Tensor] = []  # these rows
         if runtime.bf16 and runtime.device.type == "cpu" and copies:
-            self._by_rows = by_rows and not master.config.tie_weights
             self.model = self._build(master)
 
     def _build(self, master: GPT) -> GPT:
@@ -57,9 +46,6 @@ class WorkingCopy:
                 rounded = padded if parameter is master.head_weight else Tensor.to
                 state[name] = nn.Parameter(rounded(parameter.detach(), torch.bfloat16))
                 self._pairs.append((parameter, state[name]))
-        if self._by_rows:
-            state["wte.weight"] = nn.Parameter(master.wte.weight.detach())  # with its own gradient
-            working.wte.sparse = True
         for name, parameter in state.items():  # the very tensors, so that gradients meet
             module, _, attribute = name.rpartition(".")
             setattr(working.get_submodule(module), attribute, parameter)
@@ -78,8 +64,6 @@ class WorkingCopy:
     @torch.no_grad()
     def collect_gradients(self) -> None:
         """Add the copies' gradients to the step's in the master, and free the copies'."""
-        if self._by_rows:
-            self._collect_rows(self._master.wte.weight, self.model.wte.weight)
         for master, working in self._pairs:
             assert working.grad is not None, "every matrix takes part in every forward pass"
             if master.grad is None:
@@ -91,19 +75,6 @@ class WorkingCopy:
                 master.grad.copy_(grad)
             working.grad = None
         self._collected = True
-
-    def _collect_rows(self, master: Tensor, working: Tensor) -> None:
-        assert working.grad is not None, "every forward pass embeds"
-        if self._rows_grad is None:
-            self._rows_grad = torch.zeros_like(master)
-        if not self._collected:
-            for rows in self._touched:
-                self._rows_grad.index_fill_(0, rows, 0.0)
-            self._touched.clear()
-        rows = working.grad._indices()[0]
-        self._rows_grad.index_add_(0, rows, working.grad._values())
-        self._touched.append(rows)
-        master.grad, working.grad = self._rows_grad, None
 
     @torch.no_grad()
     def refresh(self) -> None:
