@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.model.gpt import GPT, GPT2_VOCAB_SIZE, GPTConfig
-from pipeline.model.runtime import Runtime, keep_freed_memory
+from pipeline.model.runtime import Runtime
 from pipeline.training.events import NullObserver
 from pipeline.training.throughput import flops_per_token, peak_flops
 
@@ -316,7 +316,6 @@ def lossbook(setting: Setting, precision: str) -> list[float]:
     from pipeline.params import Params
     from pipeline.training.job import TrainingJob
 
-    keep_freed_memory()
     train: dict[str, Any] = {
         "batch_size": setting.batch_size,
         "max_steps": setting.steps + 1,

@@ -7,10 +7,8 @@ point into their name, so a training that resumes at step k needs no generator's
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import platform
-import sys
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,8 +19,6 @@ import torch
 from pipeline.errors import UserError
 from pipeline.system.files import read_json, write_json
 from pipeline.system.user_cache import cache_folder
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
 def derive_seed(seed: int, owner: str) -> int:
@@ -114,19 +110,6 @@ def _cpu_model() -> str:
     fields = ("vendor_id", "cpu family", "model", "model name", "stepping", "cache size")
     values = dict(line.partition("\t")[::2] for line in lines if "\t" in line)
     return ", ".join(values.get(field, "").strip("\t :") for field in fields)
-
-
-def keep_freed_memory() -> None:
-    """Have the C library keep what is freed, for the next step's tensors (glibc only).
-
-    By default it hands every large tensor's pages back and takes zeroed ones for the next, some
-    130,000 page faults per step at 124M. Call it before the first tensor.
-    """
-    if sys.platform == "linux":
-        c_library = ctypes.CDLL(None)
-        if hasattr(c_library, "mallopt"):
-            c_library.mallopt(M_MMAP_MAX, 0)
-            c_library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _choose_device(name: str) -> torch.device:

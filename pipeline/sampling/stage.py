@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.model.runtime import choose_runtime, keep_freed_memory
+from pipeline.model.runtime import choose_runtime
 from pipeline.model.saved import load_model
 from pipeline.params import Params, Sample, flatten, load_params
 from pipeline.reports import Diversity, FullSampleReport, SampleMetrics
@@ -35,7 +35,6 @@ def sample(
     Raises:
         UserError: an input is missing or damaged, or the model's logits are not finite.
     """
-    keep_freed_memory()
     params = load_params(params_file)
     settings = flatten(params.sample, "sample.")
     always = ["sample.temperature", "sample.top_k"]

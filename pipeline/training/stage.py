@@ -9,7 +9,6 @@ from pathlib import Path
 from pipeline.distributed.launch import launch
 from pipeline.distributed.world import World
 from pipeline.errors import UserError
-from pipeline.model.runtime import keep_freed_memory
 from pipeline.params import flatten, load_params
 from pipeline.serving.trained_model import log_saved
 from pipeline.system.progress import Progress
@@ -65,7 +64,6 @@ def train_as_rank_0(
     job: TrainingJob, worker: Callable[..., None], folder: Path, reports: Path, journal: Path
 ) -> None:
     """Train, log and write the outputs; the other ranks run `worker` meanwhile."""
-    keep_freed_memory()
     state = state_folder("train", job.fingerprint)
     with (
         start_run(

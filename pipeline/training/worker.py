@@ -13,7 +13,6 @@ from pipeline.distributed.rendezvous import (
     process_group,
 )
 from pipeline.distributed.world import World
-from pipeline.model.runtime import keep_freed_memory
 from pipeline.params import load_params
 from pipeline.training.events import Diverged, NullObserver
 from pipeline.training.job import TrainingJob
@@ -23,7 +22,6 @@ def run_worker(
     world: World, rendezvous: Rendezvous | None, params_file: Path, tokens: Path
 ) -> None:
     """Train as a rank that writes and reports nothing."""
-    keep_freed_memory()
     job = TrainingJob.open(load_params(params_file), tokens, world)
     with (
         process_group(world, job.runtime.device, rendezvous),
