@@ -4,9 +4,8 @@ For a few rows of inputs a step takes as long as reading the weights, so what co
 kernel walks through memory. On a CPU the fastest is oneDNN's, on the weights as they lie: on an
 AMD processor BLAS (MKL) was measured to take 1.2 to 3.7 times as long for 1 to 33 rows. For many
 steps of several rows, and in bf16 of one, the weights are reordered once: there that takes half
-the time. That kernel is quickest at four to six rows, so fewer are padded. `int8` rounds each
-output's weights to 8 bits with a scale of its own, and each row's inputs likewise, so that no
-row's scale depends on its neighbours.
+the time. `int8` rounds each output's weights to 8 bits with a scale of its own, and each row's
+inputs likewise, so that no row's scale depends on its neighbours.
 
 Sharp edges: reordered and 8-bit weights are copies, valid until the model's weights change; the
 operators behind them belong to PyTorch's compiler or, FBGEMM's, are deprecated, and are used only
@@ -32,7 +31,6 @@ Kernel = Literal["plain", "onednn", "reordered", "int8"]
 
 TINY = torch.finfo(torch.float32).tiny
 LAYOUT_ROWS = 32  # for which copies are laid out: fastest power of two at 3 to 16 rows
-MIN_ROWS = 4  # of a reordered matmul; fewer would take longer
 REORDER_FROM = 24  # steps after which reordering the weights has paid for itself
 MAX_COPY_BYTES = 2 << 30  # beyond this, memory for a copy of the weights is dearer than time
 
@@ -49,17 +47,8 @@ def onednn(weight: Tensor, bias: Tensor | None) -> MatMul:
 
 
 def reordered(weight: Tensor, bias: Tensor | None) -> MatMul:
-    """oneDNN's kernel on a copy of the weights in its own order; pads to `MIN_ROWS` rows."""
-    multiply = onednn(torch.ops.mkldnn._reorder_linear_weight(weight, LAYOUT_ROWS), bias)
-
-    def matmul(x: Tensor) -> Tensor:
-        rows = x.shape[:-1].numel()
-        if rows >= MIN_ROWS:
-            return multiply(x)
-        y = multiply(F.pad(x.reshape(rows, -1), (0, 0, 0, MIN_ROWS - rows)))
-        return y[:rows].view(*x.shape[:-1], -1)
-
-    return matmul
+    """oneDNN's kernel on a copy of the weights in its own order."""
+    return onednn(torch.ops.mkldnn._reorder_linear_weight(weight, LAYOUT_ROWS), bias)
 
 
 def int8(weight: Tensor, bias: Tensor | None) -> MatMul:

@@ -39,8 +39,7 @@ def test_exact_kernels_are_linear(rows: int, inputs: int, outputs: int, biased: 
 
 @pytest.mark.parametrize("shape", [(1,), (2,), (3, 1), (1, 4), (5,), (2, 3)])
 @pytest.mark.parametrize("biased", [True, False])
-def test_few_rows_of_reordered_weights_are_linear(shape: tuple[int, ...], biased: bool) -> None:
-    """They are padded to more rows."""
+def test_reordered_weights_take_rows_of_any_shape(shape: tuple[int, ...], biased: bool) -> None:
     _, weight, bias = operands(1, 64, 48)
     bias = bias if biased else None
     x = torch.randn(*shape, 64, generator=torch.Generator().manual_seed(1))
