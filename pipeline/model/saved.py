@@ -13,8 +13,6 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.model.gpt import GPT, GPTConfig, meta_model
-from pipeline.system.digests import Digests
-from pipeline.system.direct_io import UncachedFile
 from pipeline.system.files import read_json, write_json, written_aside
 
 Weights = Literal["best", "last"]
@@ -26,26 +24,18 @@ def save_config(folder: Path, config: GPTConfig) -> None:
     write_json(folder / "config.json", asdict(config))
 
 
-def save_weights(folder: Path, state: dict[str, torch.Tensor], which: Weights) -> Digests:
+def save_weights(folder: Path, state: dict[str, torch.Tensor], which: Weights) -> None:
     """Write a state dict, its tensors on the CPU, whole or not at all, as `save_whole` does."""
-    return save_whole(folder / FILES[which], {name: t.cpu() for name, t in state.items()})
+    save_whole(folder / FILES[which], {name: t.cpu() for name, t in state.items()})
 
 
-def save_whole(path: Path, value: object) -> Digests:
+def save_whole(path: Path, value: object) -> None:
     """`torch.save`, aside and renamed; equal values give equal bytes.
 
     It writes to a file and not to a path, whose name torch would put into the archive.
-
-    Returns:
-        the file's SHA-256 and MD5, taken while the disk was writing.
     """
-    with (
-        Digests("sha256", "md5") as digests,
-        written_aside(path) as aside,
-        UncachedFile(aside, beside=digests.taking) as file,
-    ):
+    with written_aside(path) as aside, open(aside, "wb") as file:
         save_into(file, _pooled(value, {}))
-    return digests
 
 
 def save_into(file: Any, value: object) -> None:

@@ -16,7 +16,6 @@ from pipeline.model.saved import FILES
 from pipeline.params import Sample
 from pipeline.reports import HistoryRow
 from pipeline.serving import PARAMS
-from pipeline.system.digests import Digests
 from pipeline.tokens.windows import Windows
 from pipeline.tracking.open_run import Run
 
@@ -32,7 +31,6 @@ def log_saved(
     best: HistoryRow,
     folder: Path,
     name: str,
-    digests: Digests,
 ) -> None:
     """Log a file of the folder, which DVC keeps: its digests, no copy.
 
@@ -42,13 +40,12 @@ def log_saved(
         best: the evaluation that `best.pth` comes from; the lowest loss is champion.
     """
     if name != FILES["best"]:
-        run.log_artifact(folder / name, "model", copy=False, upload=False, digests=digests)
+        run.log_artifact(folder / name, "model", copy=False, upload=False)
         return
     run.log_model(
         CODE,
         folder / name,
         [folder / "config.json"],
-        digests=digests,
         defaults=served_defaults(sampling),
         metrics={
             "val_loss": best.val_loss,

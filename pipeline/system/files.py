@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,5 +93,15 @@ def read_json(path: Path) -> Any:
 
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file as 64 hex digits, read in blocks."""
+    return digest_of(path, "sha256")
+
+
+def digest_of(path: Path, algorithm: str) -> str:
+    """A file's digest in hexadecimal digits, by an algorithm that hashlib knows by that name.
+
+    Raises:
+        OSError: the file is missing, or the disk fails.
+    """
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = partial(hashlib.new, algorithm, usedforsecurity=False)
+        return hashlib.file_digest(file, digest).hexdigest()

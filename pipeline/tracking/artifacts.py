@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.system.digests import Digests, digests_of
-from pipeline.system.files import folder_aside, written_aside
+from pipeline.system.files import digest_of, folder_aside, sha256_of, written_aside
 from pipeline.tracking import paths
 from pipeline.tracking.cursor import run_ids
 from pipeline.tracking.journal import ARTIFACTS
@@ -55,26 +56,24 @@ def keep_bytes(journal: Path, data: bytes, path: str) -> dict[str, Any]:
     return {"path": path, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
 
-def reference(source: Path, path: str, digests: Digests | None = None) -> dict[str, Any]:
+def reference(source: Path, path: str) -> dict[str, Any]:
     """Name a file that stays where it is.
-
-    Args:
-        digests: its SHA-256 and MD5, where they are known already.
 
     Raises:
         UserError: it cannot be read.
     """
     try:
-        digests = digests or digests_of(source, "sha256", "md5")
+        with ThreadPoolExecutor() as threads:
+            sha256, md5 = threads.map(partial(digest_of, source), ("sha256", "md5"))
         size = source.stat().st_size
     except OSError as error:
         raise UserError(f"{source}: {error.strerror}") from None
     return {
         "path": path,
-        "sha256": digests["sha256"],
+        "sha256": sha256,
         "bytes": size,
         "reference": Path(os.path.relpath(source)).as_posix(),
-        "md5": digests["md5"],
+        "md5": md5,
     }
 
 
@@ -97,7 +96,7 @@ def _holds(path: Path, artifact: dict[str, Any]) -> bool:
     return (
         path.is_file()
         and path.stat().st_size == artifact["bytes"]  # spares hashing a gigabyte that differs
-        and digests_of(path, "sha256")["sha256"] == artifact["sha256"]
+        and sha256_of(path) == artifact["sha256"]
     )
 
 

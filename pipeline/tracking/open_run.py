@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.system.digests import Digests
 from pipeline.tracking import artifacts
 from pipeline.tracking.journal import JOURNAL, Journal, now, points_of, read_run
 from pipeline.tracking.tags import DESCRIPTION, TABLES, checked_name, param_text, tag_text
@@ -160,7 +159,6 @@ class Run:
         *,
         copy: bool = True,
         upload: bool = True,
-        digests: Digests | None = None,
     ) -> None:
         """Journal a file as `folder/NAME`.
 
@@ -168,7 +166,6 @@ class Run:
             copy: False for a large file that DVC keeps: it is known by its path in the
                 repository and its hashes, and must not change before the run ends.
             upload: False for a file that the journal knows and the store need not hold.
-            digests: SHA-256 and MD5 of a file that is not copied, where they are known already.
 
         Raises:
             UserError: the file cannot be read.
@@ -177,7 +174,7 @@ class Run:
         if copy:
             artifact = artifacts.keep_copy(self.folder, path, target)
         else:
-            artifact = artifacts.reference(path, target, digests)
+            artifact = artifacts.reference(path, target)
         self._add(artifact if upload else {**artifact, "stays": True})
 
     def log_model(
@@ -186,7 +183,6 @@ class Run:
         weights: Path,
         files: Sequence[Path],
         *,
-        digests: Digests | None = None,
         defaults: Mapping[str, float],
         metrics: Mapping[str, float],
         measured_on: str,
@@ -198,7 +194,6 @@ class Run:
             code: the file that MLflow is to execute.
             weights: a state dict that `torch.save` wrote and DVC keeps; it is not copied.
             files: small ones that the code needs beside the weights.
-            digests: SHA-256 and MD5 of the weights, where they are known already.
             defaults: the params of a request, whose types are those of these values.
             metrics: the model's own, `val_loss` among them: the lowest is champion.
             measured_on: text and windows; losses are compared where it is equal.
@@ -207,7 +202,7 @@ class Run:
         Raises:
             UserError: a file cannot be read.
         """
-        self.log_artifact(weights, "model", copy=False, upload=False, digests=digests)
+        self.log_artifact(weights, "model", copy=False, upload=False)
         for path in (code, *files):
             self.log_artifact(path, "model")
         known = self.state.artifacts

@@ -23,13 +23,12 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 from pipeline.model.saved import save_into
-from pipeline.system.direct_io import UncachedFile
 from pipeline.system.files import write_text, written_aside
 from pipeline.training.snapshot import Snapshot
 
@@ -200,7 +199,7 @@ def _bytes(value: Any) -> int:
 class _ChecksummedFile:
     """A file with the size and checksum of what has been written to it."""
 
-    def __init__(self, file: UncachedFile, is_cancelled: Callable[[], bool]) -> None:
+    def __init__(self, file: BinaryIO, is_cancelled: Callable[[], bool]) -> None:
         self._file, self._is_cancelled = file, is_cancelled
         self.bytes = self.crc = 0
         self.error: Exception | None = None
@@ -221,7 +220,7 @@ class _ChecksummedFile:
 
 
 def _save(path: Path, value: Any, is_cancelled: Callable[[], bool]) -> Check:
-    with written_aside(path) as aside, UncachedFile(aside) as file:
+    with written_aside(path) as aside, open(aside, "wb") as file:
         checked = _ChecksummedFile(file, is_cancelled)
         try:
             save_into(checked, value)

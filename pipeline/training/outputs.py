@@ -19,7 +19,6 @@ from pipeline.reports import (
     LastEvaluation,
     Training,
 )
-from pipeline.system.digests import Digests
 from pipeline.system.files import write_text
 from pipeline.training.loop import Trainer
 
@@ -28,21 +27,24 @@ def save_training(
     folder: Path,
     trainer: Trainer,
     start: Start,
-    on_saved: Callable[[str, Digests], None] = lambda name, digests: None,
+    on_saved: Callable[[str], None] = lambda name: None,
 ) -> None:
     """Write the folder of a trained model: config, start, best and last weights, optimizer.
 
     Args:
-        on_saved: called with each large file's name, once it is there, and its digests.
+        on_saved: called with each large file's name, once it is there.
     """
     assert trainer.best_weights is not None, "a training evaluates at step 0"
     assert trainer.last_weights is not None, "a training keeps them at its end"
     save_config(folder, trainer.model.config)
     start.save(folder)
     best, last = trainer.best_weights.tensors, trainer.last_weights.tensors
-    on_saved(FILES["best"], save_weights(folder, best, "best"))
-    on_saved(FILES["last"], save_weights(folder, last, "last"))
-    on_saved(OPTIMIZER, save_whole(folder / OPTIMIZER, trainer.last_optimizer))
+    save_weights(folder, best, "best")
+    on_saved(FILES["best"])
+    save_weights(folder, last, "last")
+    on_saved(FILES["last"])
+    save_whole(folder / OPTIMIZER, trainer.last_optimizer)
+    on_saved(OPTIMIZER)
 
 
 def write_history(path: Path, history: Sequence[HistoryRow]) -> None:

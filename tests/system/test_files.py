@@ -1,14 +1,16 @@
-"""Folders that are whole or absent."""
+"""Folders and files that are whole or absent, and their digests."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline.system.files import folder_aside
+from pipeline.system.files import digest_of, folder_aside
 
 
 def test_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
@@ -46,7 +48,7 @@ def test_keeps_what_was_there_when_the_block_fails(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.system.files import folder_aside
+from pipeline.system.files import digest_of, folder_aside
 
 with folder_aside(Path(sys.argv[1])) as aside:
     (aside / "half").write_text("x")
@@ -61,3 +63,11 @@ def test_sweeps_what_a_killed_process_left(tmp_path: Path) -> None:
     with folder_aside(tmp_path / "out"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) + 5])
+def test_digests_are_those_of_the_bytes(tmp_path: Path, size: int) -> None:
+    data = os.urandom(size)
+    (tmp_path / "file").write_bytes(data)
+    assert digest_of(tmp_path / "file", "sha256") == hashlib.sha256(data).hexdigest()
+    assert digest_of(tmp_path / "file", "md5") == hashlib.md5(data).hexdigest()
