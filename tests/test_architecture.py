@@ -42,7 +42,7 @@ SIDEWAYS = {
 # Who imports what is heavy, by the beginning of the module's name.
 OWNERS = {
     "tensorflow": ("pipeline.gpt2.tf_checkpoint",),
-    "mlflow": ("pipeline.tracking", "pipeline.serving"),
+    "mlflow": ("pipeline.tracking.mlflow", "pipeline.serving"),
     "matplotlib": (
         "pipeline.plots",
         "pipeline.sweep.figures",

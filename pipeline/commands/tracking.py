@@ -17,7 +17,7 @@ from pipeline.system.process import sigterm_raises
 from pipeline.tracking import lifecycle
 
 if TYPE_CHECKING:  # to import them takes seconds
-    from pipeline.tracking.journals import Row
+    from pipeline.tracking.journals import ListedRun
     from pipeline.tracking.mlflow.sync import Synced
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
@@ -71,7 +71,7 @@ def runs(metrics: tuple[str, ...], as_json: bool) -> None:
         print_table(_table(listed, metrics or HEADLINES))
 
 
-def _table(listed: list[Row], metrics: tuple[str, ...]) -> list[list[str]]:
+def _table(listed: list[ListedRun], metrics: tuple[str, ...]) -> list[list[str]]:
     table = [["run", "stage", "status", "started", *metrics, "reports"]]
     for row in listed:
         values = [_number(row.metrics.get(metric)) for metric in metrics]

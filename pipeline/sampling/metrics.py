@@ -151,11 +151,11 @@ METRICS = [
     SampleMetric("repetition", "repetition", _repetition, headline=True, figure_place=2),
     SampleMetric(
         "mean_log_prob",  # under the model itself, at temperature 1
-        "log-probability, nats a token",
+        "log-probability, nats per token",
         _mean_log_prob,
         figure_place=3,
         page_place=3,
-        page_title="Likelihood: the model's own log-probability, nats a token",
+        page_title="Likelihood: the model's own log-probability, nats per token",
     ),
     SampleMetric("gpt2_perplexity", "perplexity under GPT-2 small", _gpt2_perplexity, local=True),
     SampleMetric("length", "length, tokens", _length, figure_place=6),

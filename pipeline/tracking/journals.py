@@ -96,7 +96,7 @@ def runs_of_experiments(baseline: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Row:
+class ListedRun:
     """A run as `lossbook runs` shows it.
 
     Attributes:
@@ -119,12 +119,12 @@ class Row:
     run_ids: dict[str, str] = field(default_factory=dict)
 
 
-def rows(workspace: Path) -> list[Row]:
+def rows(workspace: Path) -> list[ListedRun]:
     """All runs, newest first, children under their parent, oldest first."""
     listed = entries()
     runs = {entry.run.key: entry.run for entry in listed}
     current = _current(workspace, runs)
-    found: list[Row] = []
+    found: list[ListedRun] = []
 
     def descend(entry: Entry, depth: int, parent: str = "") -> None:
         name = entry.run.name.removesuffix(f" of {parent}")  # under which it stands
@@ -139,9 +139,9 @@ def rows(workspace: Path) -> list[Row]:
     return found
 
 
-def _row(entry: Entry, name: str, depth: int, reports: str) -> Row:
+def _row(entry: Entry, name: str, depth: int, reports: str) -> ListedRun:
     run = entry.run
-    return Row(
+    return ListedRun(
         key=run.key,
         name=name,
         stage=_stage(run),
