@@ -34,7 +34,6 @@ class Sender(threading.Thread):
     Attributes:
         error: why the last attempt failed; None after one that went well.
         delivered: everything has arrived.
-        awake: set once the store was asked for, well or not.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,7 +41,6 @@ class Sender(threading.Thread):
         self.folder = folder
         self.error: Exception | None = None
         self.delivered = False
-        self.awake = threading.Event()
         self._journal: JournalSender | None = None
         self._failures = 0
         self._wake = threading.Event()
@@ -57,7 +55,6 @@ class Sender(threading.Thread):
             self._reaped = reap()
         with suppress(Exception):  # whatever it is, it comes again below
             self._journal = self._connected()
-        self.awake.set()
         while not (self.delivered or self._abandoned):
             self._wake.wait(self._pause())
             self._wake.clear()
