@@ -5,9 +5,6 @@ from __future__ import annotations
 import sys
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 
 def print_table(table: list[list[str]]) -> None:
@@ -16,6 +13,11 @@ def print_table(table: list[list[str]]) -> None:
         for line in table:
             click.echo("\t".join(line).rstrip("\t"))
         return
+    # Here, so that `--help` and pipes do not wait for it.
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     colours = {"FINISHED": "green", "RUNNING": "cyan", "FAILED": "red", "KILLED": "yellow"}
     shown = Table(*table[0], box=None)
     for line in table[1:]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking.journals import Row, rows
+from pipeline.tracking.journals import ListedRun, rows
 from pipeline.tracking.run import start_run
 
 
@@ -23,7 +23,7 @@ def evaluate(parent: Path, record: Path) -> str:
     return run.key
 
 
-def outline(listed: list[Row]) -> list[tuple[str, int]]:
+def outline(listed: list[ListedRun]) -> list[tuple[str, int]]:
     return [(row.key, row.depth) for row in listed]
 
 

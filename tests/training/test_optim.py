@@ -26,6 +26,7 @@ def test_the_optimizer_is_pytorchs_fused_adamw(config) -> None:
 
 def test_an_optimizer_is_a_function_and_an_entry(config, monkeypatch) -> None:
     monkeypatch.setitem(OPTIMIZERS, "sgd", lambda groups, _: torch.optim.SGD(groups, lr=0.5))
-    optimizer = build_optimizer(GPT(config), Train(weight_decay=0.3), "sgd")
+    settings = Train(weight_decay=0.3).model_copy(update={"optimizer": "sgd"})
+    optimizer = build_optimizer(GPT(config), settings)
     assert isinstance(optimizer, torch.optim.SGD)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
