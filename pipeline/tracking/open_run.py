@@ -67,20 +67,6 @@ class Run:
         steps = self._journalled.get("system/cpu_utilization_percentage", ())
         return max(steps, default=-1) + 1
 
-    def resume_at(self, step: int) -> None:
-        """Continue with the metrics of `step`; 0 for all over again.
-
-        A run that goes on from a checkpoint repeats what lay between the checkpoint and the
-        kill; what is in the journal already is not written again, in any case. To know where the
-        repetition begins only makes that cheaper: steps before it are no longer looked for.
-        """
-        for key, steps in list(self._journalled.items()):
-            rest = {s for s in steps if s >= step}
-            if rest:
-                self._journalled[key] = rest
-            else:
-                del self._journalled[key]
-
     def log_metrics(self, metrics: dict[str, float], step: int = 0) -> None:
         """Journal one point of each metric: microseconds, whatever the store does.
 

@@ -1,7 +1,6 @@
 """A run, as stages see it: `start_run` and the `Run` that it yields.
 
     with start_run("train", experiment="lossbook", state=folder, params=flat) as run:
-        run.resume_at(first_step)
         for step in ...:
             run.log_metrics({"train/loss": loss}, step=step)
 

@@ -31,7 +31,6 @@ state = paths.state_folder("train", "0123")
 with start_run("train", experiment="e", state=state, journal=Path("journals/train")) as run:
     checkpoint = state / "checkpoint"
     first = int(checkpoint.read_text()) if checkpoint.exists() else 0
-    run.resume_at(first)
     signal.setitimer(signal.ITIMER_REAL, float(os.environ["DIE_AFTER"]))
     for step in range(first, {STEPS}):
         run.log_metrics({{"loss": 1 / (1 + step), "rate": step * 0.5}}, step=step)
