@@ -106,10 +106,16 @@ def find_start(init_from: str) -> Source | None:
     """
     if init_from == SCRATCH:
         return None
+    if init_from == TRAINED:
+        raise UserError(
+            f"train.init_from: {TRAINED} is what a training replaces; name the run that left it "
+            "(`lossbook runs --json`), or a copy of the folder"
+        )
     try:
         return find(init_from, optional=[OPTIMIZER])
     except UserError as error:
-        raise UserError(f"train.init_from: {error}; or `{SCRATCH}`, random weights") from None
+        message = str(error).replace(f"`{TRAINED}`", f"`{SCRATCH}`")
+        raise UserError(f"train.init_from: {message}") from None
 
 
 def starting_model(

@@ -54,5 +54,11 @@ def test_a_folder_that_holds_no_model(here: Path) -> None:
 def test_a_training_names_the_key_and_every_way_out() -> None:
     with pytest.raises(UserError, match=r"train\.init_from: nowhere: no such model") as caught:
         find_start("nowhere")
-    for way in ("`trained`", "gpt2-SIZE", "folder", "lossbook runs", "`scratch`"):
+    for way in ("`scratch`", "gpt2-SIZE", "folder", "lossbook runs"):
         assert way in str(caught.value)
+    assert "`trained`" not in str(caught.value)
+
+
+def test_a_training_does_not_start_from_what_it_replaces() -> None:
+    with pytest.raises(UserError, match=r"train\.init_from: trained is what a training replaces"):
+        find_start("trained")

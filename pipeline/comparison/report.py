@@ -188,8 +188,9 @@ def facts(
         ),
         "Training": (
             f"{steps:,} steps ({epochs:.3g} epochs) from {train.init_from}, "
-            f"{train.batch_size * train.gradient_accumulation} windows a step, AdamW, "
-            f"learning rate {train.learning_rate:g}, {train.schedule}; seed {context.params.seed}"
+            f"{train.batch_size * train.gradient_accumulation} windows per step, "
+            f"{train.optimizer}, learning rate {train.learning_rate:g}, {train.schedule}; "
+            f"seed {context.params.seed}"
         ),
         "MLflow run": f"{context.run.name}, {context.run.run}" if context.run.run else "",
         "Commit": context.commit,
@@ -212,6 +213,7 @@ def _settings(params: Params) -> dict[str, Any]:
     return {
         key: words.get(value, value) if isinstance(value, bool | None) else value
         for key, value in flatten(shown).items()
+        if value != ()  # an empty list chooses nothing
     }
 
 

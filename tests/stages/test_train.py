@@ -240,7 +240,7 @@ def test_a_run_is_trained_on_by_its_key_or_its_mlflow_id(
     ("init_from", "message"),
     [
         ("models/scratch", r"what this stage writes.*lossbook runs.*copy of the folder"),
-        ("0123456789abcdef", "no such model; give `trained`"),
+        ("0123456789abcdef", "no such model; give `scratch`"),
     ],
 )
 def test_a_start_that_cannot_be_is_one_line(
