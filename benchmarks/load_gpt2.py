@@ -33,7 +33,7 @@ import psutil
 from pipeline.gpt2.release import DATA, HPARAMS, PREFIX
 from pipeline.gpt2.sizes import SIZES
 
-TESTS = Path(__file__).parents[1] / "tests"  # where checkpoints are written
+ROOT = Path(__file__).parents[1]
 CONTENDERS = ("the book", "lossbook", "lossbook, bf16")
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
 
@@ -43,9 +43,7 @@ Load = Callable[[Path], int]  # the bytes of the weights that were loaded
 
 def main() -> None:
     arguments = parse()
-    if arguments.child == "write":
-        write(arguments.sizes[0], arguments.folder)
-    elif arguments.child:
+    if arguments.child:
         print(json.dumps(read(arguments.child, arguments.folder)))
     else:
         without_book = arguments.without_book
@@ -69,7 +67,8 @@ def parse() -> argparse.Namespace:
 def compare(size: str, rounds: int, contenders: tuple[str, ...]) -> None:
     runs: dict[str, list[Numbers]] = {name: [] for name in contenders}
     with tempfile.TemporaryDirectory() as folder:
-        child("write", folder, "--sizes", size)
+        writer = [sys.executable, "-m", "tests.helpers.checkpoints", folder, size]
+        subprocess.run(writer, cwd=ROOT, check=True)
         for _ in range(rounds):
             for name in contenders:
                 warm(Path(folder, DATA))
@@ -99,13 +98,6 @@ def report(size: str, rounds: int, runs: dict[str, list[Numbers]]) -> None:
             f"{best['peak'] / 1e9:9.2f}{best['peak'] / best['weights']:11.2f}",
             flush=True,
         )
-
-
-def write(size: str, folder: Path) -> None:
-    sys.path.insert(0, str(TESTS))
-    from checkpoints import write_checkpoint
-
-    write_checkpoint(folder, SIZES[size].hparams)
 
 
 def warm(path: Path) -> None:

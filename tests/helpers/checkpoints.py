@@ -1,9 +1,13 @@
-"""GPT-2 checkpoints in OpenAI's exact layout, with random weights, written by TensorFlow."""
+"""GPT-2 checkpoints in OpenAI's exact layout, with random weights, written by TensorFlow.
+
+python -m tests.helpers.checkpoints FOLDER SIZE
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.gpt2.sizes import Hparams
+from pipeline.gpt2.sizes import SIZES, Hparams
 
 Array = npt.NDArray[np.float32]
 
@@ -58,3 +62,7 @@ def write_checkpoint(
         v1.train.Saver(save_relative_paths=True).save(session, str(folder / "model.ckpt"))
     (folder / "hparams.json").write_text(json.dumps(asdict(hparams)))
     return folder
+
+
+if __name__ == "__main__":
+    write_checkpoint(Path(sys.argv[1]), SIZES[sys.argv[2]].hparams)
