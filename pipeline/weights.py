@@ -26,7 +26,7 @@ from pipeline.tracking.artifacts import folder_of_run
 
 SCRATCH, TRAINED, GPT2 = "scratch", "trained", "gpt2-"
 FOLDER = Path("models/scratch")
-NAMES = "`trained`, gpt2-SIZE, a folder, or a run that `lossbook runs --json` lists"
+OTHERS = "gpt2-SIZE, a folder, or a run that `lossbook runs --json` lists"
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,11 @@ def find(name: str, which: Weights = "last", optional: Sequence[str] = ()) -> So
         )
     if name == TRAINED:
         return Source(name, folder=FOLDER, which=which)
+    return _find_other(name, which, optional, f"`{TRAINED}`, {OTHERS}")
+
+
+def _find_other(name: str, which: Weights, optional: Sequence[str], names: str) -> Source:
+    """Any but the two words; `names` says what there is, for the error."""
     if name.startswith(GPT2):
         size = name.removeprefix(GPT2)
         if size not in SIZES:
@@ -92,7 +97,7 @@ def find(name: str, which: Weights = "last", optional: Sequence[str] = ()) -> So
     folder = Path(name)
     if not folder.is_dir():
         files = ("config.json", FILES[which])
-        return Source(name, folder=folder_of_run(name, files, optional, NAMES), which=which)
+        return Source(name, folder=folder_of_run(name, files, optional, names), which=which)
     if not (folder / "config.json").is_file():
         raise UserError(f"{name}: holds no config.json and {FILES['last']}")
     return Source(name, folder=folder, which=which)
@@ -112,10 +117,9 @@ def find_start(init_from: str) -> Source | None:
             "(`lossbook runs --json`), or a copy of the folder"
         )
     try:
-        return find(init_from, optional=[OPTIMIZER])
+        return _find_other(init_from, "last", [OPTIMIZER], f"`{SCRATCH}`, {OTHERS}")
     except UserError as error:
-        message = str(error).replace(f"`{TRAINED}`", f"`{SCRATCH}`")
-        raise UserError(f"train.init_from: {message}") from None
+        raise UserError(f"train.init_from: {error}") from None
 
 
 def starting_model(
