@@ -7,49 +7,12 @@ that a reader does not know are left alone.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    ValidationError,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, PlainSerializer, model_validator
 from pydantic_core import PydanticCustomError
 
-from pipeline.errors import UserError
-from pipeline.system.files import read_json, write_json
-
-
-class Record(BaseModel):
-    """A JSON file of `reports/`, or a part of one: writers construct it, readers load it."""
-
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False, protected_namespaces=())
-
-    def write(self, path: Path) -> None:
-        """Write the record, its keys in the order of its fields."""
-        write_json(path, self.model_dump(mode="json"))
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Load the record from `path`.
-
-        Raises:
-            UserError: the file is missing, is not JSON, or lacks a key or has a wrong one; names
-                the file and the key.
-        """
-        try:
-            return cls.model_validate(read_json(path))
-        except ValidationError as error:
-            problem = error.errors()[0]
-            key = ".".join(str(part) for part in problem["loc"])
-            message = problem["msg"][:1].lower() + problem["msg"][1:]
-            detail = f"{key}: {message}" if key else message
-            raise UserError(f"{path}: {detail}; `dvc repro -f` rewrites it") from None
-
+from pipeline.system.records import Record
 
 # prepare and split
 
@@ -280,7 +243,9 @@ class EvaluationReport(Record):
     val: Losses
     best: SplitLosses
     untrained: SplitLosses
-    completions: dict[Literal["best", "last"], tuple[PromptCompletion, ...]] = {}
+    completions: dict[Literal["best", "last"], tuple[PromptCompletion, ...]] = Field(
+        default_factory=dict
+    )
 
     @property
     def last(self) -> SplitLosses:
@@ -330,7 +295,7 @@ class WeightsReport(Record):
     status: Literal["available", "unavailable"]
     reason: str | None = None
     source: str
-    files: dict[str, WeightsFile] = {}
+    files: dict[str, WeightsFile] = Field(default_factory=dict)
 
 
 class BaselineReport(Record):

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from pipeline.errors import UserError
+from pipeline.system.text import printable, shortened
 
-# What a full or closed disk answers: for the user to mend, no bug of ours.
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
-
+# What the system refuses without naming a file: for the user to mend, no bug of ours.
+LIMITS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EFBIG,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EIO,
+    errno.ENAMETOOLONG,
+}
+LONGEST = 420  # characters of a line, before which Click writes what it is about
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -25,9 +39,14 @@ class Command(click.Command):
     A stage of a DVC experiment that fails before its run has begun leaves a failed run.
     """
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _readable():
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _readable():
+                return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
@@ -36,21 +55,45 @@ class Command(click.Command):
                 from pipeline.tracking.run import record_failure
 
                 record_failure(error)
-            if (line := _in_one_line(error)) is None:
+            if (message := _message(error)) is None:
                 raise
-            raise click.ClickException(line) from error
-
-
-def _in_one_line(error: Exception) -> str | None:
-    """The line for a user's mistake or disk; None for a bug, which gets its traceback."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, OSError) and error.errno in DISK:
-        return f"{error.filename or 'disk'}: {error.strerror}"
-    return None
+            raise click.ClickException(_lines(message)) from error
 
 
 class Group(click.Group):
     """A group of such commands."""
 
     command_class = Command
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _readable():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _readable():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Click quotes what it was given, however long."""
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = _lines(error.message)
+        raise
+
+
+def _lines(message: str) -> str:
+    return "\n".join(shortened(line, LONGEST) for line in printable(message).split("\n"))
+
+
+def _message(error: Exception) -> str | None:
+    """What to say of a user's mistake or a limit; None for a bug, which gets its traceback."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in LIMITS):
+        return f"{'disk' if error.filename is None else error.filename}: {error.strerror}"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):  # torch's way
+        return "not enough memory"
+    return None

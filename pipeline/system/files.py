@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from pydantic_core import from_json
 
 from pipeline.errors import UserError
+
+MOST_BYTES = 2**28  # of a file that is read whole: reports, notes, settings
 
 
 @contextmanager
@@ -77,18 +81,55 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON written by another stage.
+def read_json(path: Path, remedy: str = "`dvc repro -f` rewrites it") -> Any:
+    """Read JSON that another stage, or another program, has written.
+
+    Args:
+        remedy: what a user can do about a file that is not JSON.
 
     Raises:
-        UserError: the file is missing or is not JSON.
+        UserError: the file is missing, is no regular file, is too large or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        raw = read_bounded(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `dvc repro` writes it") from None
+    return parse_json(raw, str(path), remedy)
+
+
+def parse_json(raw: str | bytes, where: str, remedy: str = "") -> Any:
+    """What JSON text comes to; `where` names it in errors.
+
+    Raises:
+        UserError: it is not JSON, is nested too deep or has a number of thousands of digits.
+    """
+    try:
+        return from_json(raw)
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); `dvc repro -f` rewrites it") from None
+        reason = f"{where}: not valid JSON ({error})"
+    raise UserError(reason + (f"; {remedy}" if remedy else ""))
+
+
+def read_bounded(path: Path, limit: int = MOST_BYTES) -> bytes:
+    """A regular file's bytes, `limit` of them at most.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UserError: it cannot be read, is a pipe or a device, or is larger.
+    """
+    try:
+        # A pipe that nobody writes to would hang the opening itself.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UserError(f"{path}: not a regular file")
+            raw = file.read(limit + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    if len(raw) > limit:
+        raise UserError(f"{path}: larger than {limit // 2**20} MiB")
+    return raw
 
 
 def sha256_of(path: Path) -> str:

@@ -1,0 +1,42 @@
+"""Text that is not ours, made fit for a line that people read."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+# C0 and C1 controls, DEL, bidirectional controls, line separators and lone surrogates: what a
+# terminal obeys, what reorders a line, and what no encoding can write.
+_UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def printable(text: str, keep: str = "\n\t") -> str:
+    r"""The text with control characters, except those in `keep`, as escapes such as `\x1b`."""
+
+    def escaped(match: re.Match[str]) -> str:
+        character = match[0]
+        return character if character in keep else repr(character)[1:-1]
+
+    return _UNSEEN.sub(escaped, text)
+
+
+def shortened(text: str, limit: int = 120) -> str:
+    """The text in at most `limit` characters: what is too long is cut in the middle, at `…`."""
+    if len(text) <= limit:
+        return text
+    end = (limit - 1) // 3
+    return f"{text[: limit - 1 - end]}…{text[len(text) - end :]}"
+
+
+def quoted(value: Any, limit: int = 120) -> str:
+    """What a user or a file gave, in quotes as Python writes them, for a message."""
+    if isinstance(value, str):
+        # A part of a long text is enough, and repr of all of it is not.
+        value = shortened(value, limit)
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # too deep, or a number of too many digits
+        text = f"a {type(value).__name__}"
+    return shortened(printable(text, keep=""), limit + 2)
