@@ -80,7 +80,7 @@ def _readable() -> Iterator[None]:
     try:
         yield
     except click.ClickException as error:
-        error.message = _lines(error.message)
+        vars(error)["message"] = _lines(error.message)  # final only for type checkers
         raise
 
 

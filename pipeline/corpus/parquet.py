@@ -26,7 +26,8 @@ from pipeline.corpus.documents import Document, LeftOut
 from pipeline.corpus.statistics import TextStatistics
 from pipeline.corpus.storage import BLOCK
 from pipeline.errors import UserError
-from pipeline.reports import CorpusStatistics, Record
+from pipeline.reports import CorpusStatistics
+from pipeline.system.records import Record
 
 META = "_meta.json"  # readers of Parquet folders pass over names that begin so
 LEFT_OUT = "_left_out.jsonl"
