@@ -47,6 +47,10 @@ class Parallel:
             work.wait()
             gradient.div_(self.world.size)
 
+    def evaluation(self) -> AbstractContextManager[object]:
+        """Around forward passes that no backward pass follows."""
+        return nullcontext()
+
     def gradient_norm(self) -> Tensor:
         """Of all gradients together, a scalar."""
         return get_total_norm([p.grad for p in self.master.parameters() if p.grad is not None])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -63,12 +64,20 @@ class Sharded(Parallel):
         norm = super().gradient_norm()
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Embeddings and head stay gathered after a forward pass until a backward pass ends.
+
+        None does here; and of gathered parameters the next step would reset other gradients than
+        those that its backward pass adds to.
+        """
+        yield
+        self._sharded.reshard()
+
     def weights(self, *, copy: bool = True) -> dict[str, Tensor]:
-        self._sharded.reshard()  # an evaluation leaves embeddings and head gathered
         return gather_weights(self.master)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        self._sharded.reshard()
         return gather_optimizer(self.master, optimizer)
 
     def full_model(self) -> GPT | None:

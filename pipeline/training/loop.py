@@ -182,7 +182,7 @@ class Trainer:
         self.report_steps(self.metrics.flush())
         batch_size = self.batches.batch_size
         train_count = min(len(self.train_windows), self.settings.eval_batches * batch_size)
-        with self.runtime.autocast():
+        with self.parallel.evaluation(), self.runtime.autocast():
             train_loss, val_loss = (
                 distributed_loss(self.world, self.working.model, windows, batch_size, indices)
                 for windows, indices in (

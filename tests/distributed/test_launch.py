@@ -14,7 +14,7 @@ from pipeline.distributed.rendezvous import RankLost
 from pipeline.distributed.world import World
 from pipeline.errors import UserError
 from pipeline.training.worker import run_worker
-from tests.helpers.two_processes import CPU, die
+from tests.helpers.processes import CPU, die
 
 TWO = World.on_one_machine(2)
 

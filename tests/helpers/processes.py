@@ -66,9 +66,9 @@ def run_worker(world: World, rendezvous: Rendezvous, cases: list[Case], tokens: 
         train_all(cases, tokens, world)
 
 
-def train_by_two(cases: list[Case], tokens: Path) -> list[dict[str, Any]]:
-    """The same by two processes, this one and one that it starts, in one group."""
-    world = World.on_one_machine(2)
+def train_by(processes: int, cases: list[Case], tokens: Path) -> list[dict[str, Any]]:
+    """The same by several processes, this one and those that it starts, in one group."""
+    world = World.on_one_machine(processes)
     with launch(world, CPU, run_worker, cases, tokens):
         return train_all(cases, tokens, world)
 
