@@ -58,6 +58,8 @@ def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
         UserError: the machine has no such device.
     """
     chosen = _choose_device(device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)  # where streams and graphs go that are given no device
     bf16 = precision == "bf16" or (precision == "auto" and multiplies_bf16(chosen))
     return Runtime(chosen, bf16)
 
@@ -115,12 +117,15 @@ def _cpu_model() -> str:
 def _choose_device(name: str) -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return torch.device("cuda", 0)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise UserError(f"train.device: {name} asked for, but this machine has {count} CUDA GPUs")
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)  # some of torch's calls need the number
+        if device.index >= (count := torch.cuda.device_count()):
+            raise UserError(
+                f"train.device: {name} asked for, but this machine has {count} CUDA GPUs"
+            )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("train.device: mps asked for, but this machine has none")
     return device

@@ -58,3 +58,18 @@ def test_without_the_instructions_auto_is_fp32(monkeypatch: pytest.MonkeyPatch) 
 def test_a_device_that_is_not_there() -> None:
     with pytest.raises(UserError, match=r"train\.device: cuda asked for.*0 CUDA GPUs"):
         choose_runtime("cuda")
+
+
+@pytest.mark.parametrize(
+    ("name", "index"), [("auto", 0), ("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)]
+)
+def test_a_cuda_device_has_a_number_and_is_the_current_one(
+    monkeypatch: pytest.MonkeyPatch, name: str, index: int
+) -> None:
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    device = torch.device("cuda", index)
+    assert choose_runtime(name, "fp32").device == device
+    assert current == [device]
