@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from pipeline.distributed.base import Parallel
 from pipeline.distributed.launch import launch
-from pipeline.distributed.world import World
+from pipeline.distributed.world import ALONE, World
+from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.model.objective import Objective
+from pipeline.params import Train
 from pipeline.training.events import Diverged
 from pipeline.training.loop import Trainer
 from tests.helpers.processes import CPU, StepLog, job_of, run_job_worker, train, train_by
@@ -52,6 +57,15 @@ def test_two_processes_lose_what_one_does(tokens: Path) -> None:
     assert_rises_again(alone)
     for shared in train_by(2, [case(), case(sharding="full")], tokens):
         assert_equal(shared, alone)
+
+
+def test_the_norm_of_a_long_gradient_is_right() -> None:
+    model = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=64, context_length=8))
+    parallel = Parallel(ALONE, model, Objective(model, Train(), CPU))
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    wide = torch.cat([p.grad.flatten().double() for p in model.parameters()])
+    assert parallel.gradient_norm().item() == pytest.approx(wide.norm().item(), rel=1e-6)
 
 
 TIED = {"tie_weights": True, "init": "gpt2"}
