@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("stages", "cli", "commands"),
     ("training", "evaluation", "comparison", "sampling", "sweep", "serving", "identify"),
-    ("weights",),
+    ("weights", "params_advice"),
     ("gpt2",),
     ("generation", "distributed"),
     ("model",),

@@ -23,6 +23,7 @@ OBSERVERS = (
     "pipeline.commands",
     "pipeline.errors",
     "pipeline.params",
+    "pipeline.params_advice",
     "pipeline.params_errors",
     "pipeline.plots",
     "pipeline.reports",

@@ -10,6 +10,7 @@ from pipeline.distributed.launch import launch
 from pipeline.distributed.world import World
 from pipeline.errors import UserError
 from pipeline.params import flatten, load_params
+from pipeline.params_advice import advice
 from pipeline.serving.trained_model import log_saved
 from pipeline.system.progress import Progress
 from pipeline.tracking.paths import state_folder
@@ -76,6 +77,8 @@ def train_as_rank_0(
         ) as run,
         Progress(job.total_steps, "train", unit="step") as bar,
     ):
+        for line in advice(job.params, total_steps=job.total_steps, processes=job.world.size):
+            bar.say(f"warning: {line}")
         log_inputs(run, job)
         recorder = Recorder(run, bar, greedy_sampler(job))
         with (
