@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from pipeline.gpt2.sizes import SIZES
+from pipeline.numbers import counted
 from pipeline.params import Params, Train, flatten
 
 GPT2 = SIZES["124M"].hparams  # its vocabulary and context are those of all sizes
@@ -111,7 +112,7 @@ def _weights(params: Params) -> Iterator[str]:
 
 def _lengths(train: Train, steps: int) -> Iterator[str]:
     """What does not fit into a training of so many steps."""
-    whole = f"the training's {_count(steps, 'step')}"
+    whole = f"the training's {counted(steps, 'step')}"
     decay = 0.0
     if train.schedule == "wsd":
         decay = train.decay_steps * (steps if train.decay_steps < 1 else 1)
@@ -128,7 +129,7 @@ def _lengths(train: Train, steps: int) -> Iterator[str]:
     evaluations = -(-steps // train.eval_every)
     if train.early_stopping and train.early_stopping >= evaluations:
         yield (
-            f"train.early_stopping: {train.early_stopping} of {_count(evaluations, 'evaluation')} "
+            f"train.early_stopping: {train.early_stopping} of {counted(evaluations, 'evaluation')} "
             "stops nothing; lower it, or train.eval_every"
         )
     defaults = Train()
@@ -154,7 +155,3 @@ def _sampling(params: Params) -> Iterator[str]:
         for prompt, times in Counter(prompts).items():
             if times > 1:
                 yield f"{key}.prompts: {prompt!r} stands in it {times} times; once is enough"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tracking", "plots", "pages"),
     ("reports", "params", "params_errors"),
     ("system",),
-    ("errors",),
+    ("errors", "numbers"),
 )
 SIDEWAYS = {
     ("stages", "commands"),  # what every command does at the terminal's edge

@@ -22,6 +22,7 @@ DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
 OBSERVERS = (
     "pipeline.commands",
     "pipeline.errors",
+    "pipeline.numbers",
     "pipeline.params",
     "pipeline.params_advice",
     "pipeline.params_errors",
