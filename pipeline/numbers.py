@@ -56,6 +56,11 @@ def shown(value: float, places: int = 3) -> str:
     return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
 
 
+def gap(difference: float) -> str:
+    """A difference above 0, in nats: `0.290`; `less than 0.001` where it would read as none."""
+    return "less than 0.001" if difference < 0.001 else shown(difference)
+
+
 def counted(number: int, noun: str, plural: str = "") -> str:
     """`1 step`, `1,200 steps`; `plural` where that takes more than an s."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -151,7 +151,7 @@ def test_numbers_measured_on_something_else_are_refused(
     [
         ("evaluate.json", {"best": None}, "evaluate.json: best:"),
         ("evaluate.json", {"val__loss": "low"}, "evaluate.json: val.loss:"),
-        ("evaluate.json", {"untrained__val__loss": math.nan}, "untrained.val.loss:"),
+        ("evaluate.json", {"untrained__val__loss": "much"}, "untrained.val.loss:"),
         ("train.json", {"best": {"step": 30, "val_loss": 6.0}}, "train.json: best.epoch:"),
         ("baselines/124M.json", {"val": None}, "124M.json: is measured but lacks val"),
         ("baselines/124M.json", {"status": "maybe"}, "124M.json: status:"),
@@ -216,7 +216,7 @@ ALL = ("124M", "1558M")
         (
             ("1558M", "774M", "355M"),
             6,
-            {"evaluate.json": {"val__loss": 6.01}},
+            {"evaluate.json": {"val__loss": 6.0}, "train.json": {"best__step": 50}},
             "Six epochs from scratch reach a validation perplexity of 403, still falling at the "
             "end; GPT-2 could not be measured beside it (355M, 774M and 1558M unavailable).",
         ),
@@ -233,6 +233,41 @@ ALL = ("124M", "1558M")
             {"evaluate.json": {"val__loss": 6.01}, "train.json": {"best__epoch": 4.2}},
             "4.5 epochs from scratch reach a validation perplexity of 403, best at epoch 4.2; no "
             "GPT-2 was asked for (gpt2.sizes is empty).",
+        ),
+        (
+            (),
+            10 / 222,
+            {"train.json": {"steps": 10, "best__step": 5, "best__epoch": 5 / 222}},
+            "Ten steps from scratch reach a validation perplexity of 403, best at step 5, and then "
+            "memorise; no GPT-2 was asked for (gpt2.sizes is empty).",
+        ),
+        (
+            (),
+            1 / 222,
+            {"train.json": {"steps": 1, "best__step": 1, "best__epoch": 1 / 222}},
+            "One step from scratch reaches a validation perplexity of 403, still falling at the "
+            "end; no GPT-2 was asked for (gpt2.sizes is empty).",
+        ),
+        (
+            (),
+            10,
+            {"train.json": {"best__step": 49, "best__epoch": 9.8}},
+            "Ten epochs from scratch reach a validation perplexity of 403, best at step 49, and "
+            "then memorise; no GPT-2 was asked for (gpt2.sizes is empty).",
+        ),
+        (
+            (),
+            10,
+            {"evaluate.json": {"best__val__perplexity": math.inf, "val__loss": math.nan}},
+            "Ten epochs from scratch reach a validation perplexity of ∞, best at epoch 6; no GPT-2 "
+            "was asked for (gpt2.sizes is empty).",
+        ),
+        (
+            (),
+            10,
+            {"evaluate.json": {"best__val__perplexity": 3e207}},
+            "Ten epochs from scratch reach a validation perplexity of 3.0 × 10²⁰⁷, best at epoch "
+            "6, and then memorise; no GPT-2 was asked for (gpt2.sizes is empty).",
         ),
         (
             (),
