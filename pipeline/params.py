@@ -245,7 +245,9 @@ class Train(Section):
     )
     eval_every: Positive = Field(5, description="optimizer steps between two evaluations")
     eval_batches: Positive = Field(
-        1, description="fixed training batches that an evaluation looks at"
+        1,
+        description="fixed training batches that an evaluation looks at, of two windows each (the "
+        "book's) whatever `batch_size` is, so that runs can be compared",
     )
     eval_windows: Positive | None = Field(
         None,

@@ -95,7 +95,9 @@ def run_header(job: TrainingJob) -> dict[str, Any]:
         "description": (
             f"Pretraining on **{meta['corpus']}**: {len(job.train_windows.tokens):,} training and "
             f"{len(job.val_windows.tokens):,} validation tokens, {job.total_steps:,} steps, "
-            f"{job.runtime.precision} on {job.runtime.device.type}."
+            f"{job.runtime.precision} on {job.runtime.device.type}.\n\n"
+            "`train/loss` is of each step's own batch, with dropout; `eval/train_loss` and "
+            "`eval/val_loss` are of the same windows at every evaluation, without it."
         ),
         "params": {
             **params,
