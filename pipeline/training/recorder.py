@@ -9,7 +9,7 @@ from pipeline.generation.decode import complete
 from pipeline.generation.matmul_kernels import Precision
 from pipeline.generation.sampling import Sampling
 from pipeline.model.gpt import GPT
-from pipeline.numbers import perplexity, shown
+from pipeline.numbers import counted, perplexity, shown
 from pipeline.params import Params, flatten
 from pipeline.reports import HistoryRow
 from pipeline.system.progress import Progress
@@ -94,8 +94,9 @@ def run_header(job: TrainingJob) -> dict[str, Any]:
         "name": run_name(params, defaults, ["train.learning_rate"]),
         "description": (
             f"Pretraining on **{meta['corpus']}**: {len(job.train_windows.tokens):,} training and "
-            f"{len(job.val_windows.tokens):,} validation tokens, {job.total_steps:,} steps, "
-            f"{job.runtime.precision} on {job.runtime.device.type}.\n\n"
+            f"{len(job.val_windows.tokens):,} validation tokens, "
+            f"{counted(job.total_steps, 'step')}, {job.runtime.precision} on "
+            f"{job.runtime.device.type}.\n\n"
             "`train/loss` is of each step's own batch, with dropout; `eval/train_loss` and "
             "`eval/val_loss` are of the same windows at every evaluation, without it."
         ),

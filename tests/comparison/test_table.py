@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.comparison.columns import cells, comparison_report
 from pipeline.comparison.table import Comparison, read_comparison
-from pipeline.comparison.verdict import comparison_verdict
+from pipeline.comparison.verdict import MEMORISED, comparison_verdict
 from pipeline.errors import UserError
+from pipeline.numbers import perplexity
+from pipeline.reports import (
+    BestEvaluation,
+    EvaluationReport,
+    LastEvaluation,
+    Losses,
+    SplitLosses,
+    Training,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "comparison"
 THE_VERDICT = "b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f"
@@ -298,6 +310,69 @@ def test_the_verdict_says_what_was_measured(
     for file, keys in changes.items():
         edit(file, **keys)
     assert comparison_verdict(compared(reports, *sizes), epochs) == sentence
+
+
+LOSS = st.sampled_from([6.1, 6.1004, 6.2, 800.0, math.inf, math.nan]) | st.floats(0, 20)
+
+
+@given(
+    losses=st.lists(st.tuples(LOSS, LOSS), min_size=2, max_size=6),
+    every=st.integers(1, 9),
+    steps_per_epoch=st.integers(1, 30),
+)
+def test_each_claim_of_the_verdict_is_what_the_numbers_say(
+    losses: list[tuple[float, float]], every: int, steps_per_epoch: int
+) -> None:
+    """`losses` are a training's and a validation's, by evaluation."""
+    losses[0] = (10.9, 10.8)
+    best = min(range(len(losses)), key=lambda i: (not losses[i][1] <= 20, losses[i][1], i))
+    last, steps = len(losses) - 1, (len(losses) - 1) * every
+    epochs = steps / steps_per_epoch
+
+    def measured(at: int) -> SplitLosses:
+        train, val = (
+            Losses(loss=x, perplexity=perplexity(x), bits_per_byte=x, tokens=8, windows=1)
+            for x in losses[at]
+        )
+        return SplitLosses(train=train, val=val)
+
+    comparison = Comparison(
+        {},
+        EvaluationReport(
+            corpus_sha256="5",
+            context_length=8,
+            train=measured(last).train,
+            val=measured(last).val,
+            best=measured(best),
+            untrained=measured(0),
+        ),
+        Training(
+            parameters=1,
+            steps=steps,
+            tokens_seen=8 * steps,
+            best=BestEvaluation(
+                step=best * every, epoch=best * every / steps_per_epoch, val_loss=losses[best][1]
+            ),
+            last=LastEvaluation(train_loss=losses[last][0], val_loss=losses[last][1]),
+            overfit=0.0,
+        ),
+    )
+    said = comparison_verdict(comparison, epochs)
+    number, unit = re.match(r"(\S+) (step|epoch)s? from", said).groups()  # type: ignore[union-attr]
+    assert number != "No"
+    assert (unit == "step") == (epochs < 1)
+    improved = losses[best][1] < losses[0][1]
+    assert ("never predict" in said) == (not improved)
+    assert ("still falling at the end" in said) == (improved and best == last)
+    place = re.search(r"best at (step|epoch) ([\d.,]+)[,;]", said)
+    assert (place is not None) == (improved and best != last)
+    if place is not None:
+        exact = best * every / (1 if place[1] == "step" else steps_per_epoch)
+        assert abs(float(place[2].replace(",", "")) - exact) <= (place[1] == "epoch") * 0.5
+        assert float(place[2].replace(",", "")) > 0
+    rose = losses[last][1] - losses[best][1] >= MEMORISED
+    fell = losses[last][0] < losses[best][0]
+    assert ("memorise" in said) == (improved and best != last and rose and fell)
 
 
 def test_the_verdict_names_the_smallest_and_the_largest(reports: Path, edit: Edit) -> None:
