@@ -39,9 +39,10 @@ class Recorder:
 
     def report_spike(self, step: Step) -> None:
         self.spikes.append(step.step)
-        steps = ", ".join(map(str, self.spikes[:LISTED_SPIKES]))
+        steps = "steps " if len(self.spikes) > 1 else "step "
+        steps += ", ".join(map(str, self.spikes[:LISTED_SPIKES]))
         more = ", …" * (len(self.spikes) > LISTED_SPIKES)
-        self.run.set_tags({"loss_spikes": f"{len(self.spikes)} (steps {steps}{more})"})
+        self.run.set_tags({"loss_spikes": f"{len(self.spikes)} ({steps}{more})"})
         self.bar.say(f"warning: the training loss jumped to {shown(step.loss)} at step {step.step}")
 
     def on_evaluation(self, row: HistoryRow) -> None:

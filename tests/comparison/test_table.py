@@ -18,7 +18,7 @@ from pipeline.comparison.columns import cells, comparison_report
 from pipeline.comparison.table import Comparison, read_comparison
 from pipeline.comparison.verdict import MEMORISED, comparison_verdict
 from pipeline.errors import UserError
-from pipeline.numbers import perplexity
+from pipeline.numbers import perplexity as perplexity_of
 from pipeline.reports import (
     BestEvaluation,
     EvaluationReport,
@@ -331,7 +331,7 @@ def test_each_claim_of_the_verdict_is_what_the_numbers_say(
 
     def measured(at: int) -> SplitLosses:
         train, val = (
-            Losses(loss=x, perplexity=perplexity(x), bits_per_byte=x, tokens=8, windows=1)
+            Losses(loss=x, perplexity=perplexity_of(x), bits_per_byte=x, tokens=8, windows=1)
             for x in losses[at]
         )
         return SplitLosses(train=train, val=val)
