@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.comparison.table import ComparedModel, Comparison
+from pipeline.numbers import shown
 from pipeline.pages.markdown import markdown_line
 from pipeline.reports import ComparisonReport
 
@@ -56,7 +57,7 @@ def of_losses(split: Literal["train", "val"], number: str) -> Callable[[Compared
 
 
 def _perplexity(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
+    return shown(value, 0 if value >= 1000 else 1)
 
 
 def _without_reason(status: str) -> str:
@@ -67,12 +68,12 @@ def _without_reason(status: str) -> str:
 COLUMNS = [
     Column("model", "model", lambda model: model.name, kind="name"),
     Column("parameters", "parameters", lambda model: model.parameters, "{:,}".format),
-    Column("train_loss", "training loss", of_losses("train", "loss"), "{:.3f}".format, metric=True),
+    Column("train_loss", "training loss", of_losses("train", "loss"), shown, metric=True),
     Column(
         "val_loss",
         "validation loss",
         of_losses("val", "loss"),
-        "{:.3f}".format,
+        shown,
         metric=True,
         marks_lowest=True,
     ),
@@ -83,7 +84,7 @@ COLUMNS = [
         "val_bits_per_byte",
         "bits per byte",
         of_losses("val", "bits_per_byte"),
-        "{:.3f}".format,
+        shown,
         metric=True,
     ),
     Column(

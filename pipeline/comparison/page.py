@@ -43,7 +43,7 @@ class ComparisonPage:
         sampling: see `sampling_section`.
         corpus: see `corpus_section`.
         facts: how it was made, in words.
-        params: every setting, by its dotted key.
+        params: the settings of text and training, by their dotted keys.
     """
 
     subject: str
@@ -108,7 +108,10 @@ def _of_kind(kind: str) -> list[columns.Column]:
 def _lowest(models: Sequence[ComparedModel]) -> dict[str, float | None]:
     """The lowest value of each column that marks it."""
     return {
-        column.name: min((v for m in models if (v := column.value(m)) is not None), default=None)
+        column.name: min(
+            (v for m in models if (v := column.value(m)) is not None and v == v),  # NaN is none
+            default=None,
+        )
         for column in columns.COLUMNS
         if column.marks_lowest
     }

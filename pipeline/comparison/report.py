@@ -18,7 +18,8 @@ from pipeline.comparison.token_view import TokenView
 from pipeline.comparison.verdict import comparison_verdict, listed
 from pipeline.errors import UserError
 from pipeline.gpt2.sizes import PUBLISHED_TEXT, SIZES
-from pipeline.params import Params, flatten
+from pipeline.numbers import counted
+from pipeline.params import Params, Train, flatten
 from pipeline.reports import (
     HISTORY_COLUMNS,
     CorpusReport,
@@ -29,7 +30,7 @@ from pipeline.reports import (
 from pipeline.sampling.section import sampling_section
 from pipeline.tracking.tags import git_tags
 
-SHOWN = {"seed": True, "prepare": True, "split": True, "model": True, "train": True}
+SHOWN = {"seed", "prepare", "split", "model", "train"}  # what the losses come from
 PROTOCOL = (
     "GPT-2's byte-pair encoding; windows without overlap from the start of each split, the last "
     "short one dropped; targets are the inputs shifted by one; the loss is the sum of nats over "
@@ -172,23 +173,26 @@ def facts(
     """How the numbers came to be, in words."""
     corpus, split, measured = context.corpus, context.split, comparison.evaluation
     model, train = context.params.model, context.params.train
-    documents = f"{corpus.documents:,} document{'s' if corpus.documents != 1 else ''}"
     made = {
-        "Corpus": f"{corpus.corpus}: {documents}, {corpus.characters:,} characters",
+        "Corpus": (
+            f"{corpus.corpus}: {counted(corpus.documents, 'document')}, "
+            f"{counted(corpus.characters, 'character')}"
+        ),
         "Source": corpus.source,
         "SHA-256 of the text": corpus.sha256,
         "Split": (
-            f"{split.train.tokens:,} training and {split.val.tokens:,} validation tokens; "
+            f"{split.train.tokens:,} training and {counted(split.val.tokens, 'validation token')}; "
             f"windows of {measured.context_length:,}"
         ),
         "Measure": PROTOCOL,
         "Model": (
-            f"{comparison.training.parameters:,} parameters: {model.n_layer} layers of "
-            f"{model.n_head} heads, {model.n_embd} wide; {model.init} initialisation"
+            f"{counted(comparison.training.parameters, 'parameter')}: "
+            f"{counted(model.n_layer, 'layer')} of {counted(model.n_head, 'head')}, "
+            f"{model.n_embd} wide; {model.init} initialisation"
         ),
         "Training": (
-            f"{steps:,} steps ({epochs:.3g} epochs) from {train.init_from}, "
-            f"{train.batch_size * train.gradient_accumulation} windows per step, "
+            f"{counted(steps, 'step')} ({epochs:.3g} epoch{'' if epochs == 1 else 's'}) from "
+            f"{train.init_from}, {_windows_per_step(train)} per step, "
             f"{train.optimizer}, learning rate {train.learning_rate:g}, {train.schedule}; "
             f"seed {context.params.seed}"
         ),
@@ -197,6 +201,13 @@ def facts(
         "Versions": _versions(),
     }
     return {name: fact for name, fact in made.items() if fact}
+
+
+def _windows_per_step(train: Train) -> str:
+    """`train.batch_size: auto` was found by the training, and stands in its run."""
+    if train.batch_size == "auto":
+        return "as many windows as fit into the GPU"
+    return counted(train.batch_size * train.gradient_accumulation, "window")
 
 
 def _commit() -> str:

@@ -14,6 +14,7 @@ from pipeline.generation.decode import generate
 from pipeline.generation.sampling import Sampling
 from pipeline.model.gpt import GPT
 from pipeline.model.perplexity import measure, window_losses
+from pipeline.numbers import counted
 from pipeline.params import Compare
 from pipeline.reports import PromptCompletion, SplitLosses, TokenLossesReport
 from pipeline.tokens.tokenizer import encode
@@ -53,7 +54,7 @@ class Splits:
         """What they hold, in Markdown."""
         return (
             f"**{self.val.tokens.meta['corpus']}**: {len(self.train):,} training and "
-            f"{len(self.val):,} validation windows of {self.context_length} tokens"
+            f"{counted(len(self.val), 'validation window')} of {self.context_length} tokens"
         )
 
 

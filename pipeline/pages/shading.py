@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from pipeline.numbers import shown
+
 STEPS = 11
 LIGHT = ("#fdfcfa", "#fde7bd", "#f6b26b", "#dd6b3d")
 DARK = ("#16181d", "#3a2a20", "#6b3c1c", "#9c4a1f")
@@ -84,16 +86,17 @@ def shade(spans: Iterable[TextSpan], model: int) -> Markup:
     elements, text = [], ""
     for span in spans:
         nats = span.losses[model]
-        title = f"{nats:.2f}" if span.tokens == 1 else f"{nats:.2f} over {span.tokens} tokens"
+        title = shown(nats, 2) + (f" over {span.tokens} tokens" if span.tokens > 1 else "")
         text = span.text
-        shown = escape(text.translate(_SIGNS))
-        elements.append(f'<span class="l{step(nats / span.tokens)}" title="{title}">{shown}</span>')
+        signed = escape(text.translate(_SIGNS))
+        shade_class = f"l{step(nats / span.tokens)}"
+        elements.append(f'<span class="{shade_class}" title="{title}">{signed}</span>')
     return Markup("".join(elements) + ("\n" if text.endswith("\n") else ""))
 
 
 def step(nats: float) -> int:
-    """The step of the scale: whole nats, 10 for 10 and more."""
-    return min(max(int(nats), 0), STEPS - 1)
+    """The step of the scale: whole nats, 10 for 10 and more, and for NaN."""
+    return max(int(nats), 0) if nats < STEPS - 1 else STEPS - 1
 
 
 def running(text: str) -> str:

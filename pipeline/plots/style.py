@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from numpy.typing import ArrayLike, NDArray
 
 from pipeline.system.files import written_aside
 
@@ -82,6 +84,12 @@ def drawing(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
             data = _as_svg(figure) if path.suffix == ".svg" else _as_png(figure)
     with written_aside(path) as aside:
         aside.write_bytes(data)
+
+
+def finite(numbers: ArrayLike) -> NDArray[np.float64]:
+    """The numbers with NaN, which draws nothing, for infinities too: no axis has a place there."""
+    found = np.asarray(numbers, dtype=float)
+    return np.where(np.isfinite(found), found, np.nan)
 
 
 def size_axis(axes: Axes) -> None:

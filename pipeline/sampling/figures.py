@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 
-from pipeline.plots.style import COLOURS, WIDE, drawing
+from pipeline.numbers import shown
+from pipeline.plots.style import COLOURS, WIDE, drawing, finite
 from pipeline.sampling.presentation import Cells, top_k_name
 
 COLUMNS = 3
@@ -83,7 +84,8 @@ def next_token_bars(
 
 
 def _heat_map(axes: Axes, name: str, cells: Cells) -> None:
-    values = np.array([[np.nan if c is None else c for c in line] for line in cells], dtype=float)
+    numbers = np.array([[np.nan if c is None else c for c in line] for line in cells], dtype=float)
+    values = finite(numbers)
     ramp = LinearSegmentedColormap.from_list("lossbook", RAMP)
     axes.imshow(values, cmap=ramp, aspect="auto")
     known = values[~np.isnan(values)]
@@ -92,7 +94,7 @@ def _heat_map(axes: Axes, name: str, cells: Cells) -> None:
     for (line, column), value in np.ndenumerate(values):
         strong = spread and value > middle + (known.max() - middle) / 3
         colour = COLOURS["paper"] if strong else COLOURS["ink"]
-        text = "" if np.isnan(value) else _short(float(value))
+        text = "" if cells[line][column] is None else _short(float(numbers[line, column]))
         axes.text(column, line, text, ha="center", va="center", color=colour, fontsize=9)
     axes.set_title(name, fontsize=10)
     axes.grid(visible=False)
@@ -116,4 +118,4 @@ def _visible(token: str) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 99.5 else f"{value:.3g}"
+    return f"{value:.3g}" if abs(value) < 99.5 else shown(value, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.numbers import counted, shown
 from pipeline.reports import FullSampleReport, SampledText, SettingMetrics
 from pipeline.sampling.figures import next_token_bars, sampling_heat_maps
 from pipeline.sampling.presentation import (
@@ -90,7 +91,7 @@ def _longest_copy(samples: Sequence[SampledText]) -> str:
 
 def _remark(sample: SampledText) -> str:
     """A completion's length, likelihood and copying."""
-    remark = f"{sample.tokens} tokens, log-probability {sample.mean_log_prob:.2f}"
+    remark = f"{counted(sample.tokens, 'token')}, log-probability {shown(sample.mean_log_prob, 2)}"
     if sample.longest_copy_tokens:
         remark += (
             f", {sample.copied:.0%} copied, {sample.longest_copy_tokens} tokens in a row: "

@@ -8,11 +8,11 @@ changing the section later trains nothing, so it changes no model that is publis
 
 from __future__ import annotations
 
-import math
 from importlib.metadata import version
 from pathlib import Path
 
 from pipeline.model.saved import FILES
+from pipeline.numbers import perplexity
 from pipeline.params import Sample
 from pipeline.reports import HistoryRow
 from pipeline.serving import PARAMS
@@ -49,7 +49,7 @@ def log_saved(
         defaults=served_defaults(sampling),
         metrics={
             "val_loss": best.val_loss,
-            "val_perplexity": math.exp(best.val_loss),
+            "val_perplexity": perplexity(best.val_loss),
             "train_loss": best.train_loss,
             "step": best.step,
             "epoch": best.epoch,

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from pipeline.corpus.parquet import Corpus, Group
 from pipeline.corpus.workers import start_workers
 from pipeline.errors import UserError
+from pipeline.numbers import counted
 from pipeline.reports import SplitReport
 from pipeline.split.statistics import TokenStatistics
 from pipeline.split.writer import TokenWriter
@@ -195,7 +196,9 @@ def _check_splits(corpus: Corpus, shares: Shares) -> None:
     if meta.documents == 1:
         cuts = shares.cuts(meta.characters)
         if any(low >= high for low, high in pairwise(cuts)):
-            raise UserError(f"{what}: it has {meta.characters:,} characters; give a longer text")
+            raise UserError(
+                f"{what}: it has {counted(meta.characters, 'character')}; give a longer text"
+            )
         return
     low, high, seen = 1.0, 0.0, set()
     for place in map(position, corpus.ids()):

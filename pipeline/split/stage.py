@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from textwrap import indent
 
 from pipeline.corpus.parquet import Corpus, CorpusMeta
+from pipeline.numbers import counted
 from pipeline.params import Params, flatten, load_params
 from pipeline.plots.lengths import length_histograms
 from pipeline.reports import SplitReport, SplitStatistics
@@ -46,7 +47,7 @@ def run(
         )
     facts.write(report)
     for name, counts in facts.splits.items():
-        notify(f"{name}: {counts.tokens:,} tokens")
+        notify(f"{name}: {counted(counts.tokens, 'token')}")
     if text.meta.documents > 1:
         publish(settings, text, facts)
 

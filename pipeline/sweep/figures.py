@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from pipeline.numbers import shown as shown_number
 from pipeline.plots.style import COLOURS, NARROW, WIDE, compact, drawing
 from pipeline.sweep.conclusion import in_words, short, shown
 from pipeline.sweep.ranking import LARGEST, Setting, Sweep, score
@@ -224,13 +225,16 @@ def _short(value: str) -> str:
 
 
 def _ring_best(axes: Axes, panel: Panel, place: Mapping[str, float]) -> None:
-    """Ring the best mean and write its value."""
+    """Ring the best mean, or those that are equally good, and write its value."""
     scores = panel.lines[0].scores
-    value = min(scores, key=lambda value: _mean(scores[value]))
-    mean = _mean(scores[value])
+    means = {value: _mean(found) for value, found in scores.items()}
+    mean = min(means.values())
+    best = [value for value in means if means[value] == mean]
+    value = best[0]
     axes.plot(
-        [place[value]],
-        [mean],
+        [place[value] for value in best],
+        [mean] * len(best),
+        linestyle="none",
         marker="o",
         markersize=15,
         markerfacecolor="none",
@@ -239,7 +243,7 @@ def _ring_best(axes: Axes, panel: Panel, place: Mapping[str, float]) -> None:
         zorder=5,
     )
     axes.annotate(
-        f"best {mean:.3f}",
+        f"best {shown_number(mean)}",
         (place[value], min(scores[value])),
         xytext=(0, -13),
         textcoords="offset points",

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from pipeline.numbers import counted
+from pipeline.numbers import shown as shown_number
 from pipeline.pages.figure import Figure, drawn, numbered
 from pipeline.pages.markdown import markdown_line
 from pipeline.pages.template import template
@@ -105,15 +107,16 @@ def settings_table(sweep: Sweep) -> SweepTable:
     headings = ["", *map(short, sweep.swept), measure, "± over seeds", "lowest", "seeds"]
     headings += ["best at epoch", "last validation", "last training"]
     rows = []
-    for rank, setting in enumerate(sweep.settings, start=1):
-        spread = "" if setting.spread is None else f"{setting.spread:.4f}"
+    means = [setting.mean for setting in sweep.settings]
+    for setting in sweep.settings:
+        spread = "" if setting.spread is None else shown_number(setting.spread, 4)
         rows.append(
             [
-                str(rank),
+                str(1 + means.index(setting.mean)),  # equal means share a place
                 *(shown(setting.values[key]) for key in sweep.swept),
-                f"{setting.mean:.4f}",
+                shown_number(setting.mean, 4),
                 spread,
-                f"{setting.scores[0]:.4f}",
+                shown_number(setting.scores[0], 4),
                 str(len(setting.scores)),
                 *_means(setting),
             ]
@@ -122,13 +125,15 @@ def settings_table(sweep: Sweep) -> SweepTable:
         "Means over the seeds of a setting, in nats per token; ± is the standard deviation of one "
         "seed's loss, and lower is better."
     )
-    return SweepTable("Settings, best first", headings, rows, note, first_is_best=True)
+    return SweepTable(
+        "Settings, best first", headings, rows, note, first_is_best=len(sweep.ties) == 1
+    )
 
 
 def _means(setting: Setting) -> list[str]:
     digits = {"best/epoch": 1, "last/val_loss": 3, "last/train_loss": 3}
     found = [(setting.mean_of(metric), places) for metric, places in digits.items()]
-    return ["" if value is None else f"{value:.{places}f}" for value, places in found]
+    return ["" if value is None else shown_number(value, places) for value, places in found]
 
 
 def runs_table(sweep: Sweep) -> SweepTable:
@@ -143,7 +148,7 @@ def runs_table(sweep: Sweep) -> SweepTable:
             trial.run.run_id[:8],
             _experiment(trial),
             *_params(sweep, trial),
-            "" if value is None else f"{value:.4f}",
+            "" if value is None else shown_number(value, 4),
             "" if took is None else f"{took:.0f}",
         ]
         rows.append([*row, "; ".join(trial.remarks)] if remarks else row)
@@ -193,7 +198,10 @@ def _panel(sweep: Sweep, panel: Panel) -> Figure:
 
 
 def _in_order(sweep: Sweep) -> str:
-    order = [f"{in_words(s.values) or 'the setting'}: {s.mean:.3f}" for s in sweep.settings[:10]]
+    order = [
+        f"{in_words(s.values) or 'the setting'}: {shown_number(s.mean)}"
+        for s in sweep.settings[:10]
+    ]
     return f"From the best: {'; '.join(order)}." if order else ""
 
 
@@ -207,9 +215,9 @@ def facts(sweep: Sweep) -> dict[str, str]:
         "Measure": f"{sweep.metric}, the lower the better",
     }
     if chosen.repeats:
-        found["Repeats"] = f"{chosen.repeats} older runs with equal params are left out"
+        found["Repeats"] = f"{counted(chosen.repeats, 'older run')} with equal params left out"
     if chosen.other_text:
-        found["Other texts"] = f"{chosen.other_text} runs on other texts are left out"
+        found["Other texts"] = f"{counted(chosen.other_text, 'run')} on other texts left out"
     same = chosen.trials[0].run.params if chosen.trials else {}
     constant = {k: v for k, v in same.items() if k not in {*sweep.swept, SEED}}
     found["The same in all"] = ", ".join(f"{key} {shown(v)}" for key, v in constant.items())

@@ -17,6 +17,7 @@ import psutil
 from pydantic_core import from_json
 
 from pipeline.errors import UserError
+from pipeline.numbers import to_json
 
 MOST_BYTES = 2**28  # of a file that is read whole: reports, notes, settings
 
@@ -77,8 +78,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON; a value that JSON cannot express (NaN, infinity) is a bug."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write indented JSON; NaN and infinities as strings (`pipeline.numbers`)."""
+    text = json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
 
 
 def read_json(path: Path, remedy: str = "`dvc repro -f` rewrites it") -> Any:

@@ -22,7 +22,6 @@ stage calls it before it puts a checkpoint in place, so that no checkpoint is ah
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -33,12 +32,12 @@ from typing import Any
 import orjson
 
 from pipeline.errors import UserError
+from pipeline.numbers import to_json
 
 JOURNAL = "journal.jsonl"
 ARTIFACTS = "artifacts"
 
 Event = dict[str, Any]
-_WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def now() -> int:
@@ -120,20 +119,15 @@ def _in_words(line: bytes, metrics: Mapping[str, Any]) -> bytes:
         ValueError: a metric is no number at all.
     """
     numbers = {key: float(value) for key, value in metrics.items()}
-    words = {
-        key: _word(value) if not math.isfinite(value) else value for key, value in numbers.items()
-    }
-    return orjson.dumps({**orjson.loads(line), "m": words}, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def _word(value: float) -> str:
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return orjson.dumps(
+        {**orjson.loads(line), "m": to_json(numbers)}, option=orjson.OPT_APPEND_NEWLINE
+    )
 
 
 def metrics_of(event: Event) -> dict[str, float]:
     """A line's metrics as numbers again; empty for any other line."""
     metrics = event.get("m", {})
-    return {k: _WORDS[v] if isinstance(v, str) else float(v) for k, v in metrics.items()}
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def parse(line: bytes) -> Event | None:
@@ -221,7 +215,7 @@ class RunState:
             self.models.append(event["model"])
             self.published = event["t"]
             for name, value in event["model"]["metrics"].items():
-                self._add_point(f"model/{name}", Point(0, event["t"], value))
+                self._add_point(f"model/{name}", Point(0, event["t"], float(value)))
 
 
 def read_header(folder: Path) -> dict[str, Any] | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.numbers import to_json
 from pipeline.tracking import artifacts
 from pipeline.tracking.journal import JOURNAL, Journal, now, points_of, read_run
 from pipeline.tracking.tags import DESCRIPTION, TABLES, checked_name, param_text, tag_text
@@ -198,7 +198,7 @@ class Run:
             "weights": known[f"model/{weights.name}"],
             "files": [known[f"model/{path.name}"] for path in files],
             "defaults": dict(defaults),
-            "metrics": {name: float(value) for name, value in metrics.items()},
+            "metrics": to_json({name: float(value) for name, value in metrics.items()}),
             "measured_on": measured_on,
             "requirements": list(requirements),
         }
@@ -216,7 +216,7 @@ class Run:
         Every run that is to be compared uses the same `path` (.json) and the same columns.
         """
         columns = list(dict.fromkeys(column for row in rows for column in row))
-        cells = [[_finite_or_none(row.get(column)) for column in columns] for row in rows]
+        cells = to_json([[row.get(column) for column in columns] for row in rows])
         self.log_text(json.dumps({"columns": columns, "data": cells}, ensure_ascii=False), path)
         tables = json.loads(self.state.tags.get(TABLES, "[]"))
         if (table := {"path": path, "type": "table"}) not in tables:
@@ -252,8 +252,3 @@ class Run:
 def registered_name(experiment: str) -> str:
     """The experiment's name, without the characters that a registry refuses."""
     return "".join("-" if character in "/:.%\"'" else character for character in experiment)
-
-
-def _finite_or_none(value: Any) -> Any:
-    """A table's cell: JSON has no number for NaN and infinity."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -49,6 +49,8 @@ from pipeline.training.spikes import SpikeDetector
 from pipeline.training.stopping import patience_is_over, total_steps
 from pipeline.training.throughput import Meter
 
+EVAL_BATCH = 2  # windows: the book's batch
+
 
 class Trainer:
     """Trains `model` in place.
@@ -178,19 +180,19 @@ class Trainer:
         return norm
 
     def evaluate(self) -> None:
-        """Measure the validation windows and `eval_batches` fixed training batches."""
+        """Measure the validation windows and some fixed training windows, without dropout."""
         self.report_steps(self.metrics.flush())
         batch_size = self.batches.batch_size
-        train_count = min(len(self.train_windows), self.settings.eval_batches * batch_size)
         with self.parallel.evaluation(), self.runtime.autocast():
             train_loss, val_loss = (
                 distributed_loss(self.world, self.working.model, windows, batch_size, indices)
                 for windows, indices in (
-                    (self.train_windows, range(train_count)),
+                    (self.train_windows, self.training_indices()),
                     (self.val_windows, self.validation_indices()),
                 )
             )
         self.check_finite(val_loss, "validation", self.step)
+        self.check_finite(train_loss, "training", self.step)
         row = HistoryRow(
             step=self.step,
             epoch=self.step / self.batches.steps_per_epoch,
@@ -289,6 +291,10 @@ class Trainer:
 
     def evaluates_at(self, step: int) -> bool:
         return step % self.settings.eval_every == 0 or step == self.total_steps
+
+    def training_indices(self) -> range:
+        """The training windows that evaluations measure, whatever the batch size is."""
+        return range(min(len(self.train_windows), self.settings.eval_batches * EVAL_BATCH))
 
     def validation_indices(self) -> range:
         """The validation windows that evaluations measure: all, or some, evenly spread."""

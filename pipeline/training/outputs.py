@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 from pipeline.model.gpt import GPT
 from pipeline.model.saved import FILES, OPTIMIZER, save_config, save_weights, save_whole
 from pipeline.model.start import Start
+from pipeline.numbers import gap, shown
 from pipeline.plots.curves import loss_curves
 from pipeline.reports import (
     HISTORY_COLUMNS,
@@ -73,13 +75,28 @@ def summary(model: GPT, history: Sequence[HistoryRow], best: HistoryRow) -> Trai
 
 
 def describe_outcome(history: Sequence[HistoryRow], best: HistoryRow) -> str:
-    """Where the validation loss was best and how losses changed since, in a sentence."""
+    """Where the validation loss was best and how losses changed since, in a sentence.
+
+    What it claims is decided by steps and losses as they were measured; rounding is for show.
+    """
     last = history[-1]
-    where = f"epoch {best.epoch:.1f} (step {best.step})"
-    found = f"validation loss was best at {where}: {best.val_loss:.3f}"
+    where = f"epoch {best.epoch:.1f} (step {best.step})" if best.step else "step 0, before training"
+    found = f"validation loss was best at {where}: {shown(best.val_loss)}"
     if best.step == last.step:
-        return f"{found}, the last evaluation; it may fall further with more epochs"
+        more = ", the last evaluation; it may fall further with more epochs" if best.step else ""
+        return found + more
+    rise = last.val_loss - best.val_loss
+    by = f"by {gap(rise)} " if rise > 0 else ""
     return (
-        f"{found}; since then it rose by {last.val_loss - best.val_loss:.3f} to "
-        f"{last.val_loss:.3f} while training loss fell to {last.train_loss:.3f}"
+        f"{found}; since then it {_change(best.val_loss, last.val_loss, by)} "
+        f"while training loss {_change(best.train_loss, last.train_loss)}"
     )
+
+
+def _change(before: float, after: float, by: str = "") -> str:
+    """`rose by 0.290 to 6.430`, `fell to 0.590`, `ended at 0.590 too`, `became NaN`."""
+    if after == before:
+        return f"ended at {shown(after)} too"
+    if not (math.isfinite(before) and math.isfinite(after)):
+        return f"became {shown(after)}"
+    return f"{'rose' if after > before else 'fell'} {by}to {shown(after)}"

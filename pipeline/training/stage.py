@@ -9,7 +9,9 @@ from pathlib import Path
 from pipeline.distributed.launch import launch
 from pipeline.distributed.world import World
 from pipeline.errors import UserError
+from pipeline.numbers import counted
 from pipeline.params import flatten, load_params
+from pipeline.params_advice import advice
 from pipeline.serving.trained_model import log_saved
 from pipeline.system.progress import Progress
 from pipeline.tracking.paths import state_folder
@@ -76,6 +78,8 @@ def train_as_rank_0(
         ) as run,
         Progress(job.total_steps, "train", unit="step") as bar,
     ):
+        for line in advice(job.params, total_steps=job.total_steps, processes=job.world.size):
+            bar.say(f"warning: {line}")
         log_inputs(run, job)
         recorder = Recorder(run, bar, greedy_sampler(job))
         with (
@@ -94,7 +98,9 @@ def train_as_rank_0(
             job.run(trainer, rescue=state / "best")
             if trainer.step < trainer.total_steps:
                 patience = job.params.train.early_stopping
-                bar.say(f"stopped: no lower validation loss in {patience} evaluations")
+                bar.say(
+                    f"stopped: no lower validation loss in {counted(patience or 0, 'evaluation')}"
+                )
         write_outputs(recorder, job, trainer, folder, reports)
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from pipeline.numbers import shown, to_json
 from pipeline.tracking.journal import read_run
 from pipeline.tracking.mlflow.store import connect
 from tests.helpers.make_golden import GOLDEN, TABLES, compare
@@ -40,6 +43,41 @@ def test_writes_the_golden_tables(repo: Path) -> None:
         assert written()[name].decode() == (GOLDEN / "expected" / name).read_text()
     verdict = json.loads(written()["comparison.json"])["verdict"]
     assert result.output == f"{verdict}\n"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", ["NaN", "Infinity", 1e300, 800.0])
+def test_losses_out_of_bounds_are_shown_and_not_drawn_away(repo: Path, value: str | float) -> None:
+    """As a training that diverges leaves them: every file is written, no cell is of 200 digits."""
+    number = float(value)
+    bits = number / 3
+    reports = repo / "reports"
+    evaluation = json.loads((reports / "evaluate.json").read_text())
+    wild = {"loss": value, "perplexity": "NaN" if value == "NaN" else "Infinity"}
+    for split in ("train", "val"):
+        evaluation[split] |= wild | {"bits_per_byte": value if math.isinf(bits) else bits}
+    (reports / "evaluate.json").write_text(json.dumps(to_json(evaluation)))
+    tokens = json.loads((reports / "token_losses/scratch.json").read_text())
+    tokens["models"]["last"] = [value] * len(tokens["tokens"])
+    (reports / "token_losses/scratch.json").write_text(json.dumps(tokens))
+    history = (reports / "history.csv").read_text()
+    (reports / "history.csv").write_text(history.replace("0.5,6.5", f"{number!r},{number!r}"))
+
+    result = compare("[124M, 1558M]", "--samples", "reports/samples.json")
+    assert result.exit_code == 0, result.output
+    assert sorted(written()) == WRITTEN
+    content = json.loads(written()["comparison.json"], parse_constant=pytest.fail)
+    found = content["models"]["scratch_last"]["val_loss"]
+    assert repr(float(found)) == repr(number)
+    (row,) = (
+        row
+        for row in csv.DictReader(written()["comparison.csv"].decode().splitlines())
+        if row["model"] == "scratch (last)"
+    )
+    assert repr(float(row["val_loss"])) == repr(number)
+    for page in ("comparison.md", "comparison.html"):
+        assert shown(number) in written()[page].decode()
+        assert not re.search(r"\d{70}", written()[page].decode())
 
 
 def test_runs_again_to_the_same_bytes(repo: Path) -> None:

@@ -127,7 +127,9 @@ class Publisher:
 
     def _link_metrics(self, model_id: str, timestamp: int) -> None:
         metrics = [
-            Metric(f"model/{name}", value, timestamp, 0, model_id=model_id, run_id=self.run_id)
+            Metric(
+                f"model/{name}", float(value), timestamp, 0, model_id=model_id, run_id=self.run_id
+            )
             for name, value in self.model["metrics"].items()
         ]
         self.client.log_batch(self.run_id, metrics=metrics)
@@ -149,7 +151,7 @@ class Publisher:
                 await_creation_for=0,  # or it says that it waits
                 tags={
                     HASH: self.hash,
-                    LOSS: repr(self.model["metrics"][LOSS]),
+                    LOSS: repr(float(self.model["metrics"][LOSS])),
                     MEASURED_ON: self.model["measured_on"],
                 },
             )
