@@ -22,6 +22,7 @@ from pipeline.pages import shading
 from pipeline.pages.figure import Figure, numbered
 from pipeline.pages.template import template
 from pipeline.sampling.section import SamplingSection
+from pipeline.system.markdown import inline
 
 LINE = 96  # characters of the shaded text
 FIRST_LINES = 6  # shown before the reader asks for the rest
@@ -86,10 +87,10 @@ def render_markdown(page: ComparisonPage) -> str:
     """The verdict, the table and the notes."""
     return "\n".join(
         [
-            f"# {page.subject}: the comparison\n",
-            f"{page.verdict}\n",
+            f"# {inline(page.subject)}: the comparison\n",
+            f"{inline(page.verdict)}\n",
             columns.to_markdown(page.rows),
-            *(f"{note}\n" for note in page.notes),
+            *(f"{inline(note)}\n" for note in page.notes),
         ]
     )
 

@@ -12,6 +12,7 @@ from pipeline.generation.sampling import Sampling
 from pipeline.model.gpt import GPT
 from pipeline.params import Params, flatten
 from pipeline.reports import HistoryRow
+from pipeline.system.markdown import inline
 from pipeline.system.progress import Progress
 from pipeline.tracking.open_run import Run
 from pipeline.tracking.run import run_name
@@ -93,7 +94,7 @@ def run_header(job: TrainingJob) -> dict[str, Any]:
     return {
         "name": run_name(params, defaults, ["train.learning_rate"]),
         "description": (
-            f"Pretraining on **{meta['corpus']}**: {len(job.train_windows.tokens):,} training and "
+            f"Pretraining on **{inline(meta['corpus'])}**: {len(job.train_windows.tokens):,} training and "
             f"{len(job.val_windows.tokens):,} validation tokens, {job.total_steps:,} steps, "
             f"{job.runtime.precision} on {job.runtime.device.type}."
         ),
