@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from matplotlib.axes import Axes
 
 from pipeline.plots.style import COLOURS, WIDE, clear_of_each_other, drawing, size_axis
+from pipeline.system.text import shortened
 
 SizeKind = Literal["scratch", "gpt2", "published"]
 
@@ -136,7 +137,7 @@ def _name(
     axes: Axes, at: SizePoint, text: str, offset: tuple[float, float], colour: str, **style: Any
 ) -> None:
     axes.annotate(
-        text,
+        "\n".join(shortened(line, 36) for line in text.split("\n")),
         (at.parameters, at.loss),
         xytext=offset,
         textcoords="offset points",

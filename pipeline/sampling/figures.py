@@ -12,6 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap
 
 from pipeline.plots.style import COLOURS, WIDE, drawing
 from pipeline.sampling.presentation import Cells, top_k_name
+from pipeline.system.text import shortened, visible
 
 COLUMNS = 3
 PANEL = (3.1, 2.7)  # inches
@@ -77,7 +78,7 @@ def next_token_bars(
             panel.set_title(name, fontsize=10)
             panel.set_ylabel("probability")
             panel.spines["top"].set_visible(False)
-        names = [*map(_visible, tokens), "all others"]
+        names = [*(shortened(visible(token), 24) for token in tokens), "all others"]
         panels[-1].set_xticks(range(len(names)), names)
         panels[-1].tick_params(axis="x", rotation=30)
 
@@ -108,11 +109,6 @@ def _bars(axes: Axes, settings: Mapping[str, Sequence[float]]) -> None:
         axes.bar(places, probabilities, width, color=colours[i % len(colours)], label=name)
     axes.set_ylim(0.0, 1.0)
     axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper center")
-
-
-def _visible(token: str) -> str:
-    """A token with its blanks visible and its dollar signs escaped, which start mathematics."""
-    return token.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥").replace("$", r"\$")
 
 
 def _short(value: float) -> str:

@@ -48,7 +48,7 @@ def _draw_next_token(report: FullSampleReport, path: Path) -> None:
             },
         },
         path,
-        title=f"The next token after “{running(report.prompts[0])}”",
+        title=f"The next token after “{shortened(running(report.prompts[0]), 40)}”",
     )
 
 

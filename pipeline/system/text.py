@@ -11,6 +11,7 @@ _UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 _STRAY = re.compile("[\udc80-\udcff]+")  # bytes that are not UTF-8, as Python escapes them
+_BYTES_OR_BLANK = re.compile("(<[0-9A-F]{2}(?: [0-9A-F]{2})*>)| ")  # bytes as `readable` shows them
 _SIGNS = str.maketrans("\n\t", "↵⇥")
 
 
@@ -57,7 +58,7 @@ def signed(text: str) -> str:
 
 def visible(token: str) -> str:
     """The same of a token, in which every blank is to be seen: `␣the`."""
-    shown = signed(token).replace(" ", "␣")
+    shown = _BYTES_OR_BLANK.sub(lambda found: found[1] or "␣", signed(token))
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)
 
 

@@ -99,6 +99,7 @@ def test_every_token_of_the_vocabulary_can_be_read() -> None:
 
 def test_blanks_have_signs() -> None:
     assert visible(" a\n\tb\x1b") == "␣a↵⇥b\\x1b"
+    assert visible(readable(b" \xe9\x81")) == "␣<E9 81>"
     assert signed("a b\n") == "a b↵"
     assert running(" a\n\nb\x00\tc\n") == "a↵↵ b\\x00⇥c↵"
     assert flowing("\na ") == "↵ a "
