@@ -1,7 +1,8 @@
 """Pages that stand alone, made from Jinja templates: no script, no network, no other file.
 
 Everything that is not ours (what models wrote, names, reasons, params) is escaped by Jinja, its
-control characters are shown as `\\x1b`, and a page's own policy forbids scripts and requests besides.
+control characters are shown as `\\x1b`, and a page's own policy forbids scripts and requests
+besides.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from pipeline.system.text import printable
+
 EVERY = 15.0  # seconds between plain lines
 
 Advance = Callable[[int], object]  # gets how many more units are done
@@ -78,9 +80,9 @@ class Progress:
     def say(self, text: str) -> None:
         """Print a line of its own, above the bar."""
         if self._bar is not None:
-            tqdm.write(text, file=sys.stderr)
+            tqdm.write(printable(text), file=sys.stderr)
         else:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     def _line(self, now: float, shown: dict[str, str]) -> str:
         elapsed = now - self._started
@@ -95,6 +97,11 @@ class Progress:
             f"{self.title}: {self.done:,}/{self.total:,} {self.unit}s{numbers}, "
             f"{_clock(elapsed)} gone, {_clock(left)} left"
         )
+
+
+def say(text: str) -> None:
+    """Print a line where no bar is, on standard error."""
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def _scaled(number: float) -> str:

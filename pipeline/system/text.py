@@ -48,7 +48,11 @@ def quoted(value: Any, limit: int = 120) -> str:
 def readable(data: bytes) -> str:
     """UTF-8 as text, in which bytes that are no whole character are written as `<E9 81>`."""
     text = data.decode("utf-8", errors="surrogateescape")
-    return _STRAY.sub(lambda found: f"<{found[0].encode('utf-8', 'surrogateescape').hex(' ').upper()}>", text)
+    return _STRAY.sub(_in_hex, text)
+
+
+def _in_hex(stray: re.Match[str]) -> str:
+    return f"<{stray[0].encode('utf-8', 'surrogateescape').hex(' ').upper()}>"
 
 
 def signed(text: str) -> str:

@@ -94,9 +94,9 @@ def run_header(job: TrainingJob) -> dict[str, Any]:
     return {
         "name": run_name(params, defaults, ["train.learning_rate"]),
         "description": (
-            f"Pretraining on **{inline(meta['corpus'])}**: {len(job.train_windows.tokens):,} training and "
-            f"{len(job.val_windows.tokens):,} validation tokens, {job.total_steps:,} steps, "
-            f"{job.runtime.precision} on {job.runtime.device.type}."
+            f"Pretraining on **{inline(meta['corpus'])}**: {len(job.train_windows.tokens):,} "
+            f"training and {len(job.val_windows.tokens):,} validation tokens, "
+            f"{job.total_steps:,} steps, {job.runtime.precision} on {job.runtime.device.type}."
         ),
         "params": {
             **params,
