@@ -104,11 +104,12 @@ def _heat_map(axes: Axes, name: str, cells: Cells) -> None:
 def _bars(axes: Axes, settings: Mapping[str, Sequence[float]]) -> None:
     width = 0.8 / len(settings)
     colours = [STEPS[i * len(STEPS) // len(settings)] for i in range(len(settings))]
-    for i, (name, probabilities) in enumerate(settings.items()):
+    bars = []
+    for i, probabilities in enumerate(settings.values()):
         places = np.arange(len(probabilities)) + (i - (len(settings) - 1) / 2) * width
-        axes.bar(places, probabilities, width, color=colours[i % len(colours)], label=name)
+        bars.append(axes.bar(places, probabilities, width, color=colours[i % len(colours)]))
     axes.set_ylim(0.0, 1.0)
-    axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper center")
+    axes.legend(bars, list(settings), frameon=False, fontsize=9, ncols=2, loc="upper center")
 
 
 def _short(value: float) -> str:
