@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +128,8 @@ class Stream:
         self.decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in seeds]
         self.texts = [""] * len(seeds)
         self._begun = False
-        self._echo = echo if sys.stdout.isatty() else click.echo
+        # Click takes escape sequences out of what goes into a pipe, but for `color`.
+        self._echo = echo if sys.stdout.isatty() else partial(click.echo, color=True)
 
     def __call__(self, index: int, token: int) -> None:
         # A character may span tokens: it is shown when it is whole.
