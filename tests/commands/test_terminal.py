@@ -8,6 +8,7 @@ import os
 import pty
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -33,11 +34,13 @@ def in_terminal(monkeypatch: pytest.MonkeyPatch, write: Callable[[], None]) -> s
         monkeypatch.setattr(sys, "stdout", terminal)
         assert sys.stdout.isatty()
         write()
-        terminal.flush()
-        shown = os.read(leader, 1 << 16).decode("utf-8")
     monkeypatch.undo()
+    shown = b""
+    with suppress(OSError):  # the other end is closed
+        while chunk := os.read(leader, 1 << 16):
+            shown += chunk
     os.close(leader)
-    return shown.replace("\r\n", "\n")
+    return shown.decode("utf-8").replace("\r\n", "\n")
 
 
 def stream() -> None:

@@ -1,4 +1,4 @@
-"""Texts that could be taken for more than texts: as mathematics, markup, or a terminal's commands."""
+"""Texts that could be taken for more than texts: mathematics, markup, commands."""
 
 from __future__ import annotations
 
