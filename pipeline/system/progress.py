@@ -30,14 +30,15 @@ class Progress:
     def __init__(
         self, total: int | None, title: str, *, unit: str, done: int = 0, speed: bool = False
     ) -> None:
-        self.total, self.title, self.unit, self.speed = total, title, unit, speed
+        self.total, self.unit, self.speed = total, unit, speed
+        self.title = printable(title, keep="")
         self.done = self._first = done
         self._started = self._spoke = time.monotonic()
         self._bar = (
             tqdm(
                 total=total,
                 initial=done,
-                desc=title,
+                desc=self.title,
                 unit=unit,
                 unit_scale=speed,
                 dynamic_ncols=True,
