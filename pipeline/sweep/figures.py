@@ -27,6 +27,8 @@ MARKERS = "osD^vP"
 ALWAYS_LOG = ("learning_rate", "weight_decay")
 TICKS = 8
 LEGEND_LINE = 0.19  # inches
+LETTER = 0.075  # inches
+HANDLE = 7  # letters that the mark before a name takes
 SETTLED = 0.1  # of the tokens: before, all curves fall from the same height
 
 
@@ -307,7 +309,7 @@ def _settled_range(curves: Sequence[Curve]) -> tuple[float, float]:
 
 def _named(label: str) -> str | None:
     """The label of a line in `_legend`; without the blank, one that begins with `_` is hidden."""
-    return f" {shortened(running(label), 40)}" if label else None
+    return f" {running(label)}" if label else None
 
 
 def _legend(figure: Figure | SubFigure) -> None:
@@ -318,10 +320,12 @@ def _legend(figure: Figure | SubFigure) -> None:
     whole = figure.get_figure(root=True)
     assert whole is not None
     width, height = whole.get_size_inches()
-    columns = 3 if width > NARROW[0] else 1
+    names = [shortened(label.strip(), int(width / LETTER) - HANDLE) for label in labels]
+    longest = (max(map(len, names)) + HANDLE) * LETTER
+    columns = max(1, min(3 if width > NARROW[0] else 1, int(width / longest)))
     figure.legend(
         handles,
-        [label.strip() for label in labels],
+        names,
         loc="outside lower left",
         ncols=columns,
         frameon=False,

@@ -84,7 +84,7 @@ def test_a_figure_says_what_it_was_given(tmp_path: Path) -> None:
     draw_panel(Panel("rate", [PanelLine(text, scores) for text in HOSTILE]), path, "loss")
     said = texts_of(path)
     for text in HOSTILE:
-        assert shortened(running(text), 40) in said
+        assert shortened(running(text), 99) in said
 
 
 def test_a_text_in_a_drawing_is_no_part_of_its_markup(tmp_path: Path) -> None:
