@@ -84,6 +84,11 @@ def _readable() -> Iterator[None]:
         raise
 
 
+def echo(text: str = "", *, nl: bool = True, err: bool = False) -> None:
+    """Print text that is not all ours: the terminal does not obey what stands in it."""
+    click.echo(printable(text), nl=nl, err=err)
+
+
 def _lines(message: str) -> str:
     return "\n".join(shortened(line, LONGEST) for line in printable(message).split("\n"))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.console import Command
+from pipeline.commands.console import Command, echo
 
 
 @click.command(cls=Command)
@@ -34,4 +34,4 @@ def export(folder: Path, model: str, weights: str, params: Path) -> None:
     settings = load_params(params).gpt2 if params.exists() else Gpt2()
     chosen = find(model, "best" if weights == "best" else "last").load(settings)
     write_export(chosen, folder)
-    click.echo(f"{folder}: {counted(chosen.count_parameters(), 'parameter')}")
+    echo(f"{folder}: {counted(chosen.count_parameters(), 'parameter')}")

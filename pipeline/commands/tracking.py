@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.console import Command
+from pipeline.commands.console import Command, echo
 from pipeline.commands.tables import print_table
 from pipeline.errors import UserError
 from pipeline.system.process import sigterm_raises
@@ -42,11 +42,11 @@ def ui(port: int) -> None:
     from pipeline.tracking.mlflow.ui import free_port, log_file, serve, share_views
 
     with suppress(KeyboardInterrupt), sigterm_raises(), serve(free_port(port)) as (url, process):
-        click.echo(f"MLflow: {url}" + ("  (Ctrl-C ends it)" if process else ""))
+        echo(f"MLflow: {url}" + ("  (Ctrl-C ends it)" if process else ""))
         if process is None:
             return
         for experiment, page in share_views().items():
-            click.echo(f"{experiment}, trainings: {url}/{page}")
+            echo(f"{experiment}, trainings: {url}/{page}")
         if process.wait() != 0:
             raise UserError(f"the server ended by itself; its output is in {log_file()}")
 
@@ -64,9 +64,9 @@ def runs(metrics: tuple[str, ...], as_json: bool) -> None:
 
     listed = rows(Path.cwd())
     if as_json:
-        click.echo(json.dumps([asdict(row) for row in listed], indent=2))
+        echo(json.dumps([asdict(row) for row in listed], indent=2))
     elif not listed:
-        click.echo("no runs yet; `dvc repro` makes some")
+        echo("no runs yet; `dvc repro` makes some")
     else:
         print_table(_table(listed, metrics or HEADLINES))
 
@@ -100,13 +100,13 @@ def sync(journals: Path, as_json: bool) -> None:
     for one in synced(gather(journals)):
         outcomes.append(one)
         if not as_json:
-            click.echo(f"{one.outcome}: {one.entry.run.name} ({one.entry.run.key})")
+            echo(f"{one.outcome}: {one.entry.run.name} ({one.entry.run.key})")
             for remark in one.remarks:
-                click.echo(f"  {remark}")
+                echo(f"  {remark}")
     if as_json:
-        click.echo(json.dumps([_synced(one) for one in outcomes], indent=2))
+        echo(json.dumps([_synced(one) for one in outcomes], indent=2))
     elif not outcomes:
-        click.echo("no journals here; `dvc pull` or `dvc checkout` brings those of other machines")
+        echo("no journals here; `dvc pull` or `dvc checkout` brings those of other machines")
 
 
 def _synced(one: Synced) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def reap(discard: bool, as_json: bool) -> None:
     ended = reap_everywhere()
     given_up = [folder.name for folder in lifecycle.discard()] if discard else []
     if as_json:
-        click.echo(json.dumps({"killed": ended, "discarded": given_up}, indent=2))
+        echo(json.dumps({"killed": ended, "discarded": given_up}, indent=2))
         return
     lines = [f"killed: {run}" for run in ended] + [f"discarded: {run}" for run in given_up]
-    click.echo("\n".join(lines) or "no run needs to be ended")
+    echo("\n".join(lines) or "no run needs to be ended")

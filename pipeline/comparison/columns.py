@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from pipeline.comparison.table import ComparedModel, Comparison
 from pipeline.numbers import shown
-from pipeline.pages.markdown import markdown_line
 from pipeline.reports import ComparisonReport
+from pipeline.system.markdown import table
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,6 @@ class Column:
         """The cell as people read it."""
         value = self.value(model)
         return "" if value is None else self.text(value)
-
-    @property
-    def rule(self) -> str:
-        """The line under the heading in Markdown; numbers are aligned to the right."""
-        return "---:" if self.kind in ("measured", "published") else "---"
 
 
 def of_losses(split: Literal["train", "val"], number: str) -> Callable[[ComparedModel], Any]:
@@ -114,9 +109,9 @@ def to_csv(models: Iterable[ComparedModel]) -> str:
 
 def to_markdown(models: Iterable[ComparedModel]) -> str:
     """A table for people; losses in nats per token."""
-    lines = [[column.heading for column in COLUMNS], [column.rule for column in COLUMNS]]
-    lines += [[column.shown(model) for column in COLUMNS] for model in models]
-    return "".join(map(markdown_line, lines))
+    numbers = {column.heading for column in COLUMNS if column.kind in ("measured", "published")}
+    rows = ([column.shown(model) for column in COLUMNS] for model in models)
+    return table([column.heading for column in COLUMNS], rows, numbers)
 
 
 def metrics(comparison: Comparison) -> dict[str, dict[str, float]]:

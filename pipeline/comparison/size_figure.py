@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 from pipeline.numbers import shown
 from pipeline.plots.style import COLOURS, WIDE, clear_of_each_other, drawing, size_axis
+from pipeline.system.text import shortened
 
 SizeKind = Literal["scratch", "gpt2", "published"]
 
@@ -139,7 +140,7 @@ def _name(
     axes: Axes, at: SizePoint, text: str, offset: tuple[float, float], colour: str, **style: Any
 ) -> None:
     axes.annotate(
-        text,
+        "\n".join(shortened(line, 36) for line in text.split("\n")),
         (at.parameters, at.loss),
         xytext=offset,
         textcoords="offset points",

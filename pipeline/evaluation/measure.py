@@ -17,6 +17,7 @@ from pipeline.model.perplexity import measure, window_losses
 from pipeline.numbers import counted
 from pipeline.params import Compare
 from pipeline.reports import PromptCompletion, SplitLosses, TokenLossesReport
+from pipeline.system.markdown import inline
 from pipeline.tokens.tokenizer import encode
 from pipeline.tokens.windows import Windows
 
@@ -53,7 +54,7 @@ class Splits:
     def __str__(self) -> str:
         """What they hold, in Markdown."""
         return (
-            f"**{self.val.tokens.meta['corpus']}**: {len(self.train):,} training and "
+            f"**{inline(self.val.tokens.meta['corpus'])}**: {len(self.train):,} training and "
             f"{counted(len(self.val), 'validation window')} of {self.context_length} tokens"
         )
 

@@ -13,6 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from pipeline.numbers import shown
 from pipeline.plots.style import COLOURS, WIDE, drawing, finite
 from pipeline.sampling.presentation import Cells, top_k_name
+from pipeline.system.text import shortened, visible
 
 COLUMNS = 3
 PANEL = (3.1, 2.7)  # inches
@@ -78,7 +79,7 @@ def next_token_bars(
             panel.set_title(name, fontsize=10)
             panel.set_ylabel("probability")
             panel.spines["top"].set_visible(False)
-        names = [*map(_visible, tokens), "all others"]
+        names = [*(shortened(visible(token), 24) for token in tokens), "all others"]
         panels[-1].set_xticks(range(len(names)), names)
         panels[-1].tick_params(axis="x", rotation=30)
 
@@ -105,16 +106,12 @@ def _heat_map(axes: Axes, name: str, cells: Cells) -> None:
 def _bars(axes: Axes, settings: Mapping[str, Sequence[float]]) -> None:
     width = 0.8 / len(settings)
     colours = [STEPS[i * len(STEPS) // len(settings)] for i in range(len(settings))]
-    for i, (name, probabilities) in enumerate(settings.items()):
+    bars = []
+    for i, probabilities in enumerate(settings.values()):
         places = np.arange(len(probabilities)) + (i - (len(settings) - 1) / 2) * width
-        axes.bar(places, probabilities, width, color=colours[i % len(colours)], label=name)
+        bars.append(axes.bar(places, probabilities, width, color=colours[i % len(colours)]))
     axes.set_ylim(0.0, 1.0)
-    axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper center")
-
-
-def _visible(token: str) -> str:
-    """A token with its blanks visible and its dollar signs escaped, which start mathematics."""
-    return token.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥").replace("$", r"\$")
+    axes.legend(bars, list(settings), frameon=False, fontsize=9, ncols=2, loc="upper center")
 
 
 def _short(value: float) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from textwrap import indent
 
 from pipeline.corpus.parquet import Corpus, CorpusMeta
 from pipeline.numbers import counted
@@ -19,6 +18,7 @@ from pipeline.params import Params, flatten, load_params
 from pipeline.plots.lengths import length_histograms
 from pipeline.reports import SplitReport, SplitStatistics
 from pipeline.split.split import split
+from pipeline.system.markdown import blockquote, inline
 from pipeline.system.progress import Progress
 from pipeline.tracking.open_run import Run
 from pipeline.tracking.run import start_run
@@ -61,7 +61,7 @@ def publish(params: Params, corpus: Corpus, facts: SplitReport) -> None:
         experiment=params.tracking.experiment,
         name=meta.corpus,
         description=(
-            f"The corpus **{meta.corpus}**: {meta.documents:,} documents, "
+            f"The corpus **{inline(meta.corpus)}**: {meta.documents:,} documents, "
             f"{meta.characters:,} characters, "
             f"{sum(counts.tokens for counts in facts.splits.values()):,} tokens."
         ),
@@ -94,8 +94,8 @@ def log_statistics(run: Run, corpus: Corpus, statistics: SplitStatistics) -> Non
     if left_out := list(islice(corpus.left_out(), LISTED)):
         run.log_table(left_out, "left_out.json")
     excerpts = [
-        f"## {excerpt['title']}\n\n{excerpt['source']}\n\n{indent(excerpt['text'], '> ')}\n"
-        for excerpt in texts["excerpts"]
+        f"## {inline(one['title'])}\n\n{inline(one['source'])}\n\n{blockquote(one['text'])}\n"
+        for one in texts["excerpts"]
     ]
     run.log_text("\n".join(excerpts), "excerpts.md")
     lengths = {"characters": texts["characters_a_document"], "tokens": tokens["tokens_a_document"]}

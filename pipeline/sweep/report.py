@@ -10,13 +10,13 @@ from pathlib import Path
 from pipeline.numbers import counted
 from pipeline.numbers import shown as shown_number
 from pipeline.pages.figure import Figure, drawn, numbered
-from pipeline.pages.markdown import markdown_line
 from pipeline.pages.template import template
 from pipeline.sweep.conclusion import METRICS, conclusion, in_words, listed, short, shown
 from pipeline.sweep.figures import Panel, curves, draw_curves, draw_panel, draw_sweep, panels
 from pipeline.sweep.ranking import SEED, Setting, Sweep, score, seconds
 from pipeline.sweep.selection import Trial
 from pipeline.system.files import write_text
+from pipeline.system.markdown import inline, table
 
 TEXTS = frozenset({"run", "experiment", "error", "status", "then failed"})
 
@@ -233,17 +233,13 @@ def as_html(page: SweepPage) -> str:
 
 def as_markdown(page: SweepPage, picture: str | None) -> str:
     """The same in Markdown; the figures as one picture beside it, where there is one."""
-    parts = [f"# {page.subject}\n", f"{page.conclusion}\n"]
-    for number, table in enumerate(page.tables):
-        note = [f"{table.note}\n"] if table.note else []
-        parts += [f"## {table.title}\n", *note, _markdown_table(table)]
+    parts = [f"# {inline(page.subject)}\n", f"{inline(page.conclusion)}\n"]
+    for number, one in enumerate(page.tables):
+        note = [f"{inline(one.note)}\n"] if one.note else []
+        numbers = {name for place, name in enumerate(one.headings) if not one.is_text(place)}
+        parts += [f"## {inline(one.title)}\n", *note, table(one.headings, one.rows, numbers)]
         if number == 0 and picture is not None:
             parts.append(f"![The figures of the sweep]({picture})\n")
     parts.append("## How it was made\n")
-    parts.append("".join(f"- {name}: {fact}\n" for name, fact in page.facts.items()))
+    parts.append("".join(f"- {name}: {inline(fact)}\n" for name, fact in page.facts.items()))
     return "\n".join(parts)
-
-
-def _markdown_table(table: SweepTable) -> str:
-    rule = ["---" if table.is_text(i) else "---:" for i in range(len(table.headings))]
-    return "".join(map(markdown_line, [table.headings, rule, *table.rows]))

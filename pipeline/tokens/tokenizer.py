@@ -30,6 +30,7 @@ import tiktoken
 
 from pipeline.errors import UserError
 from pipeline.system.files import written_aside
+from pipeline.system.text import readable
 from pipeline.system.user_cache import cache_folder
 
 END_OF_TEXT = 50256
@@ -84,6 +85,11 @@ def encode_piece(piece: str) -> npt.NDArray[np.uint16]:
 def decode(tokens: Sequence[int]) -> str:
     """The text of `tokens`; bytes that are not UTF-8 (a cut character) become U+FFFD."""
     return encoding().decode(tokens, errors="replace")
+
+
+def token_text(token: int) -> str:
+    """One token as text; where it is no whole character, its bytes: `<E9 81>`."""
+    return readable(token_bytes(token))
 
 
 def token_bytes(token: int) -> bytes:

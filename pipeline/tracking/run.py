@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +28,9 @@ from pipeline.errors import UserError
 from pipeline.params import flatten, read_yaml
 from pipeline.reports import TrainRun
 from pipeline.system.load import LoadMeter
+from pipeline.system.markdown import inline
 from pipeline.system.process import Terminated, die_with_parent, sigterm_raises
+from pipeline.system.progress import say
 from pipeline.tracking import paths
 from pipeline.tracking.journal import Journal
 from pipeline.tracking.lifecycle import archive, hand_over, revive, take
@@ -144,7 +145,7 @@ def record_failure(error: Exception, params_file: Path = Path("params.yaml")) ->
             stage,
             experiment=experiment if isinstance(experiment, str) else "lossbook",
             name=f"{stage} failed",
-            description=f"The experiment ended here, before a run had begun: {error}",
+            description=f"The experiment ended here, before a run had begun: {inline(str(error))}",
             params={k: v for k, v in params.items() if k.partition(".")[0] in SECTIONS},
         ):
             raise error
@@ -175,10 +176,9 @@ class _Helpers:
         """Print what the store lacks, and that nothing is lost."""
         place = os.path.relpath(folder)
         for line in self.sender.lacking():
-            print(
+            say(
                 f"warning: {line}; this run's journal is safe in {place}, "
-                "`lossbook sync` sends the rest",
-                file=sys.stderr,
+                "`lossbook sync` sends the rest"
             )
 
 

@@ -12,6 +12,7 @@ from pipeline.model.gpt import GPT
 from pipeline.numbers import counted, perplexity, shown
 from pipeline.params import Params, flatten
 from pipeline.reports import HistoryRow
+from pipeline.system.markdown import inline
 from pipeline.system.progress import Progress
 from pipeline.tracking.open_run import Run
 from pipeline.tracking.run import run_name
@@ -94,8 +95,8 @@ def run_header(job: TrainingJob) -> dict[str, Any]:
     return {
         "name": run_name(params, defaults, ["train.learning_rate"]),
         "description": (
-            f"Pretraining on **{meta['corpus']}**: {len(job.train_windows.tokens):,} training and "
-            f"{len(job.val_windows.tokens):,} validation tokens, "
+            f"Pretraining on **{inline(meta['corpus'])}**: {len(job.train_windows.tokens):,} "
+            f"training and {len(job.val_windows.tokens):,} validation tokens, "
             f"{counted(job.total_steps, 'step')}, {job.runtime.precision} on "
             f"{job.runtime.device.type}.\n\n"
             "`train/loss` is of each step's own batch, with dropout; `eval/train_loss` and "
