@@ -76,17 +76,16 @@ def ask(
         raise BadAnswer("does not answer") from None
     except exceptions.TooManyRedirects:
         raise BadAnswer("redirects without end") from None
-    except (exceptions.InvalidURL, exceptions.InvalidSchema) as error:
-        raise BadAnswer(
-            f"is not a valid URL, or leads to one that is not ({_words(error)})"
-        ) from None
+    except ValueError as error:  # requests' own, and those that it lets through
+        what = f"is not a valid URL, or leads to one that is not ({_words(error)})"
+        raise BadAnswer(what) from None
     except exceptions.RequestException as error:
         raise BadAnswer(f"cannot be fetched ({reason_of(error)})") from None
-    except ValueError as error:  # of what a redirect gives as a URL
-        raise BadAnswer(f"leads to what is not a valid URL ({_words(error)})") from None
 
 
-def received(response: requests.Response, stall: float, largest: int = LARGEST) -> Iterator[bytes]:
+def received(
+    response: requests.Response, stall: float, largest: int | None = None
+) -> Iterator[bytes]:
     """The body in blocks as they come.
 
     Args:
@@ -97,24 +96,14 @@ def received(response: requests.Response, stall: float, largest: int = LARGEST) 
         BadAnswer: it breaks off, stalls, is too large, or is packed and unpacks to far more than
             its size.
     """
-    size = content_length(response)
-    most = largest or LARGEST
+    size, most = content_length(response), largest or LARGEST
     if size is None:
         most = min(most, UNSAID)
-    if size is not None and size > most:
+    elif size > most:
         raise BadAnswer(f"has {size:,} bytes; up to {most:,} are fetched")
     have = then = 0
     since = time.monotonic()
-    while True:
-        try:
-            # read1 hands over what is there, so that a trickle is seen
-            block = response.raw.read1(BLOCK, decode_content=True)
-        except ReadTimeoutError:
-            raise BadAnswer("does not answer") from None
-        except (HTTPError, OSError) as error:
-            raise BadAnswer(f"cannot be fetched ({reason_of(error)})") from None
-        if not block:
-            return
+    while block := _next_block(response):
         have += len(block)
         if have > most:
             unsaid = " of a body whose size is not said" if size is None else ""
@@ -127,6 +116,16 @@ def received(response: requests.Response, stall: float, largest: int = LARGEST) 
             if have - then < TRICKLE * (now - since):
                 raise BadAnswer(f"sends less than {TRICKLE:,} bytes per second")
             since, then = now, have
+
+
+def _next_block(response: requests.Response) -> bytes:
+    try:
+        # read1 hands over what is there, so that a trickle is seen
+        return bytes(response.raw.read1(BLOCK, decode_content=True))
+    except ReadTimeoutError:
+        raise BadAnswer("does not answer") from None
+    except (HTTPError, OSError) as error:
+        raise BadAnswer(f"cannot be fetched ({reason_of(error)})") from None
 
 
 def content_length(response: requests.Response) -> int | None:

@@ -98,7 +98,7 @@ def test_failures_are_named(
     [
         ({"body": "x" * 100_001}, "has 100,001 bytes; up to 100,000 are"),
         ({"status": 302, "headers": {"Location": "/story.txt"}}, "redirects without end"),
-        ({"status": 302, "headers": {"Location": "http://[::1"}}, "leads to what is not a valid"),
+        ({"status": 302, "headers": {"Location": "http://[::1"}}, "leads to one that is not"),
         ({"status": 302, "headers": {"Location": "http://.../"}}, "leads to one that is not"),
         ({"status": 302, "headers": {"Location": "file:///etc/passwd"}}, "leads to one that is"),
         ({"body": gzip.compress(bytes(90_000)), "headers": {"Content-Encoding": "gzip"}}, "unpack"),
