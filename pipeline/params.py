@@ -116,6 +116,11 @@ class Prepare(Section):
         None, description="what a file or URL must hash to; for `gutenberg`, the catalogue"
     )
     text_field: Text = Field("text", description="the text's column in `.jsonl` and `.parquet`")
+    separator: Annotated[str, StringConstraints(min_length=1, max_length=1000)] | None = Field(
+        None,
+        description="between the documents of a `.txt` or `.md` file, such as `<|endoftext|>`; it "
+        "becomes no part of them; null: each file is one document, and all of it is ordinary text",
+    )
     on_error: Literal["skip", "fail"] = Field(
         "skip",
         description="a document that cannot be read is left out, counted and listed; `fail`: it is "
