@@ -12,8 +12,9 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import psutil
 from pydantic_core import from_json
@@ -151,7 +152,7 @@ def read_bounded(path: Path, limit: int = MOST_BYTES) -> bytes:
     return raw
 
 
-def open_regular(path: Path | str) -> BinaryIO:
+def open_regular(path: Path | str) -> BufferedReader:
     """Open a regular file for its bytes.
 
     Raises:

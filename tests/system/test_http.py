@@ -27,6 +27,6 @@ def test_web_pages(beginning: bytes, is_page: bool) -> None:
 
 @pytest.mark.parametrize("part", [b"<!---->", b"<!-- -->  ", b"<!--", b" ", b"<!doctype "])
 def test_no_bytes_take_longer_than_their_number(part: bytes) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     assert not HTML.match(part * (1_000_000 // len(part)))
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2

@@ -151,12 +151,12 @@ NOTES = ("[Transcriber's note ", "[Transcriber's note []", "Transcriber's note "
 @pytest.mark.parametrize("before", ["", "*** START", "+--+\n", "[Transcriber's note"])
 @pytest.mark.parametrize("part", PARTS + NOTES)
 def test_no_text_takes_longer_than_its_length(before: str, part: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     strip(before + part * (200_000 // len(part)))
-    assert time.perf_counter() - started < 5  # 0.1 s on a free core; squares take minutes
+    assert time.process_time() - started < 5  # 0.1 s on a free core; squares take minutes
 
 
 def test_a_declaration_takes_no_longer_than_its_length() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     assert decode(b"Character set encoding:" + b" " * 1_000_000 + b"\xff") is not None
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
