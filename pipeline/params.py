@@ -116,6 +116,12 @@ class Prepare(Section):
         None, description="what a file or URL must hash to; for `gutenberg`, the catalogue"
     )
     text_field: Text = Field("text", description="the text's column in `.jsonl` and `.parquet`")
+    separator: Annotated[str, StringConstraints(min_length=1, max_length=1000)] | None = Field(
+        None,
+        description="between the documents of a `.txt` or `.md` file, such as "
+        "`<\\|endoftext\\|>`; it becomes no part of them; null: each file is one document, and all "
+        "of it is ordinary text",
+    )
     on_error: Literal["skip", "fail"] = Field(
         "skip",
         description="a document that cannot be read is left out, counted and listed; `fail`: it is "
@@ -139,8 +145,8 @@ class Split(Section):
         0.9,
         gt=0.0,
         lt=1.0,
-        description="of one document's characters; or of many documents, each by a stable hash. "
-        "The rest is for validation",
+        description="of one document's characters; or of the bytes of many documents, which go "
+        "whole to a side, by a stable hash ([corpora.md](corpora.md)). The rest is for validation",
     )
     test_fraction: float = Field(
         0.0,

@@ -31,6 +31,7 @@ from pipeline.system.records import Record
 
 META = "_meta.json"  # readers of Parquet folders pass over names that begin so
 LEFT_OUT = "_left_out.jsonl"
+LISTED = 100_000  # documents in it; the others are counted alone
 GROUP = 1 << 21  # bytes of text in a row group: what is held while writing, and a worker's part
 SHARD = 1 << 28  # bytes of text in a file
 
@@ -114,8 +115,10 @@ class CorpusWriter:
         self.statistics.add(document.title, document.source, first, self.characters - before)
 
     def leave_out(self, document: LeftOut) -> None:
-        """Count a document that is not written, and note it."""
+        """Count a document that is not written, and note it, where there are not `LISTED` yet."""
         self.left_out[document.reason] += 1
+        if self.left_out.total() > LISTED:
+            return
         with open(self._folder / LEFT_OUT, "a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(asdict(document), ensure_ascii=False) + "\n")
 

@@ -36,6 +36,7 @@ def run(
     """
     settings = load_params(params)
     text = Corpus.open(corpus)
+    lines: list[str] = []
     with Progress(text.meta.characters, "split", unit="character", speed=True) as bar:
         facts = split(
             corpus,
@@ -44,10 +45,14 @@ def run(
             settings.split.test_fraction,
             scheduler=settings.prepare.scheduler,
             progress=bar.advance,
+            notify=lines.append,
         )
     facts.write(report)
+    total = sum(counts.tokens for counts in facts.splits.values())
     for name, counts in facts.splits.items():
-        notify(f"{name}: {counted(counts.tokens, 'token')}")
+        notify(f"{name}: {counted(counts.tokens, 'token')}, {counts.tokens / total:.1%}")
+    for line in lines:
+        notify(f"Warning: {line}")
     if text.meta.documents > 1:
         publish(settings, text, facts)
 

@@ -125,7 +125,9 @@ def pieces(text: str, size: int = PIECE) -> Iterator[str]:
 def _last_boundary(text: str, start: int, stop: int) -> int | None:
     """The last place in `text[start : stop + 1]` that has a blank after it and none before."""
     while (blank := max(text.rfind(" ", start, stop + 1), text.rfind("\n", start, stop + 1))) > 0:
-        run = start - 1 + len(text[start - 1 : blank].rstrip())  # where its blanks begin
+        run = blank  # where its blanks begin
+        while run >= start and text[run - 1].isspace():
+            run -= 1
         if run >= start and text[run] in " \n":
             return run
         stop = run - 1

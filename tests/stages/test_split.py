@@ -69,7 +69,7 @@ def test_runs_again_to_the_same_bytes(place: Path) -> None:
         ("missing", "_meta.json: no such file"),
         ("cut", "00000.parquet: not readable"),
         ("one character", "has 1 characters; give a longer text"),
-        ("few documents", "go whole to one split or another"),
+        ("equal documents", "go whole to one split or another"),
     ],
 )
 def test_a_mistake_is_one_line_and_loses_nothing(place: Path, damage: str, said: str) -> None:
@@ -83,7 +83,7 @@ def test_a_mistake_is_one_line_and_loses_nothing(place: Path, damage: str, said:
         (place / "a.txt").write_text("x")
         prepare(Prepare(corpus=str(place / "a.txt")), place / "corpus")
     else:
-        (place / "a.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+        (place / "a.jsonl").write_text('{"text": "one"}\n{"text": "one"}\n')
         prepare(Prepare(corpus=str(place / "a.jsonl")), place / "corpus")
     result = run(place, "split: {train_fraction: 0.999}")
     assert result.exit_code == 1
@@ -116,7 +116,8 @@ def test_many_documents_get_a_run_that_tells_of_them(
     assert (metrics["documents"], metrics["left_out/empty"]) == (40, 1)
     for name in ("train", "val", "test"):
         assert metrics[f"{name}/tokens"] == report[name]["tokens"]
-        assert f"{name}: {report[name]['tokens']:,} tokens" in result.stdout
+        share = report[name]["tokens"] / sum(report[n]["tokens"] for n in ("train", "val", "test"))
+        assert f"{name}: {report[name]['tokens']:,} tokens, {share:.1%}" in result.stdout
 
     def artifact(name: str) -> str:
         return Path(store.download_artifacts(found.info.run_id, name)).read_text()
