@@ -47,12 +47,12 @@ class Splits:
 
     @property
     def corpus_sha256(self) -> str:
-        return str(self.val.tokens.meta["corpus_sha256"])
+        return self.val.tokens.meta.corpus_sha256
 
     def __str__(self) -> str:
         """What they hold, in Markdown."""
         return (
-            f"**{self.val.tokens.meta['corpus']}**: {len(self.train):,} training and "
+            f"**{self.val.tokens.meta.corpus}**: {len(self.train):,} training and "
             f"{len(self.val):,} validation windows of {self.context_length} tokens"
         )
 

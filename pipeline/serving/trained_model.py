@@ -73,4 +73,4 @@ def measured_on(windows: Windows) -> str:
     """Equal where losses may be compared: the corpus, its split, the windows."""
     meta = windows.tokens.meta
     length = windows.context_length
-    return f"{meta['corpus_sha256']}: {len(windows)} of {length} in {len(windows.tokens)} tokens"
+    return f"{meta.corpus_sha256}: {len(windows)} of {length} in {len(windows.tokens)} tokens"

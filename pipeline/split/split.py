@@ -110,13 +110,13 @@ def split(
     ):
         writers = {name: TokenWriter(aside / name) for name in shares.splits}
         work = partial(tokenise, shares=shares, whole=_length_of_one(corpus))
-        for found in workers.in_order(work, corpus.groups()):
+        for found in workers.in_order(work, corpus.groups):
             for name, tokens, characters, size, ends in found:
                 writers[name].write(tokens, characters, size, ends)
                 statistics.add(name, tokens)
                 progress(characters)
         for name, writer in writers.items():
-            writer.close(name, about)
+            writer.close(name, **about)
     counts = {name: writer.counts() for name, writer in writers.items()}
     return SplitReport(
         **about,

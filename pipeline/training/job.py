@@ -15,6 +15,7 @@ from pipeline.model.runtime import Runtime, choose_runtime
 from pipeline.model.saved import save_config, save_weights
 from pipeline.model.start import Start
 from pipeline.params import Params
+from pipeline.system.checksums import SUMS
 from pipeline.tokens.windows import Windows
 from pipeline.training.batch_size import with_largest_batch
 from pipeline.training.batches import Batches
@@ -73,7 +74,7 @@ class TrainingJob:
         return fingerprint(
             {**values, "precision": self.runtime.precision},
             files=[
-                *(w.tokens.folder / "meta.json" for w in (self.train_windows, self.val_windows)),
+                *(w.tokens.folder / SUMS for w in (self.train_windows, self.val_windows)),
                 *(self.source.files if self.source is not None else ()),
             ],
             code=code_of("train"),

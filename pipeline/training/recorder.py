@@ -11,7 +11,7 @@ from pipeline.generation.matmul_kernels import Precision
 from pipeline.generation.sampling import Sampling
 from pipeline.model.gpt import GPT
 from pipeline.params import Params, flatten
-from pipeline.reports import HistoryRow
+from pipeline.reports import HistoryRow, SplitCounts
 from pipeline.system.progress import Progress
 from pipeline.tracking.open_run import Run
 from pipeline.tracking.run import run_name
@@ -93,7 +93,7 @@ def run_header(job: TrainingJob) -> dict[str, Any]:
     return {
         "name": run_name(params, defaults, ["train.learning_rate"]),
         "description": (
-            f"Pretraining on **{meta['corpus']}**: {len(job.train_windows.tokens):,} training and "
+            f"Pretraining on **{meta.corpus}**: {len(job.train_windows.tokens):,} training and "
             f"{len(job.val_windows.tokens):,} validation tokens, {job.total_steps:,} steps, "
             f"{job.runtime.precision} on {job.runtime.device.type}."
         ),
@@ -102,7 +102,7 @@ def run_header(job: TrainingJob) -> dict[str, Any]:
             "runtime.precision": job.runtime.precision,
             "runtime.processes": job.world.size,
         },
-        "tags": {"corpus": meta["corpus"], "corpus_sha256": meta["corpus_sha256"]},
+        "tags": {"corpus": meta.corpus, "corpus_sha256": meta.corpus_sha256},
     }
 
 
@@ -110,11 +110,11 @@ def log_inputs(run: Run, job: TrainingJob) -> None:
     """Log the two splits as the run's data sets."""
     for context, windows in (("training", job.train_windows), ("validation", job.val_windows)):
         meta = windows.tokens.meta
-        profile = {key: meta[key] for key in ("tokens", "documents", "characters", "bytes")}
+        profile = {key: getattr(meta, key) for key in SplitCounts.model_fields}
         run.log_input(
-            f"{meta['corpus']}/{meta['split']}",
+            f"{meta.corpus}/{meta.split}",
             source=str(windows.tokens.folder),
-            digest=meta["corpus_sha256"],
+            digest=meta.corpus_sha256,
             context=context,
             profile={**profile, "windows": len(windows)},
         )
