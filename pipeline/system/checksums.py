@@ -22,7 +22,7 @@ SUMS = "_SHA256SUMS"  # readers of Parquet folders pass over names that begin so
 LINE = re.compile(r"([0-9a-f]{64})  ([^/]+)")
 
 
-def write_sums(folder: Path, known: Mapping[str, str] | None = None) -> None:
+def write_sums(folder: Path, known: Mapping[str, str | None] | None = None) -> None:
     """Write `_SHA256SUMS` of the files in `folder`, the mark that all of them are there.
 
     Args:
@@ -59,3 +59,9 @@ def check(path: Path, remedy: str) -> None:
             f"{path}: its SHA-256 is {found[:12]}… where {SUMS} has {wanted[path.name][:12]}…; "
             f"it was changed after it was written; {remedy}"
         )
+
+
+def check_where_known(path: Path, remedy: str) -> None:
+    """As `check`, for a folder that another program may have made, without `_SHA256SUMS`."""
+    if (path.parent / SUMS).exists():
+        check(path, remedy)

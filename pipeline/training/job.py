@@ -16,6 +16,7 @@ from pipeline.model.saved import save_config, save_weights
 from pipeline.model.start import Start
 from pipeline.params import Params
 from pipeline.system.checksums import SUMS
+from pipeline.system.files import folder_aside
 from pipeline.tokens.windows import Windows
 from pipeline.training.batch_size import with_largest_batch
 from pipeline.training.batches import Batches
@@ -111,7 +112,7 @@ class TrainingJob:
             checkpoints,
             world,
         )
-        found = checkpoints.latest() if checkpoints is not None else None
+        found = checkpoints.latest(trainer.check) if checkpoints is not None else None
         outline = world.broadcast(found.without_tensors() if found is not None else None)
         if outline is not None:
             trainer.restore(found or outline)
@@ -138,8 +139,9 @@ class TrainingJob:
         except Diverged as error:
             if trainer.best_weights is None:
                 raise
-            save_config(rescue, trainer.model.config)
-            save_weights(rescue, trainer.best_weights.tensors, "last")
+            with folder_aside(rescue) as aside:
+                save_config(aside, trainer.model.config)
+                save_weights(aside, trainer.best_weights.tensors, "last")
             step = trainer.best_weights.step
             raise Diverged(
                 f"{error}; the best weights, of step {step}, are kept in {rescue}"

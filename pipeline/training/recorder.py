@@ -13,6 +13,7 @@ from pipeline.model.gpt import GPT
 from pipeline.params import Params, flatten
 from pipeline.reports import HistoryRow, SplitCounts
 from pipeline.system.progress import Progress
+from pipeline.system.records import Record
 from pipeline.tracking.open_run import Run
 from pipeline.tracking.run import run_name
 from pipeline.training.events import Step, metrics_of
@@ -20,6 +21,13 @@ from pipeline.training.job import TrainingJob
 
 SAMPLE_TOKENS = 50
 LISTED_SPIKES = 20
+
+
+class RecorderState(Record):
+    """What a checkpoint holds of a `Recorder`."""
+
+    samples: tuple[dict[str, Any], ...]
+    spikes: tuple[int, ...]
 
 
 class Recorder:
@@ -63,8 +71,9 @@ class Recorder:
     def state(self) -> dict[str, Any]:
         return {"samples": list(self.samples), "spikes": list(self.spikes)}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self.samples, self.spikes = state["samples"], state["spikes"]
+    def restore(self, state: Any) -> None:
+        found = RecorderState.from_value(state, "observer")
+        self.samples, self.spikes = list(found.samples), list(found.spikes)
 
 
 def greedy_sampler(job: TrainingJob) -> Callable[[GPT], dict[str, Any]]:
