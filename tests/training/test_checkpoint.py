@@ -62,7 +62,7 @@ def train(make_trainer, folder: Path):
         given = {"runtime": runtime} if runtime else {}
         with Waiting(folder, every=every, notify=warnings.append) as checkpoints:
             trainer, memory = make_trainer(checkpoints=checkpoints, **given, **SETTINGS)
-            if (found := checkpoints.latest()) is not None:
+            if (found := checkpoints.latest(trainer.check)) is not None:
                 trainer.restore(found)
             first = trainer.step
             on_step = memory.on_step
