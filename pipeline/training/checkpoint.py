@@ -37,12 +37,14 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.model.saved import save_into
 from pipeline.reports import HistoryRow
-from pipeline.system.files import parse_json, read_bounded, write_text, written_aside
+from pipeline.system.files import parse_json, write_text, written_aside
 from pipeline.system.records import Record
 from pipeline.training.snapshot import Snapshot
 
 KEPT = 2
 BLOCK = 2**23
+LARGEST = 2**28  # bytes of a manifest
+PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES}  # no file is worse for it
 RESERVE = 64_000_000  # bytes of the disk that a checkpoint leaves to the journal
 STEP = r"(\d{8,15})"
 MANIFEST = re.compile(rf"checkpoint-{STEP}\.json")
@@ -248,6 +250,8 @@ def _step_of(file: str) -> int:
 def _load(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise
     except Exception as error:  # torch raises many types for a damaged or foreign file
         raise Damaged(f"{path.name}: not torch's ({type(error).__name__})") from None
 
@@ -302,18 +306,31 @@ def _save(path: Path, value: Any, is_cancelled: Callable[[], bool]) -> Check:
 
 
 def _check_of(path: Path, expected: int) -> Check | None:
-    """A regular file's bytes and checksum, which is not computed where the bytes differ."""
-    size = crc = 0
+    """A regular file's bytes and checksum, which is not computed where the bytes differ.
+
+    Raises:
+        OSError: files cannot be opened at all.
+    """
+    crc = 0
     try:
-        found = path.lstat()
-        if not stat.S_ISREG(found.st_mode) or found.st_size != expected:
-            return (found.st_size, 0) if stat.S_ISREG(found.st_mode) else None
+        if (size := _regular_bytes(path)) != expected:
+            return size, crc
         with open(path, "rb") as file:
             while block := file.read(BLOCK):
-                size, crc = size + len(block), zlib.crc32(block, crc)
-    except OSError:
+                crc = zlib.crc32(block, crc)
+    except OSError as error:
+        if error.errno in PASSING:
+            raise
         return None
     return size, crc
+
+
+def _regular_bytes(path: Path) -> int:
+    """The size of a regular file; whatever else has its name fails as if it were not there."""
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    return found.st_size
 
 
 def _difference(found: Check | None, check: Check) -> str:
@@ -334,13 +351,18 @@ def _verified(path: Path) -> Manifest:
 
     Raises:
         Damaged: it is not what was written.
+        OSError: files cannot be opened at all.
     """
     damaged = Damaged(f"{path.name}: its checksum is another")
     try:
-        text = read_bounded(path).decode("utf-8")
+        if _regular_bytes(path) > LARGEST:
+            raise damaged
+        text = path.read_text(encoding="utf-8")
         body = parse_json(text, path.name)["body"]
         signed = _signed(body)
-    except (OSError, UserError, ValueError, KeyError, TypeError, IndexError):
+    except (OSError, UserError, ValueError, KeyError, TypeError, IndexError) as error:
+        if isinstance(error, OSError) and error.errno in PASSING:
+            raise
         raise damaged from None
     if signed != text:
         raise damaged

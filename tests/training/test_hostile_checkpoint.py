@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
+import sys
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -232,14 +236,28 @@ def test_what_stands_in_the_folders_place_makes_way(folder: Path, make_trainer, 
     assert {path.name: path.read_bytes() for path in theirs.iterdir()} == before
 
 
-def test_a_folder_that_cannot_be_written_is_read_all_the_same(folder: Path) -> None:
-    (folder / f"weights-{NEWEST:08}.pth").write_bytes(b"")
-    if os.geteuid() == 0:
-        pytest.skip("root may write anywhere")
-    folder.chmod(0o500)
+@pytest.mark.skipif(sys.platform != "linux", reason="counts open files in /proc")
+def test_where_no_file_can_be_opened_none_is_removed(folder: Path) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    store = CheckpointFolder(folder)
+    checkpoint = store.read_latest(print)
+    assert checkpoint is not None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    last = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+    held = []
     try:
-        found = CheckpointFolder(folder).read_latest(print)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (last + 8, hard))
+        with suppress(OSError):
+            while True:
+                held.append(os.open("/dev/null", os.O_RDONLY))
+        with pytest.raises(OSError, match="Too many open files"):
+            CheckpointFolder(folder).read_latest(print)
+        os.close(held.pop())  # as many as listing a folder takes
+        with pytest.raises(OSError, match="Too many open files"):
+            store.write(replace(checkpoint, step=11), before_commit=lambda: held.append(os.dup(0)))
     finally:
-        folder.chmod(0o700)
-    assert found is not None
-    assert found.step == BEFORE
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for number in held:
+            os.close(number)
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert before.items() <= after.items()
