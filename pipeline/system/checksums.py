@@ -49,6 +49,8 @@ def check(path: Path, remedy: str) -> None:
     try:
         lines = read_bounded(sums).decode("utf-8", "replace").splitlines()
         wanted = {match[2]: match[1] for match in map(LINE.fullmatch, lines) if match}
+        if path.exists() and not path.is_file():  # a pipe would hang who reads it
+            raise UserError(f"{path}: not a regular file; {remedy}")
         found = digest_of(path)
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}; {remedy}") from None

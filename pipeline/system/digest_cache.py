@@ -20,7 +20,7 @@ from pipeline.system.user_cache import cache_folder
 
 SMALL = 1 << 22  # bytes: read faster than it is looked up on many disks
 RECENT = 2.0  # seconds
-LARGE = 1 << 28  # bytes: reading takes long enough for a progress bar
+LARGE = 1 << 27  # bytes: reading takes long enough for a progress bar
 BLOCK = 1 << 22
 
 

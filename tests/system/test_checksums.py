@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -49,9 +50,10 @@ def test_what_differs_is_one_line_with_a_way_out(folder: Path) -> None:
         check(folder / "one.bin", "mend it")
 
 
-@pytest.mark.parametrize("name", ["new.bin", "gone.bin", "inner"])
+@pytest.mark.parametrize("name", ["new.bin", "gone.bin", "inner", "pipe.bin"])
 def test_what_is_not_named_or_not_there(folder: Path, name: str) -> None:
     (folder / "new.bin").write_bytes(b"new")
+    os.mkfifo(folder / "pipe.bin")
     with pytest.raises(UserError, match=f"{name}.*; mend it$"):
         check(folder / name, "mend it")
 
