@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.comparison.table import UNTRAINED, Comparison
+from pipeline.comparison.table import UNTRAINED, Comparison, require_same_corpus
 from pipeline.errors import UserError
 from pipeline.pages.shading import TextSpan
 from pipeline.reports import TokenLossesReport
@@ -48,6 +48,12 @@ def token_view(
     if not path.exists():
         return None
     scratch = TokenLossesReport.read(path)
+    require_same_corpus(
+        {
+            path: scratch.corpus_sha256,
+            path.parent.with_name("evaluate.json"): comparison.evaluation.corpus_sha256,
+        }
+    )
     losses = {key: scratch.models.get(key.removeprefix("scratch_")) for key in comparison.models}
     for key, size in comparison.sizes.items():
         other_path = folder / f"{size.name}.json"

@@ -49,12 +49,12 @@ class Splits:
 
     @property
     def corpus_sha256(self) -> str:
-        return str(self.val.tokens.meta["corpus_sha256"])
+        return self.val.tokens.meta.corpus_sha256
 
     def __str__(self) -> str:
         """What they hold, in Markdown."""
         return (
-            f"**{inline(self.val.tokens.meta['corpus'])}**: {len(self.train):,} training and "
+            f"**{inline(self.val.tokens.meta.corpus)}**: {len(self.train):,} training and "
             f"{counted(len(self.val), 'validation window')} of {self.context_length} tokens"
         )
 

@@ -19,6 +19,7 @@ from pipeline.gpt2.sizes import Hparams
 from pipeline.model.gpt import GPT
 from pipeline.model.saved import load_model, save_config, save_weights
 from pipeline.params import Gpt2
+from pipeline.system.checksums import write_sums
 from pipeline.system.files import folder_aside
 
 
@@ -78,6 +79,7 @@ def _keep(model: GPT, copy: Path) -> None:
     with folder_aside(copy) as aside:
         save_config(aside, model.config)
         save_weights(aside, model.state_dict(), "last")
+        write_sums(aside)
 
 
 def hparams_of(location: Location) -> Hparams:

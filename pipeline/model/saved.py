@@ -1,6 +1,7 @@
 """A model's folder: `config.json`, and state dicts that `torch.load(weights_only=True)` reads.
 
-`model.pth` holds the last weights, `best.pth` those of the lowest validation loss.
+`model.pth` holds the last weights, `best.pth` those of the lowest validation loss. A training
+leaves digests of them (`system.checksums`), which are checked before weights are read.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.model.gpt import GPT, GPTConfig, meta_model
+from pipeline.system.checksums import check_where_known
 from pipeline.system.files import read_json, write_json, written_aside
 
 Weights = Literal["best", "last"]
 FILES: dict[Weights, str] = {"best": "best.pth", "last": "model.pth"}
 OPTIMIZER = "optimizer.pth"
+REMEDY = "`dvc checkout` brings back what DVC keeps, `dvc repro -f train` trains again"
 
 
 def save_config(folder: Path, config: GPTConfig) -> None:
@@ -73,6 +76,7 @@ def load_config(folder: Path) -> GPTConfig:
         UserError: it is missing, or its keys are not GPTConfig's.
     """
     path = folder / "config.json"
+    check_where_known(path, REMEDY)
     values = read_json(path)
     known = {field.name for field in fields(GPTConfig)}
     if not isinstance(values, dict) or set(values) != known:
@@ -91,6 +95,7 @@ def load_model(folder: Path, which: Weights = "last") -> GPT:
     """
     config = load_config(folder)
     path = folder / FILES[which]
+    check_where_known(path, REMEDY)
     try:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except FileNotFoundError:

@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.errors import UserError
 from pipeline.model.gpt import GPT, GPTConfig, initialise, meta_model
 from pipeline.model.runtime import derive_seed
+from pipeline.model.saved import REMEDY
 from pipeline.params import Model
+from pipeline.system.checksums import check_where_known
 from pipeline.system.files import read_json, write_json
 
 START = "start.json"
@@ -31,6 +33,7 @@ class Start(BaseModel):
 
     @classmethod
     def load(cls, folder: Path) -> Start:
+        check_where_known(folder / START, REMEDY)
         return cls.model_validate(read_json(folder / START))
 
 

@@ -97,13 +97,13 @@ def split(
     ):
         texts, largest = _plan(corpus, shares, workers)
         writers = {name: TokenWriter(aside / name) for name in shares.splits}
-        for found in workers.in_order(partial(tokenise, texts=texts), corpus.groups()):
+        for found in workers.in_order(partial(tokenise, texts=texts), corpus.groups):
             for name, tokens, characters, size, ends in found:
                 writers[name].write(tokens, characters, size, ends)
                 statistics.add(name, tokens)
                 progress(characters)
         for name, writer in writers.items():
-            writer.close(name, about)
+            writer.close(name, **about)
     counts = {name: writer.counts() for name, writer in writers.items()}
     for line in _far_shares(counts, shares, largest, corpus):
         notify(line)
@@ -173,7 +173,7 @@ def _plan(
                 f"{what}: it has {counted(meta.characters, 'character')}; give a longer text"
             )
         return partial(_by_characters, shares=shares, whole=meta.characters), None
-    groups = corpus.groups()
+    groups = corpus.groups
     parts = zip(groups, workers.in_order(sizes_in, groups), strict=True)
     sides, largest = sides_of(_joined(parts), meta.bytes, shares)
     if sides is None:

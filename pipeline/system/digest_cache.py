@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import UserError
@@ -19,12 +20,12 @@ from pipeline.system.user_cache import cache_folder
 
 SMALL = 1 << 22  # bytes: read faster than it is looked up on many disks
 RECENT = 2.0  # seconds
-LARGE = 1 << 28  # bytes: reading takes long enough for a progress bar
+LARGE = 1 << 27  # bytes: reading takes long enough for a progress bar
 BLOCK = 1 << 22
 
 
 class Note(Record):
-    """A digest, and of which file: bytes, nanoseconds, inode."""
+    """A digest, and the size, time of change (ns) and inode of the file that was read."""
 
     state: tuple[int, int, int]
     sha256: str
@@ -42,14 +43,13 @@ def digest_of(path: Path) -> str:
     state = (before.st_size, before.st_mtime_ns, before.st_ino)
     name = hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()
     note = cache_folder() / "digests" / f"{name}.json"
-    try:
+    with suppress(OSError, UserError):  # none yet, or damaged
         kept = Note.read(note)
         if kept.state == state:
             return kept.sha256
-    except UserError:
-        pass  # none yet, or damaged
     digest = _read(path) if before.st_size >= LARGE else sha256_of(path)
-    Note(state=state, sha256=digest).write(note)
+    with suppress(OSError):  # a cache that cannot be written costs reading again
+        Note(state=state, sha256=digest).write(note)
     return digest
 
 

@@ -14,9 +14,10 @@ from pipeline.distributed.world import World
 from pipeline.errors import UserError
 from pipeline.model.gpt import GPT
 from pipeline.model.runtime import Runtime
-from pipeline.model.saved import OPTIMIZER
+from pipeline.model.saved import OPTIMIZER, REMEDY
 from pipeline.model.start import Start, config_of
 from pipeline.params import Params
+from pipeline.system.checksums import check_where_known
 from pipeline.training.optim import build_optimizer
 from pipeline.weights import Source, starting_model
 
@@ -64,6 +65,7 @@ def restore_optimizer(
         return False
     if wanted == "fresh":
         return False
+    check_where_known(path, REMEDY)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         rates = [group["lr"] for group in optimizer.param_groups]

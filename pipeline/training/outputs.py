@@ -21,6 +21,7 @@ from pipeline.reports import (
     LastEvaluation,
     Training,
 )
+from pipeline.system.checksums import SUMS, write_sums
 from pipeline.system.files import write_text
 from pipeline.training.loop import Trainer
 
@@ -29,24 +30,26 @@ def save_training(
     folder: Path,
     trainer: Trainer,
     start: Start,
-    on_saved: Callable[[str], None] = lambda name: None,
+    on_saved: Callable[[str], str | None] = lambda name: None,
 ) -> None:
     """Write the folder of a trained model: config, start, best and last weights, optimizer.
 
     Args:
-        on_saved: called with each large file's name, once it is there.
+        on_saved: called with each large file's name, once it is there; may return its SHA-256.
     """
     assert trainer.best_weights is not None, "a training evaluates at step 0"
     assert trainer.last_weights is not None, "a training keeps them at its end"
+    best, last = trainer.best_weights.tensors, trainer.last_weights.tensors
+    (folder / SUMS).unlink(missing_ok=True)  # an earlier training's
     save_config(folder, trainer.model.config)
     start.save(folder)
-    best, last = trainer.best_weights.tensors, trainer.last_weights.tensors
     save_weights(folder, best, "best")
-    on_saved(FILES["best"])
+    digests = {FILES["best"]: on_saved(FILES["best"])}
     save_weights(folder, last, "last")
-    on_saved(FILES["last"])
+    digests[FILES["last"]] = on_saved(FILES["last"])
     save_whole(folder / OPTIMIZER, trainer.last_optimizer)
-    on_saved(OPTIMIZER)
+    digests[OPTIMIZER] = on_saved(OPTIMIZER)
+    write_sums(folder, digests)
 
 
 def write_history(path: Path, history: Sequence[HistoryRow]) -> None:

@@ -11,9 +11,10 @@ from pipeline.generation.sampling import Sampling
 from pipeline.model.gpt import GPT
 from pipeline.numbers import counted, perplexity, shown
 from pipeline.params import Params, flatten
-from pipeline.reports import HistoryRow
+from pipeline.reports import HistoryRow, SplitCounts
 from pipeline.system.markdown import inline
 from pipeline.system.progress import Progress
+from pipeline.system.records import Record
 from pipeline.tracking.open_run import Run
 from pipeline.tracking.run import run_name
 from pipeline.training.events import Step, metrics_of
@@ -21,6 +22,13 @@ from pipeline.training.job import TrainingJob
 
 SAMPLE_TOKENS = 50
 LISTED_SPIKES = 20
+
+
+class RecorderState(Record):
+    """What a checkpoint holds of a `Recorder`."""
+
+    samples: tuple[dict[str, Any], ...]
+    spikes: tuple[int, ...]
 
 
 class Recorder:
@@ -65,8 +73,9 @@ class Recorder:
     def state(self) -> dict[str, Any]:
         return {"samples": list(self.samples), "spikes": list(self.spikes)}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self.samples, self.spikes = state["samples"], state["spikes"]
+    def restore(self, state: Any) -> None:
+        found = RecorderState.from_value(state, "observer")
+        self.samples, self.spikes = list(found.samples), list(found.spikes)
 
 
 def greedy_sampler(job: TrainingJob) -> Callable[[GPT], dict[str, Any]]:
@@ -95,7 +104,7 @@ def run_header(job: TrainingJob) -> dict[str, Any]:
     return {
         "name": run_name(params, defaults, ["train.learning_rate"]),
         "description": (
-            f"Pretraining on **{inline(meta['corpus'])}**: {len(job.train_windows.tokens):,} "
+            f"Pretraining on **{inline(meta.corpus)}**: {len(job.train_windows.tokens):,} "
             f"training and {len(job.val_windows.tokens):,} validation tokens, "
             f"{counted(job.total_steps, 'step')}, {job.runtime.precision} on "
             f"{job.runtime.device.type}.\n\n"
@@ -107,7 +116,7 @@ def run_header(job: TrainingJob) -> dict[str, Any]:
             "runtime.precision": job.runtime.precision,
             "runtime.processes": job.world.size,
         },
-        "tags": {"corpus": meta["corpus"], "corpus_sha256": meta["corpus_sha256"]},
+        "tags": {"corpus": meta.corpus, "corpus_sha256": meta.corpus_sha256},
     }
 
 
@@ -115,11 +124,11 @@ def log_inputs(run: Run, job: TrainingJob) -> None:
     """Log the two splits as the run's data sets."""
     for context, windows in (("training", job.train_windows), ("validation", job.val_windows)):
         meta = windows.tokens.meta
-        profile = {key: meta[key] for key in ("tokens", "documents", "characters", "bytes")}
+        profile = {key: getattr(meta, key) for key in SplitCounts.model_fields}
         run.log_input(
-            f"{meta['corpus']}/{meta['split']}",
+            f"{meta.corpus}/{meta.split}",
             source=str(windows.tokens.folder),
-            digest=meta["corpus_sha256"],
+            digest=meta.corpus_sha256,
             context=context,
             profile={**profile, "windows": len(windows)},
         )

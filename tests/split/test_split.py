@@ -24,7 +24,7 @@ from pipeline.split.sides import position
 from pipeline.split.split import split
 from pipeline.system.files import folder_aside
 from pipeline.tokens.tokenizer import END_OF_TEXT, decode, encode
-from pipeline.tokens.windows import Tokens, Windows
+from pipeline.tokens.windows import Tokens, TokenShard, Windows
 
 WORDS = "It was late, and the clock struck; nobody's home.\n"
 
@@ -67,7 +67,7 @@ def test_one_document_is_cut_by_characters(tmp_path: Path) -> None:
             bytes=len(part.encode()),
         )
         assert report.splits[name] == counts
-        assert counts.model_dump().items() <= tokens.meta.items()
+        assert counts.model_dump().items() <= tokens.meta.model_dump().items()
     assert report.corpus == "mine"
 
 
@@ -75,9 +75,9 @@ def test_meta_describes_the_split(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus", {"a": WORDS})
     report = split(corpus, tmp_path / "tokens", 0.5)
     meta = Tokens.open(tmp_path / "tokens" / "val").meta
-    assert (meta["split"], meta["encoding"], meta["dtype"]) == ("val", "gpt2", "uint16")
-    assert (meta["corpus"], meta["corpus_sha256"]) == ("mine", report.corpus_sha256)
-    assert meta["shards"] == [{"file": "00000.bin", "tokens": meta["tokens"]}]
+    assert (meta.split, meta.encoding, meta.dtype) == ("val", "gpt2", "uint16")
+    assert (meta.corpus, meta.corpus_sha256) == ("mine", report.corpus_sha256)
+    assert meta.shards == (TokenShard(file="00000.bin", tokens=meta.tokens),)
 
 
 @settings(
@@ -204,7 +204,7 @@ class TestTheTestSplit:
         assert "".join(texts.values()) == WORDS * 20
         assert [len(text) for text in texts.values()] == [500, 250, 250]
         assert report.test.characters == 250
-        assert splits["test"].meta["split"] == "test"
+        assert splits["test"].meta.split == "test"
 
     def test_many_documents(self, tmp_path: Path) -> None:
         named: dict[str, str | list[str]] = {f"id{n}": f"document {n}" for n in range(60)}
@@ -267,11 +267,11 @@ def test_shards_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     report = split(corpus, tmp_path / "cut", 0.9)
     for name in ("train", "val"):
         whole, cut = Tokens.open(tmp_path / "whole" / name), Tokens.open(tmp_path / "cut" / name)
-        sizes = [shard["tokens"] for shard in cut.meta["shards"]]
+        sizes = [shard.tokens for shard in cut.meta.shards]
         assert all(size == 100 for size in sizes[:-1])
         assert sum(sizes) == report.splits[name].tokens == len(whole)
         assert np.array_equal(whole.read(0, len(whole)), cut.read(0, len(cut)))
-    assert len(Tokens.open(tmp_path / "cut" / "train").meta["shards"]) > 2
+    assert len(Tokens.open(tmp_path / "cut" / "train").meta.shards) > 2
 
 
 def test_tokens_are_little_endian(tmp_path: Path) -> None:

@@ -18,6 +18,12 @@ from tests.helpers.make_golden import GOLDEN, TABLES, compare
 
 WRITTEN = [f"comparison.{suffix}" for suffix in ("csv", "html", "json", "md", "png")]
 
+HISTORY = (GOLDEN / "history.csv").read_text()
+REPORTS = {
+    name: (GOLDEN / name).read_text()
+    for name in ("corpus.json", "split.json", "token_losses/scratch.json")
+}
+
 
 @pytest.fixture
 def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -162,13 +168,32 @@ def test_mlflow_shows_the_same_numbers(repo: Path, monkeypatch: pytest.MonkeyPat
         ),
         ("split.json", "{}", "split.json: corpus: field required"),
         ("corpus.json", "[", "corpus.json: not valid JSON"),
-        ("history.csv", None, "history.csv: No such file or directory"),
-        ("history.csv", "", "history.csv: No columns to parse from file"),
+        ("history.csv", None, "history.csv: no such file"),
+        ("history.csv", "", "history.csv: lacks step, epoch, tokens_seen"),
         ("history.csv", "step,epoch\n1,1\n", "history.csv: lacks tokens_seen, train_loss"),
         (
             "history.csv",
             "step,epoch,tokens_seen,train_loss,val_loss,learning_rate\n",
             "history.csv: holds no validation loss",
+        ),
+        ("history.csv", HISTORY.replace("2.0,6.0", "2.0,nan"), "line 5 has no validation loss"),
+        ("history.csv", HISTORY.replace("2.0,6.0", "2.0,-inf"), "line 5 has no validation loss"),
+        ("history.csv", HISTORY.replace("2.0,6.0", "2.0,six"), "(line 5 is none)"),
+        ("history.csv", HISTORY.replace("2.0,6.0", "2.0"), "(line 5 is none)"),
+        ("history.csv", HISTORY.replace("30,", "10,"), "its steps are not in order"),
+        ("history.csv", HISTORY.replace(",640,", f",{10**400},"), "its steps are not in order"),
+        ("history.csv", HISTORY.replace("0.5,6.5", "0.5,5.5"), "not of the training that train"),
+        ("history.csv", HISTORY.replace("2.0,6.0", "2.0,6.1"), "not of the training that train"),
+        ("history.csv", HISTORY[:-20], "history.csv: "),
+        ("history.csv", "a," * 10**6 + "\n" + "1," * 10**6, "history.csv: lacks step, epoch"),
+        ("history.csv", "\udcff\0\udcfe" * 99, "history.csv: no table of evaluations ("),
+        ("history.csv", HISTORY + "9" * 200_000, "history.csv: no table of evaluations ("),
+        ("split.json", REPORTS["split.json"].replace("5" * 64, "6" * 64), "are of two corpora"),
+        ("corpus.json", REPORTS["corpus.json"].replace("5" * 64, "6" * 64), "are of two corpora"),
+        (
+            "token_losses/scratch.json",
+            REPORTS["token_losses/scratch.json"].replace("5" * 64, "6" * 64),
+            "are of two corpora",
         ),
         ("train_run.json", "{}", "train_run.json: must hold the key `run`"),
     ],
@@ -180,7 +205,7 @@ def test_a_mistake_is_one_line_and_loses_nothing(
         (repo / "reports" / name).write_text("of an earlier run")
     before = written()
     path = repo / "reports" / file
-    path.unlink() if content is None else path.write_text(content)
+    path.unlink() if content is None else path.write_text(content, errors="surrogateescape")
     result = compare("[124M]")
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()

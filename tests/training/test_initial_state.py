@@ -10,12 +10,15 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.model.saved import load_model
 from pipeline.model.start import Start
 from pipeline.params import Train
+from pipeline.system.checksums import write_sums
 from pipeline.training.initial_state import restore_optimizer
 from pipeline.training.optim import build_optimizer
 from pipeline.training.outputs import save_training
 from pipeline.weights import find_start, starting_model
+from tests.helpers.damage import flip
 
 SCRATCH = Start(init_from="scratch", init="pytorch", seed=3)
 
@@ -99,6 +102,32 @@ def test_another_architecture_is_refused_with_every_key(trained, config) -> None
 def test_a_foreign_optimizer_is_refused(trained, config) -> None:
     _, folder = trained
     torch.save({"state": {}, "param_groups": []}, folder / "optimizer.pth")
+    write_sums(folder)
     optimizer = build_optimizer(GPT(config), Train())
     with pytest.raises(UserError, match=r"optimizer\.pth: not this model's optimizer"):
         restore_optimizer(optimizer, folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("model.pth", load_model),
+        ("best.pth", lambda folder: load_model(folder, "best")),
+        ("config.json", load_model),
+        ("start.json", Start.load),
+        ("optimizer.pth", lambda folder: restore_optimizer(None, folder)),
+    ],
+)
+def test_what_was_changed_after_the_training_is_refused(trained, name: str, read) -> None:
+    _, folder = trained
+    read(folder) if name != "optimizer.pth" else None
+    at = {"config.json": 15, "start.json": -3}.get(name)  # a digit becomes another
+    flip(folder / name, at)
+    with pytest.raises(UserError, match=rf"{name}: its SHA-256 is .*`dvc checkout`.*train"):
+        read(folder)
+
+
+def test_a_folder_without_digests_is_anothers_and_read(trained) -> None:
+    _, folder = trained
+    (folder / "_SHA256SUMS").unlink()
+    assert load_model(folder)
