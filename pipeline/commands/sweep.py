@@ -11,6 +11,7 @@ import click
 from pipeline.commands.console import FOLDER, Command
 from pipeline.commands.tables import print_table
 from pipeline.errors import UserError
+from pipeline.system.text import printable, quoted
 
 DAYS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"]
 
@@ -55,10 +56,10 @@ def sweep(
         click.echo(json.dumps(found.as_json(), indent=2))
         return
     for table in page.tables:
-        click.echo(table.title)
+        click.echo(printable(table.title))
         print_table([list(table.headings), *map(list, table.rows)])
         click.echo()
-    click.echo(page.conclusion)
+    click.echo(printable(page.conclusion))
     click.echo(f"written: {', '.join(map(str, files))}")
 
 
@@ -72,6 +73,6 @@ def parse_where(given: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     for condition in given:
         key, equals, values = condition.partition("=")
         if not (key and equals):
-            raise UserError(f"--where {condition}: give KEY=VALUE, such as train.epochs=10")
+            raise UserError(f"--where {quoted(condition)}: give KEY=VALUE, such as train.epochs=10")
         found[key] = tuple(values.split(","))
     return found

@@ -6,9 +6,12 @@ import sys
 
 import click
 
+from pipeline.system.text import printable
+
 
 def print_table(table: list[list[str]]) -> None:
-    """A coloured table in a terminal, tabs between plain words in a pipe."""
+    """A coloured table in a terminal, tabs between plain words in a pipe; cells are one line."""
+    table = [[printable(cell, keep="") for cell in line] for line in table]
     if not sys.stdout.isatty():
         for line in table:
             click.echo("\t".join(line).rstrip("\t"))

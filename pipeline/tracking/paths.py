@@ -36,8 +36,9 @@ def root() -> Path:
 def state_folder(stage: str, fingerprint: str) -> Path:
     """Where a stage keeps what it needs to go on after a kill, for these inputs and no others.
 
-    The folder is for the stage's own files too (checkpoints): `start_run` removes it whole when
-    the run has ended well.
+    A run works there, or beside it where another workspace is at work (`Run.folder`). The folder is
+    for the stage's own files too (checkpoints): `start_run` removes it whole when the run has ended
+    well.
     """
     return states() / f"{stage}-{fingerprint}"
 
@@ -52,10 +53,10 @@ def journals() -> Path:
 
 def dvc_cached(md5: str) -> Path:
     """Where DVC's cache keeps a file with this hash, if it does."""
-    return _dvc_cache() / "files" / "md5" / md5[:2] / md5[2:]
+    return dvc_cache() / "files" / "md5" / md5[:2] / md5[2:]
 
 
-def _dvc_cache() -> Path:
+def dvc_cache() -> Path:
     """`cache.dir` of the repository's DVC configuration, relative to `.dvc`; by default `cache`."""
     folder = root() / ".dvc"
     config = ConfigParser(strict=False, interpolation=None)
@@ -83,12 +84,20 @@ def is_server(uri: str) -> bool:
 
 
 def store_name(uri: str) -> str:
-    """The store's address without user and password; short for the default store."""
+    """The store's address without user and password, for cursors and messages.
+
+    It is short for the default store, and `MLFLOW_TRACKING_URI` where that holds no address.
+    """
     path = sqlite_path(uri)
     if path == root() / "mlflow.db":
         return "mlflow.db"  # stays true when the repository moves
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return "MLFLOW_TRACKING_URI"
+    options = parts.query.split("&")
+    query = "&".join(option for option in options if "password" not in option.lower())
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query).geturl()
 
 
 def artifact_root() -> Path:
