@@ -40,6 +40,7 @@ from typing_extensions import TypedDict
 from pipeline.errors import UserError
 from pipeline.system.names import Name
 from pipeline.system.text import quoted
+from pipeline.tracking.tags import param_text, tag_text
 
 JOURNAL = "journal.jsonl"
 ARTIFACTS = "artifacts"
@@ -62,7 +63,8 @@ def artifact_path(path: str) -> str:
     return "/".join(parts)
 
 
-Milliseconds = Annotated[int, Field(ge=0, lt=250_000_000_000_000)]  # up to the year 9892
+LATEST = 250_000_000_000_000  # milliseconds: the year 9892, for dates end soon after
+Milliseconds = Annotated[int, Field(ge=0, le=LATEST)]
 Number = Annotated[int, Field(ge=0, lt=1 << 63)]
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 RegisteredName = Annotated[str, StringConstraints(pattern=r"""^[^/:.%"']+$""")]
@@ -115,8 +117,8 @@ class Event(TypedDict, total=False):
     resume: dict[str, Any]
     s: Number
     m: dict[str, float]
-    params: dict[str, str]
-    tags: dict[str, str | None]
+    params: dict[str, Annotated[str, AfterValidator(param_text)]]
+    tags: dict[str, Annotated[str, AfterValidator(tag_text)] | None]
     input: Input
     artifact: Artifact
     model: Model

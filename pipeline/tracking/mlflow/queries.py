@@ -13,6 +13,7 @@ from mlflow.entities import Run
 
 from pipeline.errors import UserError
 from pipeline.system.text import quoted
+from pipeline.tracking.journal import LATEST
 from pipeline.tracking.mlflow.store import connect_soon, failures_explained
 from pipeline.tracking.tags import PARENT, RUN_KEY, hidden_tag, is_dead
 
@@ -110,7 +111,7 @@ def _recorded(run: Run) -> Recorded:
         name=info.run_name or info.run_id,
         stage=data.tags.get("stage", ""),
         status="GONE" if info.status == "RUNNING" and is_dead(data.tags) else info.status,
-        started=info.start_time,
+        started=min(max(info.start_time, 0), LATEST),
         ended=info.end_time,
         params=dict(data.params),
         metrics=dict(data.metrics),
