@@ -50,10 +50,8 @@ def readable(folder: Path, notify: Notify) -> RunState | None:
         return None
     if run is not None and run.passed_over:
         first, *more = run.passed_over
-        lines = f"line {first}" + (
-            f" and {len(more)} more are no events" if more else " is no event"
-        )
-        notify(f"{folder / JOURNAL}: {lines} of a run, and left out")
+        lines = f"line {first}" + (f" and {len(more)} more" if more else "")
+        notify(f"{folder / JOURNAL}: {lines} left out, for no run writes such")
     return run
 
 

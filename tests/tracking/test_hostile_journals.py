@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +116,8 @@ def test_lines_that_are_no_events_are_left_out_and_counted(offline: Path) -> Non
     done = lossbook("runs")
     assert (done.exit_code, "FINISHED" in done.stdout) == (0, True)
     assert done.stderr == (
-        f"warning: {folder / JOURNAL}: line 2 and {len(BAD_LINES) - 1} more are no events of a run, "
-        "and left out\n"
+        f"warning: {folder / JOURNAL}: line 2 and {len(BAD_LINES) - 1} more left out, for no run "
+        "writes such\n"
     )
 
 
@@ -217,9 +219,6 @@ def test_a_full_disk_loses_nothing(offline: Path) -> None:
     folder = write(paths.states() / "train-1", *[line(s=s, m={"loss": 1.0}) for s in range(1000)])
     before = (folder / JOURNAL).read_bytes()
     write(offline / "handed")
-    import resource
-    import signal
-
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
@@ -254,6 +253,7 @@ def test_a_run_that_the_store_refuses_holds_up_no_other(repo: Path, store: Store
     assert [len(found[key].remarks) for key in "ade"] == [1, 1, 1]
     done = lossbook("sync")
     assert done.exit_code == 1
+    assert done.stdout.count("there: ") == 5
     (refused,) = [text for text in done.stdout.splitlines() if text.startswith("refused")]
     assert refused.startswith("refused: n (a): ")
     assert "500" in refused

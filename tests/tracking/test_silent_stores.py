@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import UserError
+from pipeline.tracking.mlflow.store import connect
 from tests.helpers.servers import HOST, free_port
 
 SOON = 60.0  # seconds: 15 for the store, the rest for a busy machine that imports MLflow
@@ -51,6 +53,7 @@ def refused(uri: str, *commands: str) -> list[str]:
     return errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["postgresql+psycopg", "http"])
 def test_who_never_answers_is_named_soon(bare_repo: Path, silent: int, kind: str) -> None:
     address = f"{kind}://{HOST}:{silent}"
@@ -66,6 +69,7 @@ def test_where_nobody_listens_the_reason_is_said(bare_repo: Path) -> None:
     assert "secret" not in error
 
 
+@pytest.mark.slow
 def test_what_is_no_address_is_refused(bare_repo: Path) -> None:
     for uri in ("http://[bad", "gopher://x", "postgresql://h:port/db"):
         (error,) = refused(uri, "sync")
@@ -85,11 +89,8 @@ def test_a_database_that_another_process_holds_is_named(repo: Path) -> None:
 
 
 def test_a_copied_repository_does_not_write_into_the_first(
-    repo: Path, tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.errors import UserError
-    from pipeline.tracking.mlflow.store import connect
-
     connect()
     with closing(sqlite3.connect(repo / "mlflow.db")) as database, database:
         location = (repo / "mlartifacts").as_uri()
