@@ -53,7 +53,11 @@ def test_it_ends_with_its_holder(number: signal.Signals) -> None:
         time.sleep(0.02)
 
 
-def test_its_status_is_the_commands() -> None:
-    assert while_held.main([sys.executable, "-c", "raise SystemExit(3)"]) == 3
-    killed = "import os; os.kill(os.getpid(), 9)"
-    assert while_held.main([sys.executable, "-c", killed]) == 128 + 9
+@pytest.mark.parametrize(
+    ("program", "status"),
+    [("raise SystemExit(3)", 3), ("import os; os.kill(os.getpid(), 9)", 128 + 9)],
+)
+def test_its_status_is_the_commands(program: str, status: int) -> None:
+    command = [sys.executable, "-m", while_held.__name__, sys.executable, "-c", program]
+    held = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    assert held.wait() == status

@@ -43,9 +43,10 @@ class Training:
         self.workspace = workspace
         self.process = python(TRAINING, WORKSPACE=str(workspace))
 
-    def halfway(self) -> list[str]:
+    def halfway(self) -> None:
         assert self.process.stdout is not None
-        return self.process.stdout.readline().split()
+        first, self.folder = self.process.stdout.readline().split()
+        assert first == "0"
 
     def finish(self) -> str:
         _, errors = self.process.communicate("\n")
@@ -65,9 +66,10 @@ def temporary(offline: Path) -> Path:
 
 def test_the_second_works_apart(offline: Path, python: Python, temporary: Path) -> None:
     first = Training(python, offline)
-    assert first.halfway() == ["0", "train-0123"]
+    first.halfway()
     second = Training(python, temporary)
-    assert second.halfway() == ["0", "train-0123~2"]
+    second.halfway()
+    assert (first.folder, second.folder) == ("train-0123", "train-0123~2")
     errors = second.finish()
     assert (
         errors == f"process {first.process.pid} does the same in .; this one works apart from it\n"
@@ -78,24 +80,26 @@ def test_the_second_works_apart(offline: Path, python: Python, temporary: Path) 
     assert not list(paths.states().iterdir())
 
 
-def test_the_second_goes_on_after_a_kill(offline: Path, python: Python, temporary: Path) -> None:
-    """Whether the first is still at work by then or not."""
-    first, second = Training(python, offline), None
+@pytest.mark.parametrize("first_ends", [True, False])
+def test_the_second_goes_on_after_a_kill(
+    offline: Path, python: Python, temporary: Path, first_ends: bool
+) -> None:
+    first, second = Training(python, offline), Training(python, temporary)
     first.halfway()
-    for _ in range(2):
-        second = Training(python, temporary)
-        second.halfway()
-        os.kill(second.process.pid, signal.SIGKILL)
-        second.process.wait()
-    first.finish()
-    assert second is not None
-    (left,) = paths.states().iterdir()
-    assert left.name == "train-0123~2"
-    other = offline / ".dvc" / "tmp" / "exps" / "tmp2"  # workspaces come and go
-    third = Training(python, other)
+    second.halfway()
+    killed = next(one for one in (second, first) if one.folder != "train-0123")
+    other = first if killed is second else second
+    os.kill(killed.process.pid, signal.SIGKILL)
+    killed.process.wait()
+    if first_ends:
+        other.finish()
+    third = Training(python, temporary.with_name("tmp2"))  # workspaces come and go
     third.finish()
+    if not first_ends:
+        other.finish()
     assert third.losses() == {9: 0.1}
-    assert sorted(entry.run.status for entry in entries()) == ["FINISHED"] * 2
+    assert [entry.run.status for entry in entries()] == ["FINISHED"] * 2
+    assert not list(paths.states().iterdir())
 
 
 def test_a_second_of_the_same_workspace_is_refused(offline: Path, python: Python) -> None:
