@@ -11,12 +11,15 @@ works: DVC names it in `DVC_ROOT`. What a workspace writes elsewhere is deleted 
 from __future__ import annotations
 
 import os
+import re
 from configparser import ConfigParser
 from configparser import Error as ConfigError
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
+
+from pipeline.system.text import quoted
 
 
 def root() -> Path:
@@ -31,6 +34,21 @@ def root() -> Path:
         if (folder / ".dvc").is_dir() or (folder / ".git").exists():
             return folder
     return here
+
+
+def queue_problem() -> str | None:
+    """Why DVC cannot run experiments here from a queue or with --temp; None where it can.
+
+    It pushes their commits to a URL made from the repository's path, and quotes nothing in it.
+    """
+    found = re.search(r"[#?]|%[0-9A-Fa-f]{2}|[^\x00-\x7f]", str(root()))
+    if found is None:
+        return None
+    return (
+        f"DVC runs no queued experiments in a folder whose path has {quoted(found[0])}: "
+        '`dvc exp run --queue` and `--temp` will fail with "No output logs found"; '
+        f"move the repository from {quoted(str(root()))} to run them"
+    )
 
 
 def state_folder(stage: str, fingerprint: str) -> Path:

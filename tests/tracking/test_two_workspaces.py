@@ -80,6 +80,7 @@ def test_the_second_works_apart(offline: Path, python: Python, temporary: Path) 
     assert not list(paths.states().iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first_ends", [True, False])
 def test_the_second_goes_on_after_a_kill(
     offline: Path, python: Python, temporary: Path, first_ends: bool
