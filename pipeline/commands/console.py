@@ -84,9 +84,9 @@ def _readable() -> Iterator[None]:
         raise
 
 
-def echo(text: str = "", *, nl: bool = True, err: bool = False) -> None:
-    """Print text that is not all ours: the terminal does not obey what stands in it."""
-    click.echo(printable(text), nl=nl, err=err)
+def echo(text: str = "", *, keep: str = "\n\t", nl: bool = True, err: bool = False) -> None:
+    """Print text that is not all ours: the terminal obeys nothing in it but `keep`."""
+    click.echo(printable(text, keep), nl=nl, err=err)
 
 
 def _lines(message: str) -> str:

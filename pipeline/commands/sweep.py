@@ -11,6 +11,7 @@ import click
 from pipeline.commands.console import FOLDER, Command, echo
 from pipeline.commands.tables import print_table
 from pipeline.errors import UserError
+from pipeline.system.text import shortened
 
 DAYS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"]
 
@@ -72,6 +73,8 @@ def parse_where(given: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     for condition in given:
         key, equals, values = condition.partition("=")
         if not (key and equals):
-            raise UserError(f"--where {condition}: give KEY=VALUE, such as train.epochs=10")
+            raise UserError(
+                f"--where {shortened(condition)}: give KEY=VALUE, such as train.epochs=10"
+            )
         found[key] = tuple(values.split(","))
     return found

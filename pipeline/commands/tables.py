@@ -10,7 +10,7 @@ from pipeline.system.text import printable
 
 
 def print_table(table: list[list[str]]) -> None:
-    """A coloured table in a terminal, tabs between plain words in a pipe."""
+    """A coloured table in a terminal, tabs between plain words in a pipe; cells are one line."""
     table = [[printable(cell, keep="") for cell in line] for line in table]
     if not sys.stdout.isatty():
         for line in table:

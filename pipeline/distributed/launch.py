@@ -195,7 +195,7 @@ def _describe(error: ProcessException, size: int) -> str:
     kind, _, message = trace.splitlines()[-1].partition(": ")
     if kind.startswith("pipeline."):  # a UserError, in a sentence
         return f"{rank}: {message}"
-    say(trace)
+    say(trace, keep="\n\t")
     return f"{rank} failed ({kind}: {message})"
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from pipeline.errors import UserError
 from pipeline.numbers import counted
 from pipeline.numbers import shown as shown_number
 from pipeline.pages.figure import Figure, drawn, numbered
@@ -18,6 +19,7 @@ from pipeline.sweep.selection import Trial
 from pipeline.system.files import write_text
 from pipeline.system.markdown import inline, table
 
+OURS = b"Lossbook</title>"  # in every page
 TEXTS = frozenset({"run", "experiment", "error", "status", "then failed"})
 
 
@@ -61,16 +63,29 @@ class SweepPage:
 
 
 def write_report(sweep: Sweep, page: SweepPage, folder: Path) -> list[Path]:
-    """Write `sweep.html`, `sweep.md` and, where something can be drawn, `sweep.png`."""
-    files = [folder / "sweep.html", folder / "sweep.md"]
-    picture = folder / "sweep.png"
+    """Write `sweep.html`, `sweep.md` and, where something can be drawn, `sweep.png`.
+
+    Raises:
+        UserError: files of these names are there, and no earlier report's.
+    """
+    html, markdown, picture = (folder / f"sweep.{suffix}" for suffix in ("html", "md", "png"))
+    _refuse_others(html, markdown, picture)
+    has_picture = bool(panels(sweep) or curves(sweep))
+    write_text(html, as_html(page))  # first: by it the others are known as ours
+    write_text(markdown, as_markdown(page, picture.name if has_picture else None))
     picture.unlink(missing_ok=True)
-    if panels(sweep) or curves(sweep):
+    if has_picture:
         draw_sweep(panels(sweep), curves(sweep), picture, ylabel=axis(sweep))
-        files.append(picture)
-    write_text(files[1], as_markdown(page, picture.name if picture in files else None))
-    write_text(files[0], as_html(page))
-    return files
+    return [html, markdown, picture] if has_picture else [html, markdown]
+
+
+def _refuse_others(html: Path, *others: Path) -> None:
+    there = [path for path in (html, *others) if path.exists()]
+    if there and not (html.is_file() and OURS in html.read_bytes()):
+        raise UserError(
+            f"{there[0]}: `lossbook sweep` did not write it and would replace it; --reports names "
+            "another folder"
+        )
 
 
 def make_page(sweep: Sweep) -> SweepPage:

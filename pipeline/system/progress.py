@@ -81,7 +81,7 @@ class Progress:
     def say(self, text: str) -> None:
         """Print a line of its own, above the bar."""
         if self._bar is not None:
-            tqdm.write(printable(text), file=sys.stderr)
+            tqdm.write(printable(text, keep=""), file=sys.stderr)
         else:
             say(text)
 
@@ -100,9 +100,9 @@ class Progress:
         )
 
 
-def say(text: str) -> None:
-    """Print a line where no bar is, on standard error."""
-    print(printable(text), file=sys.stderr, flush=True)
+def say(text: str, keep: str = "") -> None:
+    """Print a line where no bar is, on standard error; a terminal obeys nothing but `keep`."""
+    print(printable(text, keep), file=sys.stderr, flush=True)
 
 
 def _scaled(number: float) -> str:

@@ -66,12 +66,11 @@ def train_as_rank_0(
     job: TrainingJob, worker: Callable[..., None], folder: Path, reports: Path, journal: Path
 ) -> None:
     """Train, log and write the outputs; the other ranks run `worker` meanwhile."""
-    state = state_folder("train", job.fingerprint)
     with (
         start_run(
             "train",
             experiment=job.params.tracking.experiment,
-            state=state,
+            state=state_folder("train", job.fingerprint),
             record=reports / "train_run.json",
             journal=journal,
             **run_header(job),
@@ -84,7 +83,7 @@ def train_as_rank_0(
         recorder = Recorder(run, bar, greedy_sampler(job))
         with (
             Checkpointer(
-                state / "checkpoints",
+                run.folder / "checkpoints",
                 every=job.params.train.checkpoint_every,
                 notify=lambda problem: bar.say(f"warning: {problem}"),
                 before_commit=run.sync,
@@ -95,7 +94,7 @@ def train_as_rank_0(
             if trainer.step:
                 bar.say(f"going on from the checkpoint of step {trainer.step}")
                 bar.go_on_from(trainer.step)
-            job.run(trainer, rescue=state / "best")
+            job.run(trainer, rescue=run.folder / "best")
             if trainer.step < trainer.total_steps:
                 patience = job.params.train.early_stopping
                 bar.say(
