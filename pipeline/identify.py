@@ -8,7 +8,6 @@ read here.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from pipeline.corpus.corpora import identify
@@ -16,6 +15,7 @@ from pipeline.params import Params, load_params
 from pipeline.reports import FirstWeights, Gpt2Weights, LocalWeights
 from pipeline.system.digest_cache import digest_of
 from pipeline.system.http import public
+from pipeline.system.progress import say
 from pipeline.tracking.paths import queue_problem
 
 
@@ -26,7 +26,7 @@ def run(params: Path, report: Path, start: Path) -> None:
         UserError: the settings are wrong, or what they name is not there.
     """
     if problem := queue_problem():  # this stage runs each time, and before any queue
-        print(f"warning: {problem}", file=sys.stderr)
+        say(f"warning: {problem}")
     settings = load_params(params)
     identify(settings.prepare).write(report)
     identify_start(settings).write(start)
