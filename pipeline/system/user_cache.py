@@ -7,8 +7,18 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from pipeline.system.files import given_path
+
 
 def cache_folder() -> Path:
-    """`LOSSBOOK_CACHE`, or the platform's cache folder for this user (it may not exist yet)."""
+    """`LOSSBOOK_CACHE`, or the platform's cache folder for this user (it may not exist yet).
+
+    Raises:
+        UserError: `LOSSBOOK_CACHE` can be no path.
+    """
     chosen = os.environ.get("LOSSBOOK_CACHE")
-    return Path(chosen).expanduser() if chosen else user_cache_path("lossbook", appauthor=False)
+    return (
+        given_path(chosen, "LOSSBOOK_CACHE")
+        if chosen
+        else user_cache_path("lossbook", appauthor=False)
+    )
