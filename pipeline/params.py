@@ -261,9 +261,7 @@ class Train(Section):
         description="of the learning rate; down to `min_learning_rate`: `cosine` from the end of "
         "the warm-up on, `wsd` (warm-up, stable, decay) linearly over the last `decay_steps`",
     )
-    warmup_steps: Annotated[int, Field(ge=0, le=10**9)] = Field(
-        0, description="linear, before the schedule"
-    )
+    warmup_steps: int = Field(0, ge=0, le=10**9, description="linear, before the schedule")
     decay_steps: float = Field(
         0.2, gt=0.0, le=1e9, description="of `wsd`: steps, or below 1 a share of all steps"
     )

@@ -25,6 +25,9 @@ MOST_VALUES = 10_000  # with what aliases stand for
 MOST_LEVELS = 32
 MOST_LISTED = 20  # problems
 
+# What ruamel's constructors raise of a number of 5,000 digits, the 13th month, `!!int x`.
+CARELESS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The file's values: mappings by text, lists, text, numbers, true, false and null.
@@ -67,19 +70,11 @@ def _parse(text: str, where: str) -> Any:
         if _measure(node) > MOST_VALUES:
             raise UserError(f"{where}: holds more than {MOST_VALUES:,} values")
         return yaml.constructor.construct_document(node)
-    except UserError:
+    except UserError:  # a ValueError
         raise
     except RecursionError:
         reason = f"nested more than {MOST_LEVELS} levels deep"
-    # A number of thousands of digits, the 13th month, `!!int x`: the constructors are not careful.
-    except (
-        YAMLError,
-        ValueError,
-        ArithmeticError,
-        LookupError,
-        TypeError,
-        AttributeError,
-    ) as error:
+    except (YAMLError, *CARELESS) as error:
         reason = f"not valid YAML: {_one_line(error)}"
     raise UserError(f"{where}: {reason}")
 
