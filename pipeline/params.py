@@ -48,6 +48,7 @@ Size = Annotated[
     str, BeforeValidator(_size_of_gpt2), WithJsonSchema({"type": "string", "enum": [*SIZES]})
 ]
 MOST_PARAMETERS = 10**12
+MOST_NEW_TOKENS = 100_000  # of a completion
 MOST_SAMPLED = 10**8  # tokens of a sampling grid
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
@@ -55,7 +56,7 @@ Count = Annotated[int, Field(ge=1, le=10**9)]  # of steps, windows, books: what 
 Batch = Annotated[int, Field(ge=1, le=10**6)]  # what is held in memory at once
 Width = Annotated[int, Field(ge=1, le=2**20)]  # of the architecture, and its context
 Few = Annotated[int, Field(ge=1, le=1000)]  # layers, processes
-NewTokens = Annotated[int, Field(ge=1, le=100_000)]
+NewTokens = Annotated[int, Field(ge=1, le=MOST_NEW_TOKENS)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Auto = Annotated[
     Annotated[Batch, Tag("number")] | Annotated[Literal["auto"], Tag("word")],

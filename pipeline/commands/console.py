@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +51,9 @@ class Command(click.Command):
                 return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort):
             raise
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted", err=True)
+            raise SystemExit(130) from None  # as shells say of SIGINT
         except Exception as error:
             if "DVC_EXP_NAME" in os.environ:
                 # Others need no tracking.
@@ -76,7 +81,10 @@ class Group(click.Group):
 
 @contextmanager
 def _readable() -> Iterator[None]:
-    """Click quotes what it was given, however long."""
+    """Click quotes what it was given, however long, in whatever encoding a terminal has."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
     except click.ClickException as error:
