@@ -76,7 +76,7 @@ REFUSED = {
     "a seed too large": ({"inputs": HE_SAID, "params": {"seed": 2**64}}, "seed must be at least 0"),
     "a number": ({"inputs": [{"prompt": 7}]}, "a prompt must be text, not 7"),
     "null": ({"dataframe_records": [{"prompt": None}]}, "a prompt must be text, not None"),
-    "half a pair": ('{"inputs": [{"prompt": "\\\\ud800"}]}', "not valid JSON"),
+    "half a pair": ('{"inputs": [{"prompt": "\\ud800"}]}', "not valid JSON"),
     "no JSON": ("{", "the request: not valid JSON"),
     "too deep": ("[" * 100_000, "the request: not valid JSON"),
     "a long number": ('{"inputs": ["a"], "params": {"seed": ' + "9" * 5000 + "}}", "the request"),

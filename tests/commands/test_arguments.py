@@ -1,9 +1,10 @@
-"""What is asked of `lossbook generate`: within bounds, or a line that says so."""
+"""What is asked of `lossbook`: within bounds, or a line that says so."""
 
 from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -33,6 +34,20 @@ def test_an_option_beyond_its_bounds_is_refused_at_once(options: tuple[str, str]
     assert done.exit_code == 2
     assert f"Invalid value for '{options[0]}'" in done.stderr
     assert max(map(len, done.stderr.splitlines())) <= 500
+
+
+def test_arguments_are_utf_8() -> None:
+    for arguments in (["generate", "caf\udce9"], ["export", "caf\udce9"], ["caf\udce9"]):
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == 2
+        assert done.stderr.endswith("Error: 'caf\\udce9' is not UTF-8\n")
+
+
+def test_a_day_before_all_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    done = CliRunner().invoke(main, ["sweep", "--since", "0001-01-01"])
+    assert (done.exit_code, isinstance(done.exception, SystemExit)) == (1, True)
 
 
 def test_a_prompt_is_an_argument_or_the_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
