@@ -62,7 +62,7 @@ LONG_NAME = "x" * 5000
 HE_SAID = [{"prompt": "He said"}]
 REFUSED = {
     "tokens without end": ({"inputs": HE_SAID, "params": {"max_new_tokens": 10**12}}, "1 prompts"),
-    "many prompts": ({"inputs": HE_SAID * 5000, "params": {"max_new_tokens": 3}}, "5000 prompts"),
+    "many prompts": ({"inputs": HE_SAID * 2501, "params": {"max_new_tokens": 2}}, "2501 prompts"),
     "long prompts": ({"inputs": [{"prompt": "a" * 1_000_001}]}, "more than 1000000 characters"),
     "no tokens": ({"inputs": HE_SAID, "params": {"max_new_tokens": 0}}, "must be at least 1"),
     "a param of text": ({"inputs": HE_SAID, "params": {"seed": LONG_NAME}}, "must be a number"),
