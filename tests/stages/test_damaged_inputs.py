@@ -113,7 +113,7 @@ def command(stage: str) -> list[str]:
 CASES = [(stage, path) for stage, paths in READS.items() for path in paths]
 
 
-@pytest.mark.parametrize(("stage", "path"), CASES, ids=lambda part: str(part))
+@pytest.mark.parametrize(("stage", "path"), CASES, ids=str)
 def test_a_damaged_input_is_a_line_or_none(repository: Repository, stage: str, path: Path) -> None:
     main = import_module(f"stages.{stage}").main
     content = path.read_bytes()
