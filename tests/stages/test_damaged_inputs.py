@@ -69,9 +69,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]
 
 def places(value: Any, key: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     yield key
-    inner = value.items() if isinstance(value, dict) else enumerate(value[:4])
     if isinstance(value, dict | list):
-        for name, child in inner:
+        for name, child in value.items() if isinstance(value, dict) else enumerate(value[:4]):
             yield from places(child, (*key, name))
 
 
