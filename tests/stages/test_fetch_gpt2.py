@@ -71,6 +71,16 @@ def test_what_cannot_be_had_is_told_and_the_pipeline_goes_on(run: Run) -> None:
     }
 
 
+def test_a_size_that_is_not_asked_for_is_not_fetched(run: Run, mirror: Hostile) -> None:
+    """dvc.yaml has a stage for every size, whatever `gpt2.sizes` says."""
+    requests = len(mirror.requests)
+    done = run(sizes=["355M"], required=True)
+    assert done.exit_code == 0
+    assert done.stderr == "GPT-2 124M: unavailable: gpt2.sizes does not name it\n"
+    assert report()["status"] == "unavailable"
+    assert len(mirror.requests) == requests
+
+
 def test_what_is_required_and_cannot_be_had_is_an_error(run: Run) -> None:
     done = run(mirror="http://127.0.0.1:1", required=True)
     assert done.exit_code == 1
