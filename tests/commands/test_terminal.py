@@ -74,12 +74,6 @@ def test_json_commands_no_terminal() -> None:
     assert not set(text) & {*EVIL, "\ud800"} - set("[2J1m")
 
 
-def test_generate_refuses_an_argument_that_is_no_text() -> None:
-    result = CliRunner().invoke(lossbook, ["generate", os.fsdecode(b"caf\xe9")])
-    assert result.exit_code == 1
-    assert result.stderr == "Error: PROMPT: not UTF-8 text\n"
-
-
 def test_a_table_commands_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     table = [["run", f"[red]{EVIL}"], [EVIL, "[bold]b\n\tc"]]
     shown = in_terminal(monkeypatch, lambda: print_table(table))
