@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.console import FILE, Command
-from pipeline.system.text import quoted
+from pipeline.commands.console import FILE, Command, echo
 
 
 @click.command(cls=Command)
@@ -20,17 +19,7 @@ def check(params: Path) -> None:
     """
     from pipeline.params import load_params
     from pipeline.params_advice import advice
+    from pipeline.tracking.paths import queue_problem
 
-    for line in [*advice(load_params(params)), *queue_advice(Path.cwd())]:
-        click.echo(f"warning: {line}", err=True)
-
-
-def queue_advice(folder: Path) -> list[str]:
-    """What DVC's queue, which holds the folder's path as a URL, cannot work with."""
-    path = str(folder)
-    if path.isascii() and "#" not in path:
-        return []
-    return [
-        f"{quoted(path)}: DVC's queue (`dvc queue start`, `dvc exp run --queue`) needs a path "
-        "without # and of ASCII letters; `dvc repro` and `dvc exp run` work"
-    ]
+    for line in filter(None, [*advice(load_params(params)), queue_problem()]):
+        echo(f"warning: {line}", err=True)

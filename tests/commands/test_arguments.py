@@ -79,3 +79,26 @@ def test_no_standard_input_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(UserError, match="PROMPT: give one"):
         read_prompt(None)
+
+
+def test_check_says_what_is_wrong_and_what_is_odd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a#b"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("DVC_ROOT", str(folder))
+    path = folder / "params.yaml"
+    path.write_text("train: {max_steps: 5, warmup_steps: 9}\n")
+    done = CliRunner().invoke(main, ["check"])
+    warmup, queue = done.stderr.splitlines()
+    assert done.exit_code == 0
+    assert warmup.startswith("warning: train.warmup_steps: 9 of the training's 5 steps")
+    assert queue.startswith(
+        "warning: DVC runs no queued experiments in a folder whose path has '#'"
+    )
+    path.write_text("train: {max_steps: 0}\nsead: 1\n")
+    done = CliRunner().invoke(main, ["check"])
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[0] == "Error: params.yaml has 2 problems"
+    assert CliRunner().invoke(main, ["check", "--params", "nothing.yaml"]).exit_code == 1
