@@ -13,11 +13,12 @@ from safetensors import safe_open
 
 from pipeline.errors import UserError
 from pipeline.gpt2 import huggingface, release, tf_checkpoint
-from pipeline.gpt2.assemble import assemble, check_finite, config_of
+from pipeline.gpt2.assemble import assemble, config_of
 from pipeline.gpt2.location import FileRecord, Location, locate
 from pipeline.gpt2.sizes import Hparams
 from pipeline.model.gpt import GPT
 from pipeline.model.saved import load_model, save_config, save_weights
+from pipeline.model.tensors import check_finite
 from pipeline.params import Gpt2
 from pipeline.system.files import folder_aside
 

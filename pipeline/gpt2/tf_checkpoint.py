@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.gpt2.assemble import assemble, check_finite, config_of
+from pipeline.gpt2.assemble import assemble, config_of
 from pipeline.gpt2.release import DATA, HPARAMS, INDEX, PREFIX, read_hparams
 from pipeline.gpt2.sizes import Hparams
 from pipeline.model.gpt import GPT
+from pipeline.model.tensors import check_finite
 
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 

@@ -6,32 +6,30 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+import torch
 
 from pipeline.errors import UserError
 from pipeline.model.gpt import GPT, GPTConfig, initialise, meta_model
 from pipeline.model.runtime import derive_seed
 from pipeline.params import Model
-from pipeline.system.files import read_json, write_json
+from pipeline.system.records import Record
 
 START = "start.json"
 
 
-class Start(BaseModel):
+class Start(Record):
     """What it takes to build the weights of step 0 again, for the untrained row."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     init_from: str
     init: Literal["pytorch", "gpt2"]
     seed: int
 
     def save(self, folder: Path) -> None:
-        write_json(folder / START, self.model_dump())
+        self.write(folder / START)
 
     @classmethod
     def load(cls, folder: Path) -> Start:
-        return cls.model_validate(read_json(folder / START))
+        return cls.read(folder / START)
 
 
 def config_of(section: Model) -> GPTConfig:
@@ -68,6 +66,7 @@ def adapted_model(model: GPT, config: GPTConfig, start: Start) -> GPT:
     state: dict[str, Any] = model.state_dict()
     state["wpe.weight"] = state["wpe.weight"][: config.context_length]
     adapted = meta_model(config)
-    # copies: weights that were memory-mapped must not be written to
-    adapted.load_state_dict({name: t.clone() for name, t in state.items()}, assign=True)
+    # copies: weights that were memory-mapped must not be written to; and training is in float32
+    copies = {name: tensor.to(torch.float32, copy=True) for name, tensor in state.items()}
+    adapted.load_state_dict(copies, assign=True)
     return adapted
