@@ -50,13 +50,36 @@ def save_into(file: Any, value: object) -> None:
     """`torch.save` without its checksums, which take nine tenths of its time.
 
     `torch.load` does not look at them; a program that unzips the file may complain.
+
+    Raises:
+        Exception: what `file.write` raised, in place of torch's own error about it.
     """
+    noted = _Noted(file)
     before = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     try:
-        torch.save(value, file)
+        torch.save(value, noted)  # type: ignore[arg-type]  # all that it calls is here
+    except RuntimeError:
+        if noted.error is None:
+            raise
+        raise noted.error from None
     finally:
         torch.serialization.set_crc32_options(before)
+
+
+class _Noted:
+    """A file that notes what its writes raise."""
+
+    def __init__(self, file: Any) -> None:
+        self._file, self.flush = file, file.flush
+        self.error: Exception | None = None
+
+    def write(self, data: memoryview) -> Any:
+        try:
+            return self._file.write(data)
+        except Exception as error:
+            self.error = error
+            raise
 
 
 def _pooled(value: Any, pool: dict[tuple[type, str], Any]) -> Any:
