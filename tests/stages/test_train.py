@@ -257,3 +257,21 @@ def test_a_start_that_cannot_be_is_one_line(
     assert done.exit_code == 1
     assert re.search(f"train.init_from: {init_from}.*{message}", done.output)
     assert len(done.output.strip().splitlines()) == 1
+
+
+def test_a_disk_that_takes_no_weights_is_one_line_and_the_training_goes_on_from_its_checkpoint(
+    repository: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    values = PARAMS.replace("seed: 5", "seed: 6").replace("epochs: 2", "max_steps: 3")
+    Path("params.yaml").write_text(values.replace("train: {", "train: {checkpoint_every: 1, "))
+    try:
+        failed = train(f"{tmp_path}/file/scratch", str(tmp_path / "reports"))
+        done = train(str(tmp_path / "model"), str(tmp_path / "reports"))
+    finally:
+        Path("params.yaml").write_text(PARAMS)
+    assert failed.exit_code == 1
+    line = failed.output.splitlines()[-1]
+    assert line == f"Error: {tmp_path}/file/scratch: Not a directory"
+    assert done.exception is None, done.output
+    assert "going on from the checkpoint of step" in done.output
