@@ -38,6 +38,7 @@ class FirstWeights(Record):
 class Gpt2Weights(FirstWeights):
     source: str
     mirror: str | None
+    files: dict[str, str] = Field(default_factory=dict)  # name to SHA-256
 
 
 class LocalWeights(FirstWeights):

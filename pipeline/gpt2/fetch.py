@@ -64,10 +64,12 @@ def fetch(
     source = source_of(settings)
     try:
         location = locate(size, settings)
-        with _locked(location):
-            record = FileRecord(location)
-            if not record.is_whole:
-                _make_whole(location, record, patience or Patience(), verify or verify_apart)
+        record = FileRecord(location)
+        if not record.is_whole:  # what is whole needs no lock: the cache may be another user's
+            with _locked(location):
+                record = FileRecord(location)
+                if not record.is_whole:
+                    _make_whole(location, record, patience or Patience(), verify or verify_apart)
         return WeightsReport(model=size, status="available", source=source, files=record.digests())
     except Unavailable as error:
         if settings.required:

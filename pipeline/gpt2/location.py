@@ -11,17 +11,20 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import Unavailable, UserError
 from pipeline.gpt2 import huggingface, release
+from pipeline.gpt2.network import web_address
 from pipeline.gpt2.sizes import SIZES
 from pipeline.params import Gpt2
 from pipeline.reports import WeightsFile
 from pipeline.system.files import read_json, sha256_of, write_json
-from pipeline.system.user_cache import cache_folder
+from pipeline.system.text import quoted
+from pipeline.system.user_cache import cache_folder, expanded
 
 Source = Literal["openai", "mirror", "huggingface", "local"]
 Layout = Literal["openai", "huggingface"]
@@ -68,8 +71,9 @@ def locate(size: str, settings: Gpt2) -> Location:
     """Find where the weights of `size` are, or will be, by the `settings`.
 
     Raises:
-        UserError: there is no such size, or the mirror is no URL or goes with another source.
-        Unavailable: the local folder holds no weights.
+        UserError: there is no such size or no such local folder, or the mirror is no URL or goes
+            with another source.
+        Unavailable: the local folder holds no weights of this size.
     """
     if size not in SIZES:
         raise UserError(f"GPT-2 has no size {size}; its sizes are {', '.join(SIZES)}")
@@ -88,15 +92,12 @@ def locate(size: str, settings: Gpt2) -> Location:
 
 
 def _mirror(settings: Gpt2) -> str:
-    url = (settings.mirror or "").rstrip("/")
     if settings.source != "openai":
         raise UserError(
             "gpt2.mirror stands in for OpenAI's address: with gpt2.source "
-            f"{settings.source} it must be null"
+            f"{quoted(settings.source)} it must be null"
         )
-    if not url.startswith(("http://", "https://")):
-        raise UserError(f"gpt2.mirror: {url!r} must start with http:// or https://")
-    return url
+    return web_address(settings.mirror or "", "gpt2.mirror")
 
 
 def _cached(
@@ -109,9 +110,15 @@ def _cached(
 
 
 def _local(size: str, source: str) -> Location:
-    given = Path(source).expanduser()
+    given = expanded(source, "gpt2.source")
     # In the workspace of a `dvc exp run`, folders that Git does not track are in the main repo.
-    for root in (given, Path(os.environ.get("DVC_ROOT", ".")) / given):
+    roots = (given, Path(os.environ.get("DVC_ROOT", ".")) / given)
+    if not any(map(os.path.isdir, roots)):  # of any name, however long
+        raise UserError(
+            f"gpt2.source: {quoted(source)} is neither openai nor huggingface, nor a folder that "
+            "is there"
+        )
+    for root in roots:
         for folder in (root / size, root):
             for layout, sign in SIGNS.items():
                 if (folder / sign).is_file():
@@ -162,7 +169,8 @@ class FileRecord:
         if sha256_of(path) != known.get("sha256"):
             return False
         known["mtime_ns"] = now.st_mtime_ns
-        self._save()
+        with suppress(PermissionError):  # a cache that another user fills
+            self._save()
         return True
 
     @property

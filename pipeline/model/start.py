@@ -48,9 +48,25 @@ def adapted_model(model: GPT, config: GPTConfig, start: Start) -> GPT:
     """A copy of `model` under this run's dropout and, where it is shorter, context length.
 
     Raises:
-        UserError: the architectures differ otherwise; names every key.
+        UserError: as `check_architecture`.
     """
-    given, wanted = asdict(model.config), asdict(config)
+    check_architecture(model.config, config, start.init_from)
+    state: dict[str, Any] = model.state_dict()
+    state["wpe.weight"] = state["wpe.weight"][: config.context_length]
+    adapted = meta_model(config)
+    # copies: weights that were memory-mapped must not be written to; and training is in float32
+    copies = {name: tensor.to(torch.float32, copy=True) for name, tensor in state.items()}
+    adapted.load_state_dict(copies, assign=True)
+    return adapted
+
+
+def check_architecture(of_start: GPTConfig, config: GPTConfig, init_from: str) -> None:
+    """Make sure that weights of one architecture can start a training of the other.
+
+    Raises:
+        UserError: they differ in more than dropout and a shorter context; names every key.
+    """
+    given, wanted = asdict(of_start), asdict(config)
     free = {"dropout"}
     if wanted["context_length"] <= given["context_length"]:
         free.add("context_length")
@@ -60,13 +76,4 @@ def adapted_model(model: GPT, config: GPTConfig, start: Start) -> GPT:
         if key not in free and wanted[key] != value
     ]
     if differing:
-        raise UserError(
-            f"train.init_from: {start.init_from} fits no such model: {', '.join(differing)}"
-        )
-    state: dict[str, Any] = model.state_dict()
-    state["wpe.weight"] = state["wpe.weight"][: config.context_length]
-    adapted = meta_model(config)
-    # copies: weights that were memory-mapped must not be written to; and training is in float32
-    copies = {name: tensor.to(torch.float32, copy=True) for name, tensor in state.items()}
-    adapted.load_state_dict(copies, assign=True)
-    return adapted
+        raise UserError(f"train.init_from: {init_from} fits no such model: {', '.join(differing)}")

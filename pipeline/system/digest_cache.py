@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.system.files import sha256_of, write_text
@@ -37,7 +38,8 @@ def digest_of(path: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         pass  # none yet, or damaged
     digest = _read(path) if before.st_size >= LARGE else sha256_of(path)
-    write_text(note, json.dumps({"state": state, "sha256": digest}) + "\n")
+    with suppress(PermissionError):  # another user's cache
+        write_text(note, json.dumps({"state": state, "sha256": digest}) + "\n")
     return digest
 
 

@@ -63,5 +63,5 @@ def test_a_damaged_copy_is_made_again(verified: Gpt2, cache: Path) -> None:
 def test_without_verified_weights_nothing_is_kept(tiny: Path, cache: Path) -> None:
     load_kept("124M", Gpt2(source=str(tiny)))
     assert copies(cache) == []
-    with pytest.raises(UserError, match="GPT-2 124M is not in Lossbook's cache"):
-        load_kept("124M", Gpt2())
+    with pytest.raises(UserError, match="GPT-2 124M cannot be had"):
+        load_kept("124M", Gpt2(mirror="http://127.0.0.1:1"))

@@ -193,13 +193,15 @@ def test_the_same_params_give_the_same_bytes(repository: Path) -> None:
         ("train: {init_from: nowhere}", "train.init_from: nowhere: no such model"),
         ("train: {device: 'cuda:7'}", "train.device: cuda:7 asked for, but this machine has"),
         ("model: {context_length: 1000}", "tokens are too few for one window of model.context"),
-        ("train: {init_from: models/scratch}", "fits no such model: model.n_layer is 12"),
+        ("train: {init_from: models/scratch}", "init_from: models/scratch is what a training"),
+        ("train: {init_from: models/copy}", "fits no such model: model.n_layer is 12"),
     ],
 )
 def test_what_cannot_be_trained_ends_in_one_line(repository: Path, section: str, said: str) -> None:
     Path("params.yaml").write_text(
         section + "\nmodel: {context_length: 64}" * ("model:" not in section)
     )
+    shutil.copytree("models/scratch", "models/copy", dirs_exist_ok=True)
     try:
         result = train("models/wrong", "wrong")
     finally:
@@ -239,7 +241,7 @@ def test_a_run_is_trained_on_by_its_key_or_its_mlflow_id(
 @pytest.mark.parametrize(
     ("init_from", "message"),
     [
-        ("models/scratch", r"what this stage writes.*lossbook runs.*copy of the folder"),
+        ("models/scratch", r"what a training replaces.*lossbook runs.*copy of the folder"),
         ("0123456789abcdef", "no such model; give `scratch`"),
     ],
 )
