@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import ConfigDict, Field, model_validator
@@ -19,13 +19,12 @@ from pipeline.errors import UserError
 from pipeline.model.gpt import GPT, GPTConfig, meta_model
 from pipeline.model.tensors import WEIGHTS, checked, load_pth
 from pipeline.system.files import write_json, written_aside
-from pipeline.system.records import Record
+from pipeline.system.records import Blocks, Dimension, Record
 from pipeline.system.text import quoted
 
 Weights = Literal["best", "last"]
 FILES: dict[Weights, str] = {"best": "best.pth", "last": "model.pth"}
 OPTIMIZER = "optimizer.pth"
-Dimension = Annotated[int, Field(ge=1, le=2**24)]  # products of two, times four, fit 64 bits
 
 
 def save_config(folder: Path, config: GPTConfig) -> None:
@@ -102,7 +101,7 @@ class ConfigFile(Record):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    n_layer: Dimension
+    n_layer: Blocks
     n_head: Dimension
     n_embd: Dimension
     context_length: Dimension
