@@ -296,6 +296,7 @@ class WeightsReport(Record):
     status: Literal["available", "unavailable"]
     reason: str | None = None
     source: str
+    host: str | None = Field(None, exclude_if=_is_none)  # that the weights came from
     files: dict[str, WeightsFile] = Field(default_factory=dict)
 
 
@@ -307,6 +308,7 @@ class BaselineReport(Record):
     reason: str | None = None
     parameters: int | None = None
     precision: str | None = None
+    host: str | None = Field(None, exclude_if=_is_none)  # that the weights came from
     context_length: int | None = None
     corpus_sha256: str | None = None
     train: Losses | None = None

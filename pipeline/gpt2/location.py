@@ -14,7 +14,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from pydantic import Field
 
 from pipeline.errors import Unavailable, UserError
 from pipeline.gpt2 import huggingface, release
@@ -22,7 +24,8 @@ from pipeline.gpt2.network import web_address
 from pipeline.gpt2.sizes import SIZES
 from pipeline.params import Gpt2
 from pipeline.reports import WeightsFile
-from pipeline.system.files import read_json, sha256_of, write_json
+from pipeline.system.files import sha256_of
+from pipeline.system.records import Record
 from pipeline.system.text import quoted
 from pipeline.system.user_cache import cache_folder, expanded
 
@@ -143,18 +146,32 @@ def _short(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+class _File(WeightsFile):
+    mtime_ns: int
+    host: str | None = None  # that it came from
+
+
+class _RecordFile(Record):
+    """Attributes:
+    verified: whether all files together could be read.
+    first: the SHA-256 of the first weights that could.
+    """
+
+    files: dict[str, _File] = Field(default_factory=dict)
+    verified: bool = False
+    first: str | None = None
+
+
 class FileRecord:
     """The files of a location as last looked at: digests, and whether all could be read."""
 
     def __init__(self, location: Location) -> None:
         self.location = location
-        self._files: dict[str, dict[str, Any]] = {}
-        self._verified = False
         try:
-            found = read_json(location.record)
-            self._files, self._verified = dict(found["files"]), bool(found["verified"])
-        except (UserError, OSError, KeyError, TypeError, ValueError):
-            pass  # none yet, or not ours: everything is looked at again
+            found = _RecordFile.read(location.record)
+        except UserError:
+            found = _RecordFile()  # none yet, or not ours: everything is looked at again
+        self._files, self._verified, self.first = dict(found.files), found.verified, found.first
 
     def holds(self, name: str) -> bool:
         """Whether the file is there and is what was recorded."""
@@ -162,13 +179,13 @@ class FileRecord:
         if known is None or not path.is_file():
             return False
         now = path.stat()
-        if now.st_size != known.get("bytes"):
+        if now.st_size != known.bytes:
             return False
-        if now.st_mtime_ns == known.get("mtime_ns"):
+        if now.st_mtime_ns == known.mtime_ns:
             return True
-        if sha256_of(path) != known.get("sha256"):
+        if sha256_of(path) != known.sha256:
             return False
-        known["mtime_ns"] = now.st_mtime_ns
+        self._files[name] = known.model_copy(update={"mtime_ns": now.st_mtime_ns})
         with suppress(PermissionError):  # a cache that another user fills
             self._save()
         return True
@@ -178,24 +195,27 @@ class FileRecord:
         """Whether every file is what was recorded when all of them together could be read."""
         return self._verified and all(self.holds(name) for name in self.location.files)
 
+    @property
+    def weights(self) -> _File:
+        """The large one of the files, the last."""
+        return self._files[self.location.files[-1]]
+
     def knows(self, name: str) -> bool:
         """Whether the file was there once."""
         return name in self._files
 
-    def add(self, name: str, sha256: str) -> None:
+    def add(self, name: str, sha256: str, host: str | None = None) -> None:
         """Record a file as it is now; the whole has to be verified again."""
         now = (self.location.folder / name).stat()
-        self._files[name] = {
-            "bytes": now.st_size,
-            "sha256": sha256,
-            "mtime_ns": now.st_mtime_ns,
-        }
+        self._files[name] = _File(
+            bytes=now.st_size, sha256=sha256, mtime_ns=now.st_mtime_ns, host=host
+        )
         self._verified = False
         self._save()
 
     def mark_verified(self) -> None:
         """Record that all files together were read without an error."""
-        self._verified = True
+        self._verified, self.first = True, self.weights.sha256
         self._save()
 
     def forget(self, names: Iterable[str]) -> None:
@@ -209,7 +229,9 @@ class FileRecord:
 
     def digests(self) -> dict[str, WeightsFile]:
         """Each file's size and digest, for the report."""
-        return {name: WeightsFile(**self._files[name]) for name in self.location.files}
+        files = {name: self._files[name] for name in self.location.files}
+        return {name: WeightsFile(bytes=f.bytes, sha256=f.sha256) for name, f in files.items()}
 
     def _save(self) -> None:
-        write_json(self.location.record, {"verified": self._verified, "files": self._files})
+        record = _RecordFile(files=self._files, verified=self._verified, first=self.first)
+        record.write(self.location.record)

@@ -86,6 +86,7 @@ def test_a_mirror_is_believed_fetched_once_and_needed_no_more(
         "status": "available",
         "reason": None,
         "source": "mirror",
+        "host": "127.0.0.1",
         "files": {
             name: {"bytes": (tiny / name).stat().st_size, "sha256": sha256_of(tiny / name)}
             for name in FILES
@@ -242,8 +243,73 @@ def openai(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> Gpt2:
     """OpenAI's address and the fallback, both here; OpenAI's 124M is tiny."""
     monkeypatch.setattr(release, "OPENAI", f"{hostile.address}/openai")
     monkeypatch.setattr(release, "FALLBACK", f"{hostile.address}/fallback")
-    monkeypatch.setitem(SIZES, "124M", replace(SIZES["124M"], hparams=TINY))
+    monkeypatch.setitem(SIZES, "124M", replace(SIZES["124M"], hparams=TINY, sha256={}))
     return Gpt2()
+
+
+@pytest.fixture
+def other(write: Write) -> Path:
+    """Whole and of the right size, as OpenAI's is, but other weights."""
+    return write(name="other", seed=1)
+
+
+def test_another_s_weights_are_not_taken_for_those_that_are_known(
+    openai: Gpt2,
+    hostile: Hostile,
+    tiny: Path,
+    other: Path,
+    bring: Fetch,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known, found = sha256_of(tiny / DATA), sha256_of(other / DATA)
+    monkeypatch.setitem(SIZES, "124M", replace(SIZES["124M"], sha256={"openai": known}))
+    serve(hostile, other, "/fallback/124M")
+    assert bring(openai)["reason"].endswith(
+        f"{DATA} from 127.0.0.1 is not the file that is known: its SHA-256 is {found}, "
+        f"not {known}; `gpt2.sha256: {{124M: {found}}}` accepts it"
+    )
+    with pytest.raises(UserError, match="is not the file that is known"):
+        load_gpt2("124M", openai)
+    accepting = openai.model_copy(update={"sha256": {"124M": found}})
+    report = bring(accepting)
+    assert (report["status"], report["host"]) == ("available", "127.0.0.1")
+    assert bring(openai)["status"] == "unavailable"
+    serve(hostile, tiny, "/openai/124M")
+    locate("124M", openai).record.unlink()
+    assert bring(openai)["files"][DATA]["sha256"] == known
+
+
+def test_a_later_fetch_must_bring_what_the_first_one_brought(
+    openai: Gpt2, hostile: Hostile, tiny: Path, other: Path, bring: Fetch
+) -> None:
+    """From another host, say: the fallback is not OpenAI."""
+    serve(hostile, tiny, "/openai/124M")
+    first = bring(openai)
+    hostile.files.clear()
+    serve(hostile, other, "/fallback/124M")
+    (locate("124M", openai).folder / DATA).unlink()
+    assert "is not the file that is known" in bring(openai)["reason"]
+    found = sha256_of(other / DATA)
+    accepting = openai.model_copy(update={"sha256": {"124M": found}})
+    assert bring(accepting)["files"][DATA]["sha256"] == found
+    assert bring(openai)["files"][DATA]["sha256"] == found  # what was accepted stays so
+    assert found != first["files"][DATA]["sha256"]
+
+
+def test_weights_that_params_do_not_name_are_an_error_and_stay(
+    mirror: Gpt2, hostile: Hostile, write: Write, bring: Fetch
+) -> None:
+    found = bring(mirror)["files"][DATA]["sha256"]
+    asked(hostile)
+    naming = mirror.model_copy(update={"sha256": {"124M": "0" * 64, "355M": found}})
+    with pytest.raises(UserError, match=f"gpt2.sha256: 124M is to be 0*, but {DATA} from") as error:
+        bring(naming)
+    assert not isinstance(error.value, Unavailable)
+    assert bring(mirror)["status"] == "available"
+    assert asked(hostile) == []
+    local = Gpt2(source=str(write(name="weights/124M").parent), sha256={"124M": "0" * 64})
+    with pytest.raises(UserError, match=f"gpt2.sha256: 124M is to be 0*, but {DATA} from the fold"):
+        bring(local)
 
 
 def test_the_fallback_is_asked_when_openai_has_it_not(
@@ -252,6 +318,7 @@ def test_the_fallback_is_asked_when_openai_has_it_not(
     serve(hostile, tiny, "/fallback/124M")
     report = bring(openai)
     assert (report["status"], report["source"]) == ("available", "openai")
+    assert report["host"] == "127.0.0.1"
     serve(hostile, tiny, "/openai/124M")
     assert bring(openai) == report
 
@@ -315,10 +382,10 @@ def test_what_is_there_can_be_read_where_nothing_can_be_written(
     folder = locate("124M", mirror).folder
     os.utime(folder / DATA, (1, 1))
 
-    def read_only(path: Path, value: object) -> None:
+    def read_only(record: object, path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("pipeline.gpt2.location.write_json", read_only)
+    monkeypatch.setattr("pipeline.gpt2.location._RecordFile.write", read_only)
     monkeypatch.setattr("pipeline.gpt2.fetch.FileLock", None)
     assert bring(mirror) == report
     assert asked(hostile) == []
