@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
 
 from pipeline.errors import UserError
 from pipeline.gpt2 import huggingface, release, tf_checkpoint
@@ -21,7 +22,13 @@ from pipeline.model.gpt import GPT, GPTConfig
 from pipeline.model.saved import load_model, save_config, save_weights
 from pipeline.model.tensors import check_finite
 from pipeline.params import Gpt2
-from pipeline.system.files import folder_aside
+from pipeline.system.digest_cache import digest_of
+from pipeline.system.files import folder_aside, sha256_of
+from pipeline.system.names import Name
+from pipeline.system.records import Record
+from pipeline.system.text import quoted
+
+KEPT = "kept.json"
 
 
 def load_gpt2(size: str, settings: Gpt2 | None = None, dtype: torch.dtype = torch.float32) -> GPT:
@@ -62,7 +69,8 @@ def load_kept(size: str, settings: Gpt2) -> GPT:
     OpenAI's checkpoints are read with TensorFlow, whose import alone takes four to five seconds.
     So a size that was verified is kept once more, beside its record in the user's cache, as our
     own state dict: as large as the weights, and mapped into memory in a tenth of a second. The
-    copy is named by the digests of what it was made from, and made again where it is unreadable.
+    copy is named by the digests of what it was made from, and made again where it is not what was
+    written.
 
     Raises:
         UserError: as `load_gpt2`.
@@ -74,12 +82,20 @@ def load_kept(size: str, settings: Gpt2) -> GPT:
     files = {name: file.model_dump() for name, file in record.digests().items()}
     digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
     copy = location.record.with_name(f"{location.record.stem}-{digest}")
-    with suppress(UserError):
-        return load_model(copy)
+    with suppress(UserError, OSError):
+        kept = KeptFiles.read(copy / KEPT)
+        if kept.sha256 == {name: digest_of(copy / name) for name in kept.sha256}:
+            return load_model(copy)
     model = read(location)
     with suppress(OSError):  # a full disk: without a copy, then
         _keep(model, copy)
     return model
+
+
+class KeptFiles(Record):
+    """The digests of a kept copy's files, by name."""
+
+    sha256: dict[Name, str] = Field(min_length=2)
 
 
 def _keep(model: GPT, copy: Path) -> None:
@@ -90,6 +106,8 @@ def _keep(model: GPT, copy: Path) -> None:
     with folder_aside(copy) as aside:
         save_config(aside, model.config)
         save_weights(aside, model.state_dict(), "last")
+        files = {path.name: sha256_of(path) for path in aside.iterdir()}
+        KeptFiles(sha256=files).write(aside / KEPT)
 
 
 def hparams_of(location: Location) -> Hparams:
@@ -135,9 +153,12 @@ def load_huggingface(folder: Path, dtype: torch.dtype = torch.float32) -> GPT:
     path, names = folder / huggingface.WEIGHTS, huggingface.tensor_names(folder)
     hparams = huggingface.read_config(folder / huggingface.CONFIG)
     config = config_of(hparams, tie_weights=huggingface.HEAD not in names)
-    with safe_open(path, framework="pt") as file:
+    try:
+        with safe_open(path, framework="pt") as file:
 
-        def read_tensor(name: str) -> torch.Tensor:
-            return check_finite(path, name, file.get_tensor(names[name]))
+            def read_tensor(name: str) -> torch.Tensor:
+                return check_finite(path, name, file.get_tensor(names[name]))
 
-        return assemble(config, read_tensor, dtype)
+            return assemble(config, read_tensor, dtype)
+    except SafetensorError as error:  # it has changed since its header was looked at
+        raise UserError(f"{path}: is no whole safetensors file ({quoted(str(error))})") from None
