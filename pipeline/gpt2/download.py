@@ -132,7 +132,8 @@ class Download:
         for _ in range(REDIRECTS):
             request = session.prepare_request(Request("GET", url, headers=headers))
             settings = session.merge_environment_settings(url, {}, True, None, None)
-            response = session.get_adapter(url).send(request, timeout=timeout, **settings)
+            send = session.get_adapter(url).send
+            response = send(request, timeout=timeout, **settings)  # type: ignore[arg-type]
             target = session.get_redirect_target(response)
             if target is None:
                 return response

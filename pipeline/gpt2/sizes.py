@@ -110,16 +110,16 @@ class Size:
         title: as people call it.
         hparams: the architecture; the number of parameters and of bytes follow from it.
         repository: the weights' repository on Hugging Face's Hub.
-        sha256: of the file of weights, by source, where it is on public record.
         published: None where nobody has published losses.
+        sha256: of the file of weights, by source, where it is on public record.
     """
 
     name: str
     title: str
     hparams: Hparams
     repository: str
-    sha256: Mapping[str, str] = field(default_factory=dict)
     published: PublishedLosses | None = None
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -157,11 +157,11 @@ SIZES = {
             "GPT-2 small",
             Hparams(n_vocab=50257, n_ctx=1024, n_embd=768, n_head=12, n_layer=12),
             "openai-community/gpt2",
+            PublishedLosses(val=3.5596, train=3.7547),
             {
                 "openai": "2060c885360cc0cf41d7a6dbc4d24b5127aae20260c8b5ae521b5a6578407118",
                 "huggingface": "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
             },
-            PublishedLosses(val=3.5596, train=3.7547),
         ),
         Size(
             "355M",
@@ -174,15 +174,17 @@ SIZES = {
             "GPT-2 large",
             Hparams(n_vocab=50257, n_ctx=1024, n_embd=1280, n_head=20, n_layer=36),
             "openai-community/gpt2-large",
-            {"huggingface": "5f47f3e12f91cd33b662ce7e433b6150ad5512b5884a2cee961b50e9c3bbebce"},
+            sha256={
+                "huggingface": "5f47f3e12f91cd33b662ce7e433b6150ad5512b5884a2cee961b50e9c3bbebce"
+            },
         ),
         Size(
             "1558M",
             "GPT-2 XL",
             Hparams(n_vocab=50257, n_ctx=1024, n_embd=1600, n_head=25, n_layer=48),
             "openai-community/gpt2-xl",
-            {"huggingface": "0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a"},
             PublishedLosses(val=3.1195, train=3.3046),
+            {"huggingface": "0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a"},
         ),
     )
 }
