@@ -7,6 +7,7 @@ depend on that, and run when it differs. A GPT-2 that a training starts from is 
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from pipeline.corpus.corpora import identify
@@ -14,6 +15,7 @@ from pipeline.params import Params, load_params
 from pipeline.reports import FirstWeights, Gpt2Weights, LocalWeights
 from pipeline.system.digest_cache import digest_of
 from pipeline.system.http import public
+from pipeline.tracking.paths import queue_problem
 
 
 def run(params: Path, report: Path, start: Path) -> None:
@@ -22,6 +24,8 @@ def run(params: Path, report: Path, start: Path) -> None:
     Raises:
         UserError: the settings are wrong, or what they name is not there.
     """
+    if problem := queue_problem():  # this stage runs each time, and before any queue
+        print(f"warning: {problem}", file=sys.stderr)
     settings = load_params(params)
     identify(settings.prepare).write(report)
     identify_start(settings).write(start)

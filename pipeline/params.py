@@ -117,6 +117,12 @@ class Prepare(Section):
         None, description="what a file or URL must hash to; for `gutenberg`, the catalogue"
     )
     text_field: Text = Field("text", description="the text's column in `.jsonl` and `.parquet`")
+    separator: Annotated[str, StringConstraints(min_length=1, max_length=1000)] | None = Field(
+        None,
+        description="between the documents of a `.txt` or `.md` file, such as "
+        "`<\\|endoftext\\|>`; it becomes no part of them; null: each file is one document, and all "
+        "of it is ordinary text",
+    )
     on_error: Literal["skip", "fail"] = Field(
         "skip",
         description="a document that cannot be read is left out, counted and listed; `fail`: it is "
@@ -140,8 +146,8 @@ class Split(Section):
         0.9,
         gt=0.0,
         lt=1.0,
-        description="of one document's characters; or of many documents, each by a stable hash. "
-        "The rest is for validation",
+        description="of one document's characters; or of the bytes of many documents, which go "
+        "whole to a side, by a stable hash ([corpora.md](corpora.md)). The rest is for validation",
     )
     test_fraction: float = Field(
         0.0,
@@ -246,7 +252,9 @@ class Train(Section):
     )
     eval_every: Positive = Field(5, description="optimizer steps between two evaluations")
     eval_batches: Positive = Field(
-        1, description="fixed training batches that an evaluation looks at"
+        1,
+        description="fixed training batches that an evaluation looks at, of two windows each (the "
+        "book's) whatever `batch_size` is, so that runs can be compared",
     )
     eval_windows: Positive | None = Field(
         None,
@@ -301,6 +309,34 @@ class Train(Section):
         return self
 
     @model_validator(mode="after")
+    def processes_share_a_batch(self) -> Train:
+        if self.processes > 1 and self.batch_size == "auto":
+            raise PydanticCustomError(
+                "processes",
+                "batch_size auto is for one process, not for processes {processes}; give a number",
+                {"processes": self.processes},
+            )
+        if self.batch_size != "auto" and self.batch_size % self.processes:
+            raise PydanticCustomError(
+                "processes",
+                "batch_size {windows} cannot be shared equally by processes {processes}; make it "
+                "a multiple",
+                {"windows": self.batch_size, "processes": self.processes},
+            )
+        return self
+
+    @model_validator(mode="after")
+    def moments_come_with_a_training(self) -> Train:
+        without = self.init_from == "scratch" or self.init_from.startswith("gpt2-")
+        if without and self.init_optimizer == "restored":
+            raise PydanticCustomError(
+                "init_optimizer",
+                "init_optimizer restored needs a run or a folder in init_from, not {start}",
+                {"start": self.init_from},
+            )
+        return self
+
+    @model_validator(mode="after")
     def floor_below_peak(self) -> Train:
         if self.min_learning_rate > self.learning_rate:
             raise PydanticCustomError(
@@ -328,6 +364,16 @@ class Grid(Section):
     top_k: tuple[Positive | None, ...] = Field(
         (1, 25, 50, None), min_length=1, description="the grid's columns"
     )
+
+    @model_validator(mode="after")
+    def every_setting_once(self) -> Grid:
+        for name, values in (("temperature", self.temperature), ("top_k", self.top_k)):
+            written = [f"{value:g}" if isinstance(value, float) else value for value in values]
+            if len(set(written)) != len(values):
+                raise PydanticCustomError(
+                    "grid", "a value stands twice in {name} (to six digits)", {"name": name}
+                )
+        return self
 
 
 class Sample(Section):

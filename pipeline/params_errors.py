@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from pipeline.numbers import counted
+
 
 def explain(path: Path, error: ValidationError, schema: type[BaseModel]) -> str:
     """How many problems `path` has, and each in a line `section.key: what is wrong`."""
@@ -22,8 +24,7 @@ def explain(path: Path, error: ValidationError, schema: type[BaseModel]) -> str:
         line = f"{key}: {message}"
         if line not in lines:
             lines.append(line)
-    count = f"{len(lines)} problem{'s' if len(lines) > 1 else ''}"
-    return f"{path} has {count}\n" + "\n".join(lines)
+    return f"{path} has {counted(len(lines), 'problem')}\n" + "\n".join(lines)
 
 
 def _key(location: tuple[int | str, ...], schema: Any) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.console import FILE, FOLDER, Command
+from pipeline.commands.console import FILE, FOLDER, Command, echo
 
 
 @click.command(cls=Command)
@@ -23,7 +23,7 @@ def main(size: str, **files: Path) -> None:
 
     report = baseline(size=size, **files)
     if report.status == "unavailable":
-        click.echo(f"GPT-2 {size}: unavailable: {report.reason}", err=True)
+        echo(f"GPT-2 {size}: unavailable: {report.reason}", err=True)
 
 
 if __name__ == "__main__":

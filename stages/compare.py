@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pipeline.commands.console import FILE, FOLDER, Command
+from pipeline.commands.console import FILE, FOLDER, Command, echo
 
 
 @click.command(cls=Command)
@@ -27,7 +27,7 @@ def main(**files: Any) -> None:
     """Put every model's losses side by side: table, figure and report."""
     from pipeline.comparison.stage import compare
 
-    click.echo(compare(**files))
+    echo(compare(**files))
 
 
 if __name__ == "__main__":

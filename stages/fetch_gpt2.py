@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.console import FILE, Command
+from pipeline.commands.console import FILE, Command, echo
 
 
 @click.command(cls=Command)
@@ -20,9 +20,9 @@ def main(params_file: Path, size: str, report: Path) -> None:
     found = fetch_gpt2(params_file, size, report)
     if found.status == "available":
         total = sum(file.bytes for file in found.files.values())
-        click.echo(f"GPT-2 {size}: {total / 1e9:.2f} GB, from {found.source}")
+        echo(f"GPT-2 {size}: {total / 1e9:.2f} GB, from {found.source}")
     else:
-        click.echo(f"GPT-2 {size}: unavailable: {found.reason}", err=True)
+        echo(f"GPT-2 {size}: unavailable: {found.reason}", err=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.console import FILE, FOLDER, Command
+from pipeline.commands.console import FILE, FOLDER, Command, echo
 
 
 @click.command(cls=Command)
@@ -17,7 +17,7 @@ def main(params: Path, corpus: Path, report: Path) -> None:
     """Bring the corpus that prepare.corpus names into a folder of Parquet files."""
     from pipeline.corpus.stage import run
 
-    run(params, corpus, report, notify=click.echo)
+    run(params, corpus, report, notify=echo)
 
 
 if __name__ == "__main__":

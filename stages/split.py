@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.console import FILE, FOLDER, Command
+from pipeline.commands.console import FILE, FOLDER, Command, echo
 
 
 @click.command(cls=Command)
@@ -18,7 +18,7 @@ def main(params: Path, corpus: Path, tokens: Path, report: Path) -> None:
     """Split the corpus into training, validation and test tokens, memory-mapped uint16."""
     from pipeline.split.stage import run
 
-    run(params, corpus, tokens, report, notify=click.echo)
+    run(params, corpus, tokens, report, notify=echo)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("stages", "cli", "commands"),
     ("training", "evaluation", "comparison", "sampling", "sweep", "serving", "identify"),
-    ("weights",),
+    ("weights", "params_advice"),
     ("gpt2",),
     ("generation", "distributed"),
     ("model",),
@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tracking", "plots", "pages"),
     ("reports", "params", "params_errors"),
     ("system",),
-    ("errors",),
+    ("errors", "numbers"),
 )
 SIDEWAYS = {
     ("stages", "commands"),  # what every command does at the terminal's edge

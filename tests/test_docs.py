@@ -33,28 +33,28 @@ def check_dvc(words: list[str]) -> None:
     if PLACEHOLDER.search(" ".join(words)) or words[1:] == ["plots"]:  # a family of commands
         return
     asked = get_main_parser().parse_args(words[1:])
-    for setting in getattr(asked, "set_param", None) or []:
-        check_setting(setting)
+    check_settings(getattr(asked, "set_param", None) or [])
 
 
-def check_setting(setting: str) -> None:
-    """`train.learning_rate=1e-3,4e-3`: the key is there, and each value is one that it takes."""
-    key, _, value = setting.partition("=")
-    values = [value] if value.startswith("[") else value.split(",")
-    for one in values:
-        content: dict[str, Any] = Params().model_dump()
-        *path, last = key.split(".")
-        section = content
-        for name in path:
-            section = section[name]
-        assert last in section, f"no such param: {key}"
-        section[last] = YAML(typ="safe").load(one)
-        Params.model_validate_json(json.dumps(content | free_of_size(key)))
-
-
-def free_of_size(key: str) -> dict[str, Any]:
-    """Sizes come together; one by one they would not divide."""
-    return {"model": {}} if key.startswith("model.") and key.split(".")[1].startswith("n_") else {}
+def check_settings(settings: list[str]) -> None:
+    """`train.learning_rate=1e-3,4e-3`: the key is there, and each value is one that it takes, with
+    the first of the others that the command names."""
+    named: dict[str, list[str]] = {}
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        named[key] = [value] if value.startswith("[") else value.split(",")
+    firsts = {key: values[0] for key, values in named.items()}
+    for key, values in named.items():
+        for value in values:
+            content: dict[str, Any] = Params().model_dump()
+            for name, one in {**firsts, key: value}.items():
+                *path, last = name.split(".")
+                section = content
+                for part in path:
+                    section = section[part]
+                assert last in section, f"no such param: {name}"
+                section[last] = YAML(typ="safe").load(one)
+            Params.model_validate_json(json.dumps(content))
 
 
 def check_make(words: list[str]) -> None:

@@ -22,7 +22,9 @@ DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
 OBSERVERS = (
     "pipeline.commands",
     "pipeline.errors",
+    "pipeline.numbers",
     "pipeline.params",
+    "pipeline.params_advice",
     "pipeline.params_errors",
     "pipeline.plots",
     "pipeline.reports",

@@ -84,6 +84,11 @@ def _readable() -> Iterator[None]:
         raise
 
 
+def echo(text: str = "", *, keep: str = "\n\t", nl: bool = True, err: bool = False) -> None:
+    """Print text that is not all ours: the terminal obeys nothing in it but `keep`."""
+    click.echo(printable(text, keep), nl=nl, err=err)
+
+
 def _lines(message: str) -> str:
     return "\n".join(shortened(line, LONGEST) for line in printable(message).split("\n"))
 

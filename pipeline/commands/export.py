@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.console import Command
+from pipeline.commands.console import Command, echo
 
 
 @click.command(cls=Command)
@@ -28,6 +28,7 @@ def export(folder: Path, model: str, weights: str, params: Path) -> None:
     """Write a model into FOLDER in Hugging Face's layout, as `transformers` loads it."""
     from pipeline.gpt2.export import check_target
     from pipeline.gpt2.export import export as write_export
+    from pipeline.numbers import counted
     from pipeline.params import Gpt2, load_params
     from pipeline.weights import find
 
@@ -35,4 +36,4 @@ def export(folder: Path, model: str, weights: str, params: Path) -> None:
     settings = load_params(params).gpt2 if params.exists() else Gpt2()
     chosen = find(model, "best" if weights == "best" else "last").load(settings)
     write_export(chosen, folder)
-    click.echo(f"{folder}: {chosen.count_parameters():,} parameters")
+    echo(f"{folder}: {counted(chosen.count_parameters(), 'parameter')}")

@@ -7,14 +7,16 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.console import FILE, Command
+from pipeline.commands.console import FILE, Command, echo
 from pipeline.errors import UserError
 from pipeline.params import Params, load_params
+from pipeline.system.text import printable
 from pipeline.tokens.tokenizer import encode, token_bytes
 
 if TYPE_CHECKING:  # torch comes with it
@@ -91,7 +93,7 @@ def generate(
         on_token=None if as_json else stream,
     )
     if as_json:
-        click.echo(json.dumps(as_dict(model, text, completions), indent=2, ensure_ascii=False))
+        click.echo(_as_json(as_dict(model, text, completions)))
     else:
         stream.finish()
 
@@ -100,9 +102,11 @@ def read_prompt(prompt: str | None) -> str:
     """The argument, or standard input to its end.
 
     Raises:
-        UserError: neither is there, or the input is not UTF-8.
+        UserError: neither is there, or what is there is not UTF-8.
     """
     if prompt is not None and prompt != "-":
+        if any("\ud800" <= c <= "\udfff" for c in prompt):
+            raise UserError("PROMPT: not UTF-8 text")  # such bytes are surrogates in an argument
         return prompt
     if prompt is None and sys.stdin.isatty():
         raise UserError("PROMPT: give one, or pipe a text into the command")
@@ -113,7 +117,10 @@ def read_prompt(prompt: str | None) -> str:
 
 
 class Stream:
-    """Shows the first sample as its tokens come; the others follow whole."""
+    """Shows the first sample as its tokens come; the others follow whole.
+
+    Control characters are escapes in a terminal, which would obey them; a pipe gets the text.
+    """
 
     def __init__(self, prompt: str, seeds: Sequence[int]) -> None:
         self.prompt = prompt
@@ -121,6 +128,8 @@ class Stream:
         self.decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in seeds]
         self.texts = [""] * len(seeds)
         self._begun = False
+        # Click takes escape sequences out of what goes into a pipe, but for `color`.
+        self._echo = echo if sys.stdout.isatty() else partial(click.echo, color=True)
 
     def __call__(self, index: int, token: int) -> None:
         # A character may span tokens: it is shown when it is whole.
@@ -128,20 +137,26 @@ class Stream:
         self.texts[index] += text
         if index == 0:
             self._begin()
-            click.echo(text, nl=False)
+            self._echo(text, nl=False)
 
     def finish(self) -> None:
         rests = [decoder.decode(b"", final=True) for decoder in self.decoders]
         self._begin()
-        click.echo(rests[0])
+        self._echo(rests[0])
         for seed, text, rest in list(zip(self.seeds, self.texts, rests, strict=True))[1:]:
             click.echo(f"--- seed {seed}")
-            click.echo(f"{self.prompt}{text}{rest}")
+            self._echo(f"{self.prompt}{text}{rest}")
 
     def _begin(self) -> None:
         if not self._begun:
-            click.echo(self.prompt, nl=False)
+            self._echo(self.prompt, nl=False)
             self._begun = True
+
+
+def _as_json(value: Any) -> str:
+    """JSON that can be read in any script, and commands no terminal."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return "".join(c if c == printable(c) else json.dumps(c)[1:-1] for c in text)
 
 
 def as_dict(model: str, prompt: str, completions: Sequence[CompletionOutput]) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.console import FOLDER, Command
+from pipeline.commands.console import FOLDER, Command, echo
 from pipeline.commands.tables import print_table
 from pipeline.errors import UserError
+from pipeline.system.text import shortened
 
 DAYS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"]
 
@@ -52,14 +53,14 @@ def sweep(
     )
     found, page, files = stage.run(scope, metric, experiment, reports, log=log)
     if as_json:
-        click.echo(json.dumps(found.as_json(), indent=2))
+        echo(json.dumps(found.as_json(), indent=2))
         return
     for table in page.tables:
-        click.echo(table.title)
+        echo(table.title)
         print_table([list(table.headings), *map(list, table.rows)])
-        click.echo()
-    click.echo(page.conclusion)
-    click.echo(f"written: {', '.join(map(str, files))}")
+        echo()
+    echo(page.conclusion)
+    echo(f"written: {', '.join(map(str, files))}")
 
 
 def parse_where(given: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
@@ -72,6 +73,8 @@ def parse_where(given: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     for condition in given:
         key, equals, values = condition.partition("=")
         if not (key and equals):
-            raise UserError(f"--where {condition}: give KEY=VALUE, such as train.epochs=10")
+            raise UserError(
+                f"--where {shortened(condition)}: give KEY=VALUE, such as train.epochs=10"
+            )
         found[key] = tuple(values.split(","))
     return found

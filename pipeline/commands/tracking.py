@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.console import Command
+from pipeline.commands.console import Command, echo
 from pipeline.commands.tables import print_table
 from pipeline.errors import UserError
 from pipeline.system.process import sigterm_raises
+from pipeline.system.text import shortened
 from pipeline.tracking import lifecycle
 
 if TYPE_CHECKING:  # to import them takes seconds
@@ -42,11 +43,11 @@ def ui(port: int) -> None:
     from pipeline.tracking.mlflow.ui import free_port, log_file, serve, share_views
 
     with suppress(KeyboardInterrupt), sigterm_raises(), serve(free_port(port)) as (url, process):
-        click.echo(f"MLflow: {url}" + ("  (Ctrl-C ends it)" if process else ""))
+        echo(f"MLflow: {url}" + ("  (Ctrl-C ends it)" if process else ""))
         if process is None:
             return
         for experiment, page in share_views().items():
-            click.echo(f"{experiment}, trainings: {url}/{page}")
+            echo(f"{experiment}, trainings: {url}/{page}", keep="")
         if process.wait() != 0:
             raise UserError(f"the server ended by itself; its output is in {log_file()}")
 
@@ -62,13 +63,17 @@ def runs(metrics: tuple[str, ...], as_json: bool) -> None:
     """
     from pipeline.tracking.journals import HEADLINES, rows
 
-    listed = rows(Path.cwd())
+    listed = rows(Path.cwd(), _warn)
     if as_json:
-        click.echo(json.dumps([asdict(row) for row in listed], indent=2))
+        echo(json.dumps([asdict(row) for row in listed], indent=2))
     elif not listed:
-        click.echo("no runs yet; `dvc repro` makes some")
+        echo("no runs yet; `dvc repro` makes some")
     else:
         print_table(_table(listed, metrics or HEADLINES))
+
+
+def _warn(line: str) -> None:
+    echo(f"warning: {line}", keep="", err=True)
 
 
 def _table(listed: list[ListedRun], metrics: tuple[str, ...]) -> list[list[str]]:
@@ -92,21 +97,28 @@ def _number(value: float | None) -> str:
 def sync(journals: Path, as_json: bool) -> None:
     """Send to MLflow what it lacks of all runs, and rebuild what it has lost.
 
-    As often as you like: nothing arrives twice, and runs deleted in MLflow stay deleted.
+    As often as you like: nothing arrives twice, and runs deleted in MLflow stay deleted. A run
+    that MLflow will not have is named, with the reason, and the exit status is then 1.
     """
     from pipeline.tracking.mlflow.sync import gather, synced
 
     outcomes = []
-    for one in synced(gather(journals)):
+    for one in synced(gather(journals, _warn)):
         outcomes.append(one)
         if not as_json:
-            click.echo(f"{one.outcome}: {one.entry.run.name} ({one.entry.run.key})")
+            line = f"{one.outcome}: {shortened(one.entry.run.name)} ({one.entry.run.key})"
+            if one.outcome == "refused":
+                echo(f"{line}: {'; '.join(one.remarks)}", keep="")
+                continue
+            echo(line, keep="")
             for remark in one.remarks:
-                click.echo(f"  {remark}")
+                echo(f"  {remark}", keep="")
     if as_json:
-        click.echo(json.dumps([_synced(one) for one in outcomes], indent=2))
+        echo(json.dumps([_synced(one) for one in outcomes], indent=2))
     elif not outcomes:
-        click.echo("no journals here; `dvc pull` or `dvc checkout` brings those of other machines")
+        echo("no journals here; `dvc pull` or `dvc checkout` brings those of other machines")
+    if refused := sum(one.outcome == "refused" for one in outcomes):
+        raise UserError(f"{refused} of {len(outcomes)} runs refused; their journals are kept")
 
 
 def _synced(one: Synced) -> dict[str, Any]:
@@ -130,10 +142,11 @@ def reap(discard: bool, as_json: bool) -> None:
     """
     from pipeline.tracking.mlflow.sync import reap_everywhere
 
-    ended = reap_everywhere()
+    ended = reap_everywhere(_warn)
     given_up = [folder.name for folder in lifecycle.discard()] if discard else []
     if as_json:
-        click.echo(json.dumps({"killed": ended, "discarded": given_up}, indent=2))
+        echo(json.dumps({"killed": ended, "discarded": given_up}, indent=2))
         return
     lines = [f"killed: {run}" for run in ended] + [f"discarded: {run}" for run in given_up]
-    click.echo("\n".join(lines) or "no run needs to be ended")
+    for line in lines or ["no run needs to be ended"]:
+        echo(line, keep="")

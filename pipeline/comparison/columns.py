@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.comparison.table import ComparedModel, Comparison
-from pipeline.pages.markdown import markdown_line
+from pipeline.numbers import shown
 from pipeline.reports import ComparisonReport
+from pipeline.system.markdown import table
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,6 @@ class Column:
         value = self.value(model)
         return "" if value is None else self.text(value)
 
-    @property
-    def rule(self) -> str:
-        """The line under the heading in Markdown; numbers are aligned to the right."""
-        return "---:" if self.kind in ("measured", "published") else "---"
-
 
 def of_losses(split: Literal["train", "val"], number: str) -> Callable[[ComparedModel], Any]:
     """The value of a column that shows `number` of a split's `Losses`."""
@@ -56,7 +52,7 @@ def of_losses(split: Literal["train", "val"], number: str) -> Callable[[Compared
 
 
 def _perplexity(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
+    return shown(value, 0 if value >= 1000 else 1)
 
 
 def _without_reason(status: str) -> str:
@@ -67,12 +63,12 @@ def _without_reason(status: str) -> str:
 COLUMNS = [
     Column("model", "model", lambda model: model.name, kind="name"),
     Column("parameters", "parameters", lambda model: model.parameters, "{:,}".format),
-    Column("train_loss", "training loss", of_losses("train", "loss"), "{:.3f}".format, metric=True),
+    Column("train_loss", "training loss", of_losses("train", "loss"), shown, metric=True),
     Column(
         "val_loss",
         "validation loss",
         of_losses("val", "loss"),
-        "{:.3f}".format,
+        shown,
         metric=True,
         marks_lowest=True,
     ),
@@ -83,7 +79,7 @@ COLUMNS = [
         "val_bits_per_byte",
         "bits per byte",
         of_losses("val", "bits_per_byte"),
-        "{:.3f}".format,
+        shown,
         metric=True,
     ),
     Column(
@@ -113,9 +109,9 @@ def to_csv(models: Iterable[ComparedModel]) -> str:
 
 def to_markdown(models: Iterable[ComparedModel]) -> str:
     """A table for people; losses in nats per token."""
-    lines = [[column.heading for column in COLUMNS], [column.rule for column in COLUMNS]]
-    lines += [[column.shown(model) for column in COLUMNS] for model in models]
-    return "".join(map(markdown_line, lines))
+    numbers = {column.heading for column in COLUMNS if column.kind in ("measured", "published")}
+    rows = ([column.shown(model) for column in COLUMNS] for model in models)
+    return table([column.heading for column in COLUMNS], rows, numbers)
 
 
 def metrics(comparison: Comparison) -> dict[str, dict[str, float]]:

@@ -15,6 +15,7 @@ from pipeline.reports import CorpusReport, CorpusStatistics, SplitReport, SplitS
 from pipeline.tokens.tokenizer import VOCABULARY
 
 SHOWN_EXCERPTS = 6
+FEW_CHARACTERS = 1.5  # per token; English has 4, German 2.4, Russian 1, Chinese 0.5
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class CorpusSection:
 
     Attributes:
         sizes: what is counted, and how much of it there is.
+        note: what few characters per token mean; empty for a text that has many.
         tokens: the most common ones with their counts.
         left_out: reason to documents.
         lengths: the histograms; None for a single document.
@@ -30,6 +32,7 @@ class CorpusSection:
     """
 
     sizes: Mapping[str, str]
+    note: str = ""
     tokens: Sequence[tuple[str, int]] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     lengths: Figure | None = None
@@ -43,6 +46,7 @@ def corpus_section(corpus: CorpusReport, split: SplitReport) -> CorpusSection | 
         return None
     return CorpusSection(
         sizes=_sizes(corpus, split, tokens),
+        note=_note(tokens.characters_per_token),
         tokens=[(one.text, one.count) for one in tokens.most_common],
         left_out=corpus.skipped,
         lengths=_lengths(texts, tokens) if corpus.documents > 1 else None,
@@ -64,6 +68,17 @@ def _sizes(corpus: CorpusReport, split: SplitReport, tokens: SplitStatistics) ->
         "characters per token": f"{tokens.characters_per_token:.2f}",
         f"different tokens, of {VOCABULARY:,}": f"{tokens.distinct_tokens:,}",
     }
+
+
+def _note(characters: float) -> str:
+    if characters >= FEW_CHARACTERS:
+        return ""
+    return (
+        "GPT-2's tokens were learnt from English, where one holds about four characters. Here it "
+        f"holds {characters:.2f}: many characters are cut into two or three tokens, each shown as "
+        "its bytes, such as <E9 81>. So a window holds less text, and losses per token cannot be "
+        "compared with those on an English text; bits per byte can."
+    )
 
 
 def _lengths(texts: CorpusStatistics, tokens: SplitStatistics) -> Figure:

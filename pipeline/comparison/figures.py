@@ -7,6 +7,7 @@ Models come by key, in the order of the table: `untrained`, `scratch_best`, `scr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pandas import DataFrame
 
 from pipeline.comparison.size_figure import SizeKind, SizePoint, loss_by_size
 from pipeline.comparison.table import ComparedModel
+from pipeline.numbers import counted, shown
 from pipeline.pages.figure import Figure, drawn
 from pipeline.plots.curves import loss_curves
 from pipeline.plots.style import compact
@@ -45,10 +47,10 @@ def training_figure(history: DataFrame, models: Models) -> Figure:
     best = history.iloc[int(history["val_loss"].argmin())]
     first = history.iloc[0]
     alt = (
-        f"Training loss goes from {first['train_loss']:.2f} to {last['train_loss']:.2f} in "
-        f"{last['epoch']:.3g} epochs. Validation loss goes from {first['val_loss']:.2f} to "
-        f"{best['val_loss']:.2f}, its best, at epoch {best['epoch']:.1f}, and ends at "
-        f"{last['val_loss']:.2f}."
+        f"Training loss goes from {shown(first['train_loss'], 2)} to "
+        f"{shown(last['train_loss'], 2)} in {counted(int(last['step']), 'step')}. Validation loss "
+        f"goes from {shown(first['val_loss'], 2)} to {shown(best['val_loss'], 2)}, its best, at "
+        f"epoch {best['epoch']:.1f}, and ends at {shown(last['val_loss'], 2)}."
     )
     caption = (
         "Loss as training went, on the validation text and on a fixed part of the training "
@@ -61,17 +63,16 @@ def training_figure(history: DataFrame, models: Models) -> Figure:
 
 def size_figure(models: Models) -> Figure | None:
     """Validation loss against parameters; None where only the scratch model has a loss."""
-    points = _points(models)
+    points, untrained = _drawn(models)
     if all(point.kind == "scratch" for point in points):
         return None
 
     def draw(path: Path, size: tuple[float, float]) -> None:
-        untrained = _val_loss(models["untrained"])
         missing = _missing(models)
         loss_by_size(points, path, untrained=untrained, missing=missing, title="", size=size)
 
     named = [
-        f"{model.name}, {compact(model.parameters)} parameters, {model.val.loss:.2f}"
+        f"{model.name}, {compact(model.parameters)} parameters, {shown(model.val.loss, 2)}"
         for model in models.values()
         if model.val and model.parameters
     ]
@@ -83,8 +84,15 @@ def size_figure(models: Models) -> Figure | None:
 
 def draw_sizes(models: Models, path: Path) -> None:
     """Write the figure of losses against sizes as a PNG."""
+    points, untrained = _drawn(models)
+    loss_by_size(points, path, untrained=untrained, missing=_missing(models))
+
+
+def _drawn(models: Models) -> tuple[list[SizePoint], float | None]:
+    """What has a place in the figure, which a loss that is NaN or infinite has not."""
     untrained = _val_loss(models["untrained"])
-    loss_by_size(_points(models), path, untrained=untrained, missing=_missing(models))
+    points = [point for point in _points(models) if math.isfinite(point.loss)]
+    return points, untrained if math.isfinite(untrained) else None
 
 
 def _points(models: Models) -> list[SizePoint]:

@@ -22,6 +22,8 @@ from pipeline.pages import shading
 from pipeline.pages.figure import Figure, numbered
 from pipeline.pages.template import template
 from pipeline.sampling.section import SamplingSection
+from pipeline.system.markdown import inline
+from pipeline.system.text import printable
 
 LINE = 96  # characters of the shaded text
 FIRST_LINES = 6  # shown before the reader asks for the rest
@@ -43,7 +45,7 @@ class ComparisonPage:
         sampling: see `sampling_section`.
         corpus: see `corpus_section`.
         facts: how it was made, in words.
-        params: every setting, by its dotted key.
+        params: the settings of text and training, by their dotted keys.
     """
 
     subject: str
@@ -86,10 +88,10 @@ def render_markdown(page: ComparisonPage) -> str:
     """The verdict, the table and the notes."""
     return "\n".join(
         [
-            f"# {page.subject}: the comparison\n",
-            f"{page.verdict}\n",
+            f"# {inline(page.subject)}: the comparison\n",
+            f"{inline(page.verdict)}\n",
             columns.to_markdown(page.rows),
-            *(f"{note}\n" for note in page.notes),
+            *(f"{inline(note)}\n" for note in page.notes),
         ]
     )
 
@@ -98,7 +100,9 @@ def unbroken(text: str) -> Markup:
     """Escaped text in which no line ends within `GPT-2 XL (1558M)`."""
     titles = "|".join(re.escape(size.title) for size in SIZES.values())
     name = rf"({titles}|GPT-2)( \(({'|'.join(map(re.escape, SIZES))})\))?"
-    return Markup(re.sub(name, r'<span class="unbroken">\g<0></span>', str(escape(text))))
+    return Markup(
+        re.sub(name, r'<span class="unbroken">\g<0></span>', str(escape(printable(text))))
+    )
 
 
 def _of_kind(kind: str) -> list[columns.Column]:
@@ -108,7 +112,10 @@ def _of_kind(kind: str) -> list[columns.Column]:
 def _lowest(models: Sequence[ComparedModel]) -> dict[str, float | None]:
     """The lowest value of each column that marks it."""
     return {
-        column.name: min((v for m in models if (v := column.value(m)) is not None), default=None)
+        column.name: min(
+            (v for m in models if (v := column.value(m)) is not None and v == v),  # NaN is none
+            default=None,
+        )
         for column in columns.COLUMNS
         if column.marks_lowest
     }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import math
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import TypeAdapter
 
 from pipeline.comparison.corpus_section import corpus_section
 from pipeline.comparison.figures import size_figure, training_figure
@@ -18,18 +21,24 @@ from pipeline.comparison.token_view import TokenView
 from pipeline.comparison.verdict import comparison_verdict, listed
 from pipeline.errors import UserError
 from pipeline.gpt2.sizes import PUBLISHED_TEXT, SIZES
-from pipeline.params import Params, flatten
+from pipeline.numbers import counted
+from pipeline.params import Params, Train, flatten
 from pipeline.reports import (
     HISTORY_COLUMNS,
     CorpusReport,
+    HistoryRow,
     SampleReport,
     SplitReport,
+    Training,
     TrainRun,
 )
 from pipeline.sampling.section import sampling_section
+from pipeline.system.files import read_bounded
 from pipeline.tracking.tags import git_tags
 
-SHOWN = {"seed": True, "prepare": True, "split": True, "model": True, "train": True}
+SHOWN = {"seed", "prepare", "split", "model", "train"}  # what the losses come from
+HISTORY_ROW = TypeAdapter(HistoryRow)
+REWRITTEN = "`dvc repro -f train` rewrites it"
 PROTOCOL = (
     "GPT-2's byte-pair encoding; windows without overlap from the start of each split, the last "
     "short one dropped; targets are the inputs shifted by one; the loss is the sum of nats over "
@@ -67,22 +76,50 @@ class PageContext:
         )
 
 
-def read_history(path: Path) -> pd.DataFrame:
-    """Read `reports/history.csv`.
+def read_history(path: Path, training: Training) -> pd.DataFrame:
+    """Read `reports/history.csv`, a row per evaluation.
+
+    Args:
+        training: what `reports/train.json` says of the same training.
 
     Raises:
-        UserError: it is missing, lacks a column, or holds no validation loss.
+        UserError: it is missing, is no such table, or is another training's.
     """
     try:
-        history = pd.read_csv(path)
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UserError(f"{path}: {reason}; `dvc repro -f train` rewrites it") from None
-    missing = [column for column in HISTORY_COLUMNS if column not in history]
-    if missing or history["val_loss"].dropna().empty:
-        what = f"lacks {', '.join(missing)}" if missing else "holds no validation loss"
-        raise UserError(f"{path}: {what}; `dvc repro -f train` rewrites it")
-    return history
+        rows = _history_rows(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {REWRITTEN}") from None
+    except (ValueError, csv.Error) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: no table of evaluations ({reason}); {REWRITTEN}") from None
+    if not rows:
+        raise UserError(f"{path}: holds no validation loss; {REWRITTEN}")
+    counts = [[row.step for row in rows], [row.tokens_seen for row in rows]]
+    if any(numbers != sorted(set(numbers)) or numbers[0] < 0 for numbers in counts):
+        raise UserError(f"{path}: its steps are not in order; {REWRITTEN}")
+    last, best = rows[-1], {row.step: row.val_loss for row in rows}.get(training.best.step)
+    given = (last.step, last.tokens_seen, last.val_loss, best)
+    wanted = (training.steps, training.tokens_seen, training.last.val_loss, training.best.val_loss)
+    if given != wanted:
+        raise UserError(f"{path}: not of the training that train.json sums up; {REWRITTEN}")
+    return pd.DataFrame([asdict(row) for row in rows])
+
+
+def _history_rows(path: Path) -> list[HistoryRow]:
+    table = csv.reader(read_bounded(path).decode("utf-8").splitlines(), strict=True)
+    header = next(table, [])
+    if missing := [column for column in HISTORY_COLUMNS if column not in header]:
+        raise UserError(f"{path}: lacks {', '.join(missing)}; {REWRITTEN}")
+    rows = []
+    for cells in table:
+        try:
+            row = HISTORY_ROW.validate_python(dict(zip(header, cells, strict=True)))
+        except ValueError:  # pydantic's, whose text is of several lines
+            raise ValueError(f"line {table.line_num} is none") from None
+        if not math.isfinite(row.val_loss):
+            raise ValueError(f"line {table.line_num} has no validation loss")
+        rows.append(row)
+    return rows
 
 
 def make_page(
@@ -181,23 +218,26 @@ def facts(
     """How the numbers came to be, in words."""
     corpus, split, measured = context.corpus, context.split, comparison.evaluation
     model, train = context.params.model, context.params.train
-    documents = f"{corpus.documents:,} document{'s' if corpus.documents != 1 else ''}"
     made = {
-        "Corpus": f"{corpus.corpus}: {documents}, {corpus.characters:,} characters",
+        "Corpus": (
+            f"{corpus.corpus}: {counted(corpus.documents, 'document')}, "
+            f"{counted(corpus.characters, 'character')}"
+        ),
         "Source": corpus.source,
         "SHA-256 of the text": corpus.sha256,
         "Split": (
-            f"{split.train.tokens:,} training and {split.val.tokens:,} validation tokens; "
+            f"{split.train.tokens:,} training and {counted(split.val.tokens, 'validation token')}; "
             f"windows of {measured.context_length:,}"
         ),
         "Measure": PROTOCOL,
         "Model": (
-            f"{comparison.training.parameters:,} parameters: {model.n_layer} layers of "
-            f"{model.n_head} heads, {model.n_embd} wide; {model.init} initialisation"
+            f"{counted(comparison.training.parameters, 'parameter')}: "
+            f"{counted(model.n_layer, 'layer')} of {counted(model.n_head, 'head')}, "
+            f"{model.n_embd} wide; {model.init} initialisation"
         ),
         "Training": (
-            f"{steps:,} steps ({epochs:.3g} epochs) from {train.init_from}, "
-            f"{train.batch_size * train.gradient_accumulation} windows per step, "
+            f"{counted(steps, 'step')} ({epochs:.3g} epoch{'' if epochs == 1 else 's'}) from "
+            f"{train.init_from}, {_windows_per_step(train)} per step, "
             f"{train.optimizer}, learning rate {train.learning_rate:g}, {train.schedule}; "
             f"seed {context.params.seed}"
         ),
@@ -206,6 +246,13 @@ def facts(
         "Versions": _versions(),
     }
     return {name: fact for name, fact in made.items() if fact}
+
+
+def _windows_per_step(train: Train) -> str:
+    """`train.batch_size: auto` was found by the training, and stands in its run."""
+    if train.batch_size == "auto":
+        return "as many windows as fit into the GPU"
+    return counted(train.batch_size * train.gradient_accumulation, "window")
 
 
 def _commit() -> str:

@@ -9,7 +9,9 @@ from typing import Any, Literal, get_args
 
 from matplotlib.axes import Axes
 
+from pipeline.numbers import shown
 from pipeline.plots.style import COLOURS, WIDE, clear_of_each_other, drawing, size_axis
+from pipeline.system.text import shortened
 
 SizeKind = Literal["scratch", "gpt2", "published"]
 
@@ -117,7 +119,7 @@ def _name_points(
     measured = {p.name for p in points["gpt2"]}
     named = [*points["gpt2"], *(p for p in points["published"] if p.name not in measured)]
     for p in named:
-        text = f"{p.name}\n{p.loss:.2f}"
+        text = f"{p.name}\n{shown(p.loss, 2)}"
         _name(axes, p, text, (0, -12), colour="gpt2", ha="center", va="top")
     if named:
         first = min(named, key=lambda p: p.parameters)
@@ -126,17 +128,19 @@ def _name_points(
     heights = clear_of_each_other(axes, [p.loss for p in scratch])
     for p, height in zip(scratch, heights, strict=True):
         beside = replace(p, loss=height)
-        _name(axes, beside, f"{p.name} {p.loss:.2f}", (10, 0), colour="validation", va="center")
+        _name(
+            axes, beside, f"{p.name} {shown(p.loss, 2)}", (10, 0), colour="validation", va="center"
+        )
     if untrained is not None:
         corner = SizePoint("untrained", axes.get_xlim()[1], untrained, "scratch")
-        _name(axes, corner, f"untrained {untrained:.2f}", (-2, 4), colour="muted", ha="right")
+        _name(axes, corner, f"untrained {shown(untrained, 2)}", (-2, 4), colour="muted", ha="right")
 
 
 def _name(
     axes: Axes, at: SizePoint, text: str, offset: tuple[float, float], colour: str, **style: Any
 ) -> None:
     axes.annotate(
-        text,
+        "\n".join(shortened(line, 36) for line in text.split("\n")),
         (at.parameters, at.loss),
         xytext=offset,
         textcoords="offset points",

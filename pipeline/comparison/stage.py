@@ -8,7 +8,7 @@ from pipeline.comparison.columns import cells, comparison_report, metrics, to_cs
 from pipeline.comparison.figures import draw_sizes
 from pipeline.comparison.page import ComparisonPage, render_html, render_markdown
 from pipeline.comparison.report import PageContext, make_page, read_history
-from pipeline.comparison.table import Comparison, read_comparison
+from pipeline.comparison.table import Comparison, read_comparison, require_same_corpus
 from pipeline.comparison.token_view import token_view
 from pipeline.params import load_params
 from pipeline.system.files import write_text
@@ -52,8 +52,15 @@ def compare(
     context = PageContext.read(settings, corpus, split, samples, parent)
     start = settings.train.init_from
     comparison = read_comparison(evaluate, train, baselines, settings.gpt2.sizes, start=start)
+    require_same_corpus(
+        {
+            corpus: context.corpus.sha256,
+            split: context.split.corpus_sha256,
+            evaluate: comparison.evaluation.corpus_sha256,
+        }
+    )
     view = token_view(comparison, token_losses, token_bytes)
-    page = make_page(comparison, context, read_history(history), view)
+    page = make_page(comparison, context, read_history(history, comparison.training), view)
     with start_run(
         "compare",
         experiment=settings.tracking.experiment,

@@ -20,6 +20,7 @@ from pipeline.reports import (
     PromptCompletion,
     Training,
 )
+from pipeline.system.text import quoted
 
 UNTRAINED = "untrained"  # the name of random weights; those of a fine-tuning are not
 
@@ -150,6 +151,23 @@ def _published_val_loss(size: Size, ours: EvaluationReport) -> float | None:
     """The published loss, if this is the text that it was measured on."""
     text = PublishedText(ours.corpus_sha256, ours.context_length, ours.val.windows)
     return size.published.val if size.published and text == PUBLISHED_TEXT else None
+
+
+def require_same_corpus(digests: Mapping[Path, str]) -> None:
+    """
+    Args:
+        digests: the corpus's SHA-256, by the report that gives it.
+
+    Raises:
+        UserError: they differ.
+    """
+    (first, sha256), *others = digests.items()
+    for path, other in others:
+        if other != sha256:
+            raise UserError(
+                f"{first} and {path} cannot be compared: they are of two corpora (SHA-256 "
+                f"{quoted(sha256, 20)} and {quoted(other, 20)}); `dvc repro` brings them in step"
+            )
 
 
 def _require_same_text(

@@ -1,8 +1,8 @@
 """Validation text as spans that a page can show, each with every model's loss.
 
 GPT-2's tokens are bytes: a character such as `é` or an emoji may be cut across two or more. Such
-tokens are shown as one span, with their losses added; bytes that end in the middle of a
-character at the edge of a window become U+FFFD.
+tokens are shown as one span, with their losses added; bytes that are no whole character, as at
+the edge of a window, are shown as `<E9 81>`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.comparison.table import UNTRAINED, Comparison
+from pipeline.comparison.table import UNTRAINED, Comparison, require_same_corpus
 from pipeline.errors import UserError
 from pipeline.pages.shading import TextSpan
 from pipeline.reports import TokenLossesReport
+from pipeline.system.text import readable
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ def token_view(
     if not path.exists():
         return None
     scratch = TokenLossesReport.read(path)
+    require_same_corpus(
+        {
+            path: scratch.corpus_sha256,
+            path.parent.with_name("evaluate.json"): comparison.evaluation.corpus_sha256,
+        }
+    )
     losses = {key: scratch.models.get(key.removeprefix("scratch_")) for key in comparison.models}
     for key, size in comparison.sizes.items():
         other_path = folder / f"{size.name}.json"
@@ -92,7 +99,7 @@ def whole_characters(parts: Sequence[bytes]) -> Iterator[tuple[str, int, int]]:
         joined = b"".join(parts[begin:stop])
         if _cut(joined) and stop < len(parts):
             continue
-        yield joined.decode("utf-8", errors="replace"), begin, stop
+        yield readable(joined), begin, stop
         begin = stop
 
 

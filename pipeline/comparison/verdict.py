@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline.comparison.table import ComparedModel, Comparison
 from pipeline.gpt2.sizes import Size
+from pipeline.numbers import shown
 from pipeline.reports import EvaluationReport
 
 MEMORISED = 0.05
@@ -18,6 +19,8 @@ _WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", 
 def comparison_verdict(comparison: Comparison, epochs: float, start: str = "scratch") -> str:
     """What training reached, and what GPT-2 reaches on the same text.
 
+    What it claims is decided by steps and losses as they were measured; rounding is for show.
+
     Args:
         epochs: how many were trained, which `max_steps` and early stopping may end within one.
         start: what training started from.
@@ -31,23 +34,31 @@ def listed(words: list[str]) -> str:
 
 
 def _trained(comparison: Comparison, epochs: float, start: str) -> str:
-    ours, epoch = comparison.evaluation, comparison.training.best.epoch
-    epochs = round(epochs, 1)
-    plural = "" if epochs == 1 else "s"
-    verb = "s" if epochs == 1 else ""
-    many = f"{_number(epochs).capitalize()} epoch{plural} from {start}"
-    if ours.best.val.loss >= ours.untrained.val.loss:
+    ours, training = comparison.evaluation, comparison.training
+    in_steps = epochs < 1
+    length = training.steps if in_steps else epochs
+    verb = "s" if length == 1 else ""
+    unit = ("step" if in_steps else "epoch") + ("" if length == 1 else "s")
+    many = f"{_number(length).capitalize()} {unit} from {start}"
+    if not ours.best.val.loss < ours.untrained.val.loss:
         return (
-            f"{many} never predict{verb} the validation text better than the weights that they "
-            f"began with, whose perplexity is {_perplexity(ours.untrained.val.perplexity)}"
+            f"{many} never predict{verb} the validation text better than the weights that "
+            f"{'it' if verb else 'they'} began with, whose perplexity is "
+            f"{_perplexity(ours.untrained.val.perplexity)}"
         )
     reached = _perplexity(ours.best.val.perplexity)
     sentence = f"{many} reach{'es' if verb else ''} a validation perplexity of {reached}"
-    if round(epoch, 1) >= epochs:
+    if training.best.step == training.steps:  # lower than at every evaluation before
         return f"{sentence}, still falling at the end"
-    digits = 0 if epochs >= len(_WORDS) // 2 else 1
-    sentence += f", best at epoch {round(epoch, digits):g}"
+    sentence += f", best at {_place(comparison, epochs)}"
     return sentence + (f", and then memorise{verb}" if _memorised(ours) else "")
+
+
+def _place(comparison: Comparison, epochs: float) -> str:
+    """`epoch 6`, or `step 3` where the epoch would round to the beginning or the end."""
+    best = comparison.training.best
+    epoch = round(best.epoch, 0 if epochs >= len(_WORDS) // 2 else 1)
+    return f"epoch {epoch:g}" if 0 < epoch < epochs and epochs >= 1 else f"step {best.step:,}"
 
 
 def _memorised(ours: EvaluationReport) -> bool:
@@ -87,10 +98,11 @@ def _reached(model: ComparedModel) -> str:
 
 def _perplexity(perplexity: float) -> str:
     """`457.3` -> `457`, `22.64` -> `23`, `8.51` -> `8.5`."""
-    return f"{perplexity:,.0f}" if perplexity >= 20 else f"{perplexity:.1f}"
+    return shown(perplexity, 0 if perplexity >= 20 else 1)
 
 
 def _number(count: float) -> str:
-    """`10` -> `ten`, `12` -> `12`, `4.5` -> `4.5`."""
-    is_word = count == int(count) and count < len(_WORDS)
-    return _WORDS[int(count)] if is_word else f"{count:g}"
+    """`10` -> `ten`, `12` -> `12`, `4.46` -> `4.5`."""
+    if count != int(count):
+        return f"{count:,.1f}"
+    return _WORDS[int(count)] if count < len(_WORDS) else f"{count:,.0f}"

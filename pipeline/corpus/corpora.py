@@ -32,9 +32,10 @@ from pipeline.errors import UserError
 from pipeline.params import Prepare
 from pipeline.reports import CorpusIdentity, CorpusReport
 from pipeline.system.digest_cache import digest_of
-from pipeline.system.files import folder_aside
+from pipeline.system.files import folder_aside, given_path
 from pipeline.system.http import public
 from pipeline.system.progress import Advance
+from pipeline.system.text import printable, quoted, shortened
 
 TEXTS = Path(__file__).parent / "texts"
 
@@ -165,7 +166,8 @@ def _emptiness(name: str, left_out: Mapping[str, int]) -> str:
 def identify(settings: Prepare) -> CorpusIdentity:
     """By what a changed corpus is recognised, without reading what its name alone identifies.
 
-    For a local file or folder, the digest of its files' names and bytes. A name or a URL stands
+    For a local file or folder, the digest of its files' names and bytes; of a file that cannot be
+    read, its name and the fault, so that it is seen when it can. A name or a URL stands
     for itself: its content is pinned in this module, or by `prepare.sha256`.
 
     Raises:
@@ -178,8 +180,8 @@ def identify(settings: Prepare) -> CorpusIdentity:
     digest = hashlib.sha256()
     files = _files(path)
     for file in files:
-        digest.update(f"{digest_of(Path(file.path))}  {file.name}\n".encode())
-    return CorpusIdentity(corpus=path.resolve().name, files=len(files), sha256=digest.hexdigest())
+        digest.update(f"{_state(file)}  {file.name}\n".encode())
+    return CorpusIdentity(corpus=_name(path), files=len(files), sha256=digest.hexdigest())
 
 
 def _source(name: str, origin: str, files: list[File], settings: Prepare) -> Source:
@@ -191,7 +193,9 @@ def _source(name: str, origin: str, files: list[File], settings: Prepare) -> Sou
         _check_file(name, files[0], settings.sha256)
 
     def documents(workers: Workers, progress: Advance) -> Iterator[Document | LeftOut]:
-        return read_files(files, settings.text_field, workers, progress)
+        return read_files(
+            files, settings.text_field, workers, progress, separator=settings.separator
+        )
 
     return Source(name, origin, sum(file.size for file in files), documents)
 
@@ -222,31 +226,56 @@ def _from_remote(settings: Prepare) -> Source:
 def _from_path(settings: Prepare) -> Source:
     path = _existing(settings.corpus)
     kind = "folder" if path.is_dir() else "file"
-    return _source(path.resolve().name, f"local {kind}", _files(path), settings)
+    return _source(_name(path), f"local {kind}", _files(path), settings)
 
 
 def _existing(corpus: str) -> Path:
-    given = Path(corpus.removeprefix(LOCAL)).expanduser()
+    given = given_path(corpus.removeprefix(LOCAL), "prepare.corpus")
     for path in (given, Path(os.environ.get("DVC_ROOT", ".")) / given):
         if path.exists():
             return path
     if given.name != corpus or given.suffix:
-        raise UserError(f"prepare.corpus: there is no file or folder {corpus}")
+        raise UserError(f"prepare.corpus: there is no file or folder {_shown(corpus)}")
     close = get_close_matches(corpus, NAMES, n=1)
     guess = f" (did you mean {close[0]}?)" if close else ""
     raise UserError(
-        f"prepare.corpus: {corpus!r} is no corpus{guess}; "
+        f"prepare.corpus: {quoted(corpus)} is no corpus{guess}; "
         f"known are {', '.join(NAMES)}, and any file, folder or URL"
     )
 
 
 def _files(path: Path) -> list[File]:
-    """The readable files at `path`, in the order of their names within it, hidden ones left out."""
+    """The files at `path` to be read, in the order of their names within it, no hidden ones.
+
+    In a folder, what cannot be read is among them, with its fault.
+    """
     if path.is_dir():
-        files = local_files(path, SUFFIXES)
+        try:
+            files = local_files(path, SUFFIXES)
+        except OSError as error:
+            raise UserError(f"prepare.corpus: {_shown(path)}: {error.strerror}") from None
         if not files:
-            raise UserError(f"prepare.corpus: nothing in the folder {path} is {READABLE}")
+            raise UserError(f"prepare.corpus: nothing in the folder {_shown(path)} is {READABLE}")
         return files
     if suffix_of(path.name) not in SUFFIXES:
-        raise UserError(f"prepare.corpus: {path} is not read; a file must be {READABLE}")
-    return [File.at(path)]
+        raise UserError(f"prepare.corpus: {_shown(path)} is not read; a file must be {READABLE}")
+    file = File.at(path)
+    if file.fault:
+        raise UserError(f"prepare.corpus: {_shown(path)}: {file.fault}")
+    return [file]
+
+
+def _state(file: File) -> str:
+    """A file's digest, or why it has none."""
+    try:
+        return file.fault or digest_of(Path(file.path))
+    except OSError as error:
+        return str(error.strerror)
+
+
+def _name(path: Path) -> str:
+    return printable(path.resolve().name, keep="")
+
+
+def _shown(path: Path | str) -> str:
+    return shortened(printable(str(path), keep=""))

@@ -10,21 +10,30 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
 
 import requests
 
 from pipeline.errors import UserError
-from pipeline.system.files import sha256_of, written_aside
-from pipeline.system.http import HTML, public, reason_of, split_url
+from pipeline.system.files import remove_left, sha256_of, written_aside
+from pipeline.system.http import (
+    HTML,
+    BadAnswer,
+    ask,
+    content_length,
+    public,
+    received,
+    split_url,
+    status_of,
+)
 from pipeline.system.progress import Progress
 from pipeline.system.user_cache import cache_folder
 
 TIMEOUT = (5, 30)  # seconds: to connect, and between two bytes
-BLOCK = 1 << 20
+BEGINNING = 1 << 12  # bytes in which a web page shows itself
+LONGEST = 100  # bytes of a name, which systems limit to 255
+WEB_PAGE = "is a web page, not a text file"
 
 
 def fetch(url: str, name: str, sha256: str | None = None, *, keep: bool = False) -> Path:
@@ -34,17 +43,24 @@ def fetch(url: str, name: str, sha256: str | None = None, *, keep: bool = False)
         keep: take the cached copy without asking, where nobody says what it must hash to.
 
     Raises:
-        UserError: the URL does not answer, answers with an error or a web page, or holds a file
-            that does not hash to `sha256`. What was cached before stays.
+        UserError: the URL does not answer, answers with an error or a web page, with more than
+            `received` takes, or with a file that does not hash to `sha256`. What was cached before
+            stays.
     """
     place = cache_folder() / "downloads" / hashlib.sha256(url.encode()).hexdigest()[:16]
     target = place / name
     if target.is_file() and (sha256_of(target) == sha256 if sha256 else keep):
         return target
-    with written_aside(target) as aside, _faults_named(url):
-        _download(url, aside)
+    with written_aside(target) as aside:
+        remove_left(target)
+        try:
+            _download(url, aside)
+        except BadAnswer as error:
+            raise UserError(
+                f"{public(url)} {error}; prepare.corpus may also be the path of a local copy"
+            ) from None
         if sha256:
-            check_sha256(url, aside, sha256)
+            check_sha256(public(url), aside, sha256)
     return target
 
 
@@ -66,46 +82,23 @@ def file_name(url: str) -> str:
         UserError: it is no URL.
     """
     last = unquote(split_url(url).path).rstrip("/").rsplit("/", 1)[-1]
-    return re.sub(r"[^\w.-]", "_", last).lstrip(".")[-100:] or "index"
+    safe = re.sub(r"[^\w.-]", "_", last).encode()[-LONGEST:].decode(errors="ignore")
+    return safe.lstrip(".") or "index"
 
 
 def _download(url: str, target: Path) -> None:
-    # identity: the bytes as they are stored, so that a .gz stays one and digests are the file's
-    headers = {"User-Agent": "lossbook", "Accept-Encoding": "identity"}
-    with requests.get(url, stream=True, timeout=TIMEOUT, headers=headers) as response:
+    with ask(url, TIMEOUT) as response:
         if response.status_code != requests.codes.ok:
-            raise _failed(url, f"answered {response.status_code} {response.reason}".rstrip())
-        _refuse_html(url, response)
-        size = int(response.headers.get("Content-Length") or 0) or None
-        bar = Progress(size, f"fetch {public(url)}", unit="byte", speed=True)
+            raise BadAnswer(f"answered {status_of(response)}")
+        if response.headers.get("Content-Type", "").startswith(("text/html", "application/xhtml")):
+            raise BadAnswer(WEB_PAGE)
+        bar = Progress(content_length(response), f"fetch {public(url)}", unit="byte", speed=True)
+        beginning = b""
         with bar, open(target, "wb") as file:
-            for block in response.iter_content(BLOCK):
-                if not file.tell() and HTML.match(block):
-                    raise _web_page(url)
+            for block in received(response, TIMEOUT[1]):
+                if len(beginning) < BEGINNING:
+                    beginning += block[:BEGINNING]
+                    if HTML.match(beginning):
+                        raise BadAnswer(WEB_PAGE)
                 file.write(block)
                 bar.advance(len(block))
-
-
-def _refuse_html(url: str, response: requests.Response) -> None:
-    if response.headers.get("Content-Type", "").startswith(("text/html", "application/xhtml")):
-        raise _web_page(url)
-
-
-@contextmanager
-def _faults_named(url: str) -> Iterator[None]:
-    try:
-        yield
-    except requests.exceptions.Timeout:
-        raise _failed(url, "does not answer") from None
-    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema):
-        raise _failed(url, "is not a valid URL") from None
-    except requests.RequestException as error:
-        raise _failed(url, f"cannot be fetched ({reason_of(error)})") from None
-
-
-def _failed(url: str, what: str) -> UserError:
-    return UserError(f"{public(url)} {what}; prepare.corpus may also be the path of a local copy")
-
-
-def _web_page(url: str) -> UserError:
-    return _failed(url, "is a web page, not a text file")

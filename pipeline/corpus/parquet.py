@@ -2,10 +2,11 @@
 
 The columns are the strings `id`, `title`, `source` and `text`, one row a document. A document of
 more than `documents.PART` characters goes on in the next rows, with the same id and source, so
-that neither writing nor reading ever holds more than some parts. `_meta.json` is written last:
-where it stands, the corpus is whole. What was left out stands in `_left_out.jsonl`, if anything
-was. `_meta.json` also says of each row group how many characters it holds and whether its first
-row continues the document before it, so that groups can be read apart.
+that neither writing nor reading ever holds more than some parts. What was left out stands in
+`_left_out.jsonl`, if anything was. `_meta.json` also says of each row group how many characters it
+holds and whether its first row continues the document before it, so that groups can be read apart.
+The digests of all of them (`system.checksums`) are written last: where they stand, the corpus is
+whole. They are checked before anything is read.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -27,12 +29,16 @@ from pipeline.corpus.statistics import TextStatistics
 from pipeline.corpus.storage import BLOCK
 from pipeline.errors import UserError
 from pipeline.reports import CorpusStatistics
+from pipeline.system.checksums import check, write_sums
+from pipeline.system.names import Name
 from pipeline.system.records import Record
 
 META = "_meta.json"  # readers of Parquet folders pass over names that begin so
 LEFT_OUT = "_left_out.jsonl"
+LISTED = 100_000  # documents in it; the others are counted alone
 GROUP = 1 << 21  # bytes of text in a row group: what is held while writing, and a worker's part
 SHARD = 1 << 28  # bytes of text in a file
+REMEDY = "`dvc checkout data/corpus` or `dvc repro -f prepare` brings it back"
 
 
 class CorpusRow(NamedTuple):
@@ -54,7 +60,7 @@ class GroupMeta(Record):
 class ShardMeta(Record):
     """A Parquet file; `bytes` are those of its texts."""
 
-    file: str
+    file: Name
     rows: int
     bytes: int
     groups: tuple[GroupMeta, ...]
@@ -114,13 +120,15 @@ class CorpusWriter:
         self.statistics.add(document.title, document.source, first, self.characters - before)
 
     def leave_out(self, document: LeftOut) -> None:
-        """Count a document that is not written, and note it."""
+        """Count a document that is not written, and note it, where there are not `LISTED` yet."""
         self.left_out[document.reason] += 1
+        if self.left_out.total() > LISTED:
+            return
         with open(self._folder / LEFT_OUT, "a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(asdict(document), ensure_ascii=False) + "\n")
 
     def close(self, name: str) -> CorpusMeta:
-        """Write the waiting rows and `_meta.json`; return what that holds."""
+        """Write the waiting rows, `_meta.json` and all digests; return what `_meta.json` holds."""
         self._flush()
         self._end_shard()
         meta = CorpusMeta(
@@ -134,6 +142,7 @@ class CorpusWriter:
             statistics=self.statistics.report(),
         )
         meta.write(self._folder / META)
+        write_sums(self._folder)
         return meta
 
     def _append(self, row: CorpusRow) -> None:
@@ -161,6 +170,7 @@ class CorpusWriter:
                 compression="zstd",
                 use_dictionary=False,
                 write_statistics=False,
+                write_page_checksum=True,
             )
         self._file.write_table(table)
         characters = sum(len(row.text) for row in self._rows)
@@ -203,25 +213,34 @@ class Corpus:
         Raises:
             UserError: it is missing or damaged.
         """
-        return cls(folder, CorpusMeta.read(folder / META))
+        meta = CorpusMeta.read(folder / META, REMEDY)
+        check(folder / META, REMEDY)
+        return cls(folder, meta)
 
     def left_out(self) -> Iterator[dict[str, str]]:
         """What was left out, as rows of `source`, `title`, `reason` and `detail`."""
         path = self.folder / LEFT_OUT
         if path.exists():
+            check(path, REMEDY)
             with open(path, encoding="utf-8") as lines:
                 yield from map(json.loads, lines)
 
+    @cached_property
     def groups(self) -> list[Group]:
-        """Every row group in order: what may be read apart."""
+        """Every row group in order: what may be read apart.
+
+        Raises:
+            UserError: a shard is missing or damaged.
+        """
         groups: list[Group] = []
         start = 0
         for shard in self.meta.shards:
-            path = str(self.folder / shard.file)
+            path = self.folder / shard.file
+            check(path, REMEDY)
             for number, group in enumerate(shard.groups):
                 if groups:
                     groups[-1] = groups[-1]._replace(ends=not group.continued)
-                groups.append(Group(path, number, start, ends=True))
+                groups.append(Group(str(path), number, start, ends=True))
                 start += group.characters
         return groups
 
@@ -231,12 +250,12 @@ class Corpus:
         Raises:
             UserError: a shard is missing or damaged.
         """
-        for group in self.groups():
+        for group in self.groups:
             yield from group.rows()
 
     def ids(self) -> Iterator[str]:
         """The id of every row, without reading the texts; raises as `rows` does."""
-        for group in self.groups():
+        for group in self.groups:
             for (name,) in group.read(["id"]):
                 yield name
 
@@ -264,12 +283,12 @@ class Group(NamedTuple):
     def read(self, columns: list[str]) -> Iterator[tuple[str, ...]]:
         """The cells of these columns, row by row."""
         try:
-            file = pq.ParquetFile(self.path, buffer_size=BLOCK, pre_buffer=False)
+            file = pq.ParquetFile(
+                self.path, buffer_size=BLOCK, pre_buffer=False, page_checksum_verification=True
+            )
             cells = file.read_row_group(self.number, columns=columns).columns
             for row in zip(*cells, strict=True):
                 yield tuple(cell.as_py() for cell in row)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             reason = " ".join(str(error).split())
-            raise UserError(
-                f"{self.path}: not readable ({reason}); `dvc repro -f prepare` writes it anew"
-            ) from None
+            raise UserError(f"{self.path}: not readable ({reason}); {REMEDY}") from None

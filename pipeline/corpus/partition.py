@@ -8,16 +8,15 @@ same for any parts and any number of workers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.corpus.documents import Document, Faulty
-from pipeline.corpus.readers import Span, read_documents
+from pipeline.corpus.readers import PARQUET_FAULTS, Span, read_documents
 from pipeline.corpus.storage import BLOCK, BadDocument, File, opened
 from pipeline.corpus.workers import Workers
 from pipeline.system.progress import Advance
@@ -26,6 +25,8 @@ WHOLE = 1 << 25  # bytes of a corpus that is not worth any workers
 PART = 1 << 23  # bytes of files that a worker reads at once
 UNPACKED = 4  # how much larger a packed file is inside, roughly
 GROUP = 1 << 26  # bytes of the largest row group that is handed back whole
+
+Reader = Callable[..., Iterator[Document | Faulty]]  # `read_documents` with its settings
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,20 @@ class Part:
 
 
 def read_files(
-    files: list[File], text_field: str, workers: Workers, progress: Advance
+    files: list[File],
+    text_field: str,
+    workers: Workers,
+    progress: Advance,
+    *,
+    separator: str | None = None,
 ) -> Iterator[Document | Faulty]:
-    """The documents of all files, in order; `progress` gets the bytes of files that are read."""
+    """The documents of all files, in order.
+
+    Args:
+        progress: gets the bytes of files that are read.
+        separator: between the documents of a plain-text file; None: each file is one.
+    """
+    read = partial(read_documents, text_field=text_field, separator=separator)
     if sum(file.size for file in files) <= WHOLE:
         parts: Iterable[Part] = [Part([Span(file)], file.size, streamed=True) for file in files]
     else:
@@ -48,9 +60,9 @@ def read_files(
     for streamed, group in groupby(parts, key=lambda part: part.streamed):
         if streamed:
             for part in group:
-                yield from _streamed(part.spans[0], text_field, progress)
+                yield from _streamed(part.spans[0], read, progress)
         else:
-            yield from _worked(group, text_field, workers, progress)
+            yield from _worked(group, read, workers, progress)
 
 
 def cut(files: list[File]) -> Iterator[Part]:
@@ -71,11 +83,9 @@ def cut(files: list[File]) -> Iterator[Part]:
         yield Part(run, size)
 
 
-def read_part(part: Part, text_field: str) -> tuple[Part, list[list[Document | Faulty]]]:
+def read_part(part: Part, read: Reader) -> tuple[Part, list[list[Document | Faulty]]]:
     """Everything that the part's spans hold; done by a worker. Each span has its rows counted."""
-    documents = [
-        [_whole(document) for document in read_documents(span, text_field)] for span in part.spans
-    ]
+    documents = [[_whole(document) for document in read(span)] for span in part.spans]
     return part, documents
 
 
@@ -112,12 +122,12 @@ def _group_sizes(file: File) -> list[int]:
     with opened(file) as stream:
         try:
             metadata = pq.ParquetFile(stream, buffer_size=BLOCK, pre_buffer=False).metadata
-        except pa.ArrowException as error:
+        except PARQUET_FAULTS as error:
             raise BadDocument("unreadable", str(error)) from None
         return [metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups)]
 
 
-def _streamed(span: Span, text_field: str, progress: Advance) -> Iterator[Document | Faulty]:
+def _streamed(span: Span, read: Reader, progress: Advance) -> Iterator[Document | Faulty]:
     """A file's documents as they are read; in the end, all of its bytes are counted, once."""
     seen = 0
 
@@ -127,15 +137,15 @@ def _streamed(span: Span, text_field: str, progress: Advance) -> Iterator[Docume
         seen += count
         progress(count)
 
-    yield from read_documents(span, text_field, advance)
+    yield from read(span, progress=advance)
     advance(span.file.size)
 
 
 def _worked(
-    parts: Iterable[Part], text_field: str, workers: Workers, progress: Advance
+    parts: Iterable[Part], read: Reader, workers: Workers, progress: Advance
 ) -> Iterator[Document | Faulty]:
     before = 0  # rows of this file in the spans before
-    for part, found in workers.in_order(partial(read_part, text_field=text_field), parts):
+    for part, found in workers.in_order(partial(read_part, read=read), parts):
         for span, documents in zip(part.spans, found, strict=True):
             if span.start == 0:
                 before = 0

@@ -9,6 +9,7 @@ from fsspec.core import has_magic, url_to_fs
 from pipeline.corpus.storage import File, suffix_of
 from pipeline.errors import UserError
 from pipeline.system.http import public
+from pipeline.system.text import printable
 
 
 def remote_files(url: str, suffixes: tuple[str, ...]) -> list[File]:
@@ -39,5 +40,7 @@ def remote_files(url: str, suffixes: tuple[str, ...]) -> list[File]:
         if name == card or hidden:
             continue
         if about["type"] == "file" and suffix_of(name) in suffixes:
-            files.append(File(system.unstrip_protocol(path), name, about["size"] or 0))
+            files.append(
+                File(system.unstrip_protocol(path), printable(name, keep=""), about["size"] or 0)
+            )
     return sorted(files, key=lambda file: file.name)

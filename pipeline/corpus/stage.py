@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.corpus.corpora import find, prepare
+from pipeline.numbers import counted
 from pipeline.params import load_params
 from pipeline.system.progress import Progress
 
@@ -24,6 +25,8 @@ def run(params: Path, corpus: Path, report: Path, notify: Callable[[str], None])
     with Progress(total, "prepare", unit="byte", speed=True) as bar:
         facts = prepare(settings, corpus, source=source, progress=bar.advance)
     facts.write(report)
-    notify(f"{facts.corpus}: {facts.documents:,} documents, {facts.bytes:,} bytes")
+    notify(
+        f"{facts.corpus}: {counted(facts.documents, 'document')}, {counted(facts.bytes, 'byte')}"
+    )
     for reason, documents in facts.skipped.items():
         notify(f"left out: {documents:,} {reason}")

@@ -22,8 +22,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from pipeline.errors import UserError
+from pipeline.system.text import quoted
 
 if TYPE_CHECKING:  # Dask takes a second to import, and threads need none
     from distributed import Client
@@ -125,12 +127,13 @@ def _client(scheduler: str) -> Iterator[Client]:
     from distributed import Client, LocalCluster
 
     if scheduler != "processes":
+        _check_address(scheduler)
         try:
             client = Client(scheduler, timeout=CONNECT, set_as_default=False)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"prepare.scheduler: no Dask scheduler answers at {scheduler} "
-                f"({type(error).__name__}); `dask scheduler` starts one"
+                f"({type(error).__name__}); `dask scheduler --host ADDRESS` starts one"
             ) from None
         with client:
             yield client
@@ -149,6 +152,24 @@ def _client(scheduler: str) -> Iterator[Client]:
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+def _check_address(address: str) -> None:
+    """Refuse what Dask would try for ever.
+
+    Raises:
+        UserError: it has no host that can be one, or no port.
+    """
+    try:
+        parts = urlsplit(address)
+        host, port = (parts.hostname or "").encode("idna"), parts.port
+    except ValueError:
+        host, port = b"", None
+    if not host or len(host) > 253 or port is None:
+        raise UserError(
+            f"prepare.scheduler: {quoted(address)} must be the address of a Dask scheduler, "
+            "such as tcp://10.0.0.5:8786"
+        )
 
 
 def cores() -> int:

@@ -59,7 +59,8 @@ class Parallel:
         """
         gradients = [p.grad for p in self.master.parameters() if p.grad is not None]
         rows = [vector_norm(gradient, dim=-1) for gradient in gradients]
-        return vector_norm(torch.stack([vector_norm(each) for each in rows]))
+        norm: Tensor = vector_norm(torch.stack([vector_norm(each) for each in rows]))
+        return norm
 
     def weights(self, *, copy: bool = True) -> dict[str, Tensor]:
         """All weights on the CPU, for rank 0; nothing for the others.

@@ -17,7 +17,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -40,6 +39,7 @@ from torch.multiprocessing.spawn import (
 from pipeline.distributed.rendezvous import TIMEOUT, RankLost, Rendezvous, process_group
 from pipeline.distributed.world import World
 from pipeline.system.process import end_with_parent
+from pipeline.system.progress import say
 
 HOST = "127.0.0.1"
 # It warns of each process that it ends because another one has ended.
@@ -195,7 +195,7 @@ def _describe(error: ProcessException, size: int) -> str:
     kind, _, message = trace.splitlines()[-1].partition(": ")
     if kind.startswith("pipeline."):  # a UserError, in a sentence
         return f"{rank}: {message}"
-    print(trace, file=sys.stderr)
+    say(trace, keep="\n\t")
     return f"{rank} failed ({kind}: {message})"
 
 

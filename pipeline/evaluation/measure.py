@@ -14,8 +14,10 @@ from pipeline.generation.decode import generate
 from pipeline.generation.sampling import Sampling
 from pipeline.model.gpt import GPT
 from pipeline.model.perplexity import measure, window_losses
+from pipeline.numbers import counted
 from pipeline.params import Compare
 from pipeline.reports import PromptCompletion, SplitLosses, TokenLossesReport
+from pipeline.system.markdown import inline
 from pipeline.tokens.tokenizer import encode
 from pipeline.tokens.windows import Windows
 
@@ -47,13 +49,13 @@ class Splits:
 
     @property
     def corpus_sha256(self) -> str:
-        return str(self.val.tokens.meta["corpus_sha256"])
+        return self.val.tokens.meta.corpus_sha256
 
     def __str__(self) -> str:
         """What they hold, in Markdown."""
         return (
-            f"**{self.val.tokens.meta['corpus']}**: {len(self.train):,} training and "
-            f"{len(self.val):,} validation windows of {self.context_length} tokens"
+            f"**{inline(self.val.tokens.meta.corpus)}**: {len(self.train):,} training and "
+            f"{counted(len(self.val), 'validation window')} of {self.context_length} tokens"
         )
 
 

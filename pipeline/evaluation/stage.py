@@ -13,6 +13,7 @@ from pipeline.model.gpt import GPT
 from pipeline.model.runtime import choose_runtime
 from pipeline.model.saved import load_config, load_model
 from pipeline.model.start import Start
+from pipeline.numbers import shown
 from pipeline.params import Gpt2, Params, load_params
 from pipeline.reports import (
     BaselineReport,
@@ -122,8 +123,8 @@ def losses_table(measured: Mapping[str, Measurement]) -> str:
     for version, measurement in measured.items():
         train, val = measurement.losses.train, measurement.losses.val
         lines.append(
-            f"| {version} | {train.loss:.3f} | {val.loss:.3f} | {val.perplexity:,.1f} "
-            f"| {val.bits_per_byte:.3f} |"
+            f"| {version} | {shown(train.loss)} | {shown(val.loss)} | {shown(val.perplexity, 1)} "
+            f"| {shown(val.bits_per_byte)} |"
         )
     return "\n".join(lines)
 

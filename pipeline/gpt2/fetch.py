@@ -11,7 +11,6 @@ Two processes that want the same size take turns: the second finds what the firs
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -34,7 +33,7 @@ from pipeline.params import Gpt2
 from pipeline.reports import WeightsReport
 from pipeline.system.files import sha256_of
 from pipeline.system.http import public
-from pipeline.system.progress import Progress
+from pipeline.system.progress import Progress, say
 
 MEGABYTE = 10**6
 LARGE = 16 * MEGABYTE  # a file that is worth a bar, and a look at its index beforehand
@@ -143,7 +142,7 @@ def _locked(location: Location) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            _notify(f"GPT-2 {location.size}: another process is fetching it; waiting")
+            say(f"GPT-2 {location.size}: another process is fetching it; waiting")
             lock.acquire()
     except OSError as error:
         raise Unavailable(f"Lossbook's cache cannot be written: {error.strerror}") from None
@@ -161,7 +160,7 @@ def _make_whole(
         return _from_folder(location, record, verify)
     changed = [name for name in location.files if record.knows(name) and not record.holds(name)]
     for name in changed:
-        _notify(f"GPT-2 {location.size}: {name} is not what was fetched; fetching it again")
+        say(f"GPT-2 {location.size}: {name} is not what was fetched; fetching it again")
     record.forget(changed)
     if location.source == "huggingface":
         return _from_hub(location, record, verify)
@@ -258,7 +257,7 @@ def _check(location: Location, record: FileRecord, verify: Verify, data: bool) -
     right before. Where the data is small, its index was not looked at alone: both are forgotten.
     """
     if data:
-        _notify(f"GPT-2 {location.size}: reading the weights through")
+        say(f"GPT-2 {location.size}: reading the weights through")
     try:
         verify(location.layout, location.folder, data)
     except Unavailable:
@@ -322,7 +321,3 @@ class _Meter(ExitStack):
             self._bar = self.enter_context(bar)
         if done != self._bar.done:
             self._bar.advance(done - self._bar.done)
-
-
-def _notify(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from pydantic import Field
 from safetensors import SafetensorError, safe_open
 
 from pipeline.errors import UserError
@@ -22,13 +21,9 @@ from pipeline.model.gpt import GPT, GPTConfig
 from pipeline.model.saved import load_model, save_config, save_weights
 from pipeline.model.tensors import check_finite
 from pipeline.params import Gpt2
-from pipeline.system.digest_cache import digest_of
-from pipeline.system.files import folder_aside, sha256_of
-from pipeline.system.names import Name
-from pipeline.system.records import Record
+from pipeline.system.checksums import SUMS, write_sums
+from pipeline.system.files import folder_aside
 from pipeline.system.text import quoted
-
-KEPT = "kept.json"
 
 
 def load_gpt2(size: str, settings: Gpt2 | None = None, dtype: torch.dtype = torch.float32) -> GPT:
@@ -82,20 +77,13 @@ def load_kept(size: str, settings: Gpt2) -> GPT:
     files = {name: file.model_dump() for name, file in record.digests().items()}
     digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
     copy = location.record.with_name(f"{location.record.stem}-{digest}")
-    with suppress(UserError, OSError):
-        kept = KeptFiles.read(copy / KEPT)
-        if kept.sha256 == {name: digest_of(copy / name) for name in kept.sha256}:
+    if (copy / SUMS).exists():  # which reading compares its files with
+        with suppress(UserError):
             return load_model(copy)
     model = read(location)
     with suppress(OSError):  # a full disk: without a copy, then
         _keep(model, copy)
     return model
-
-
-class KeptFiles(Record):
-    """The digests of a kept copy's files, by name."""
-
-    sha256: dict[Name, str] = Field(min_length=2)
 
 
 def _keep(model: GPT, copy: Path) -> None:
@@ -106,8 +94,7 @@ def _keep(model: GPT, copy: Path) -> None:
     with folder_aside(copy) as aside:
         save_config(aside, model.config)
         save_weights(aside, model.state_dict(), "last")
-        files = {path.name: sha256_of(path) for path in aside.iterdir()}
-        KeptFiles(sha256=files).write(aside / KEPT)
+        write_sums(aside)
 
 
 def hparams_of(location: Location) -> Hparams:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.model.gpt import GPT
 from pipeline.model.loss import token_losses
+from pipeline.numbers import perplexity
 from pipeline.reports import Losses
 from pipeline.tokens.windows import Windows
 
@@ -37,9 +38,9 @@ def measure(
     target_bytes = sum(windows.target_bytes(batch) for batch in _batches(chosen, batch_size))
     tokens = len(chosen) * windows.context_length
     loss = nats / tokens
-    return Losses.model_construct(  # unchecked: a training that diverges has no finite loss
+    return Losses(
         loss=loss,
-        perplexity=math.exp(loss) if loss < 700 else math.inf,
+        perplexity=perplexity(loss),
         bits_per_byte=nats / math.log(2) / max(target_bytes, 1),
         tokens=tokens,
         windows=len(chosen),

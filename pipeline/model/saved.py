@@ -1,6 +1,7 @@
 """A model's folder: `config.json`, and state dicts that `torch.load(weights_only=True)` reads.
 
-`model.pth` holds the last weights, `best.pth` those of the lowest validation loss.
+`model.pth` holds the last weights, `best.pth` those of the lowest validation loss. A training
+leaves digests of them (`system.checksums`), which are checked before weights are read.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.model.gpt import GPT, GPTConfig, meta_model
 from pipeline.model.tensors import WEIGHTS, checked, load_pth
+from pipeline.system.checksums import check_where_known
 from pipeline.system.files import write_json, written_aside
 from pipeline.system.records import Blocks, Dimension, Record
 from pipeline.system.text import quoted
@@ -25,6 +27,7 @@ from pipeline.system.text import quoted
 Weights = Literal["best", "last"]
 FILES: dict[Weights, str] = {"best": "best.pth", "last": "model.pth"}
 OPTIMIZER = "optimizer.pth"
+REMEDY = "`dvc checkout` brings back what DVC keeps, `dvc repro -f train` trains again"
 
 
 def save_config(folder: Path, config: GPTConfig) -> None:
@@ -127,7 +130,9 @@ def load_config(folder: Path) -> GPTConfig:
     Raises:
         UserError: it is missing, its keys are not GPTConfig's, or a value cannot be right.
     """
-    return GPTConfig(**ConfigFile.read(folder / "config.json", remedy="").model_dump())
+    path = folder / "config.json"
+    check_where_known(path, REMEDY)
+    return GPTConfig(**ConfigFile.read(path, remedy="").model_dump())
 
 
 def load_model(folder: Path, which: Weights = "last") -> GPT:
@@ -140,6 +145,7 @@ def load_model(folder: Path, which: Weights = "last") -> GPT:
         UserError: as `load_config`, `load_pth` and `model_of`.
     """
     path = folder / FILES[which]
+    check_where_known(path, REMEDY)
     return model_of(load_config(folder), load_pth(path, mmap=True), path)
 
 

@@ -11,7 +11,9 @@ import torch
 from pipeline.errors import UserError
 from pipeline.model.gpt import GPT, GPTConfig, initialise, meta_model
 from pipeline.model.runtime import derive_seed
+from pipeline.model.saved import REMEDY
 from pipeline.params import Model
+from pipeline.system.checksums import check_where_known
 from pipeline.system.records import Record
 
 START = "start.json"
@@ -29,6 +31,7 @@ class Start(Record):
 
     @classmethod
     def load(cls, folder: Path) -> Start:
+        check_where_known(folder / START, REMEDY)
         return cls.read(folder / START)
 
 

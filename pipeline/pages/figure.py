@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 
 from markupsafe import Markup, escape
 
-from pipeline.plots.style import NARROW, WIDE
+from pipeline.plots.style import NARROW, WIDE, in_tags
+from pipeline.system.text import printable
 
 Draw = Callable[[Path, tuple[float, float]], None]
 
@@ -59,9 +60,10 @@ def _svgs(number: int, figure: Figure) -> Markup:
 
 def inline(svg: str, prefix: str, css_class: str, alt: str) -> Markup:
     """An SVG element of ours as part of a page: named for readers, its ids its own."""
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
-    svg = svg.replace("xlink:href", "href")
-    svg = re.sub(r'\bid="', f'id="{prefix}', svg)
-    svg = re.sub(r"url\(#|href=\"#", lambda match: match[0] + prefix, svg)
-    label = f'<svg class="{css_class}" role="img" aria-label="{escape(alt)}"'
-    return Markup(svg.replace("<svg", label, 1))
+
+    def changed(tag: str) -> str:
+        tag = re.sub(r' xmlns(:\w+)?="[^"]*"', "", tag).replace("xlink:href", "href")
+        return re.sub(r"\bid=\"|url\(#|href=\"#", lambda match: match[0] + prefix, tag)
+
+    label = f'<svg class="{css_class}" role="img" aria-label="{escape(printable(alt))}"'
+    return Markup(in_tags(svg, changed).replace("<svg", label, 1))

@@ -2,23 +2,22 @@
 
 The scale is sequential, one step per nat from 0 to 10 and more, pale to strong in the light theme
 and dark to glowing in the dark one; the text on every step keeps a contrast of 4.5:1 and more.
-What is white or has no shape of its own (a newline, a control character) is shown by a sign.
+Newlines, tabs and control characters are shown, as `pipeline.system.text` shows them.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from pipeline.numbers import shown
+from pipeline.system.text import signed
+
 STEPS = 11
 LIGHT = ("#fdfcfa", "#fde7bd", "#f6b26b", "#dd6b3d")
 DARK = ("#16181d", "#3a2a20", "#6b3c1c", "#9c4a1f")
-
-_SIGNS = {code: chr(0x2400 + code) for code in range(0x20)}  # the control pictures: NUL is ␀
-_SIGNS |= {0x7F: "␡", ord("\t"): "⇥", ord("\n"): "↵"}
 
 
 @dataclass(frozen=True)
@@ -84,32 +83,18 @@ def shade(spans: Iterable[TextSpan], model: int) -> Markup:
     elements, text = [], ""
     for span in spans:
         nats = span.losses[model]
-        title = f"{nats:.2f}" if span.tokens == 1 else f"{nats:.2f} over {span.tokens} tokens"
+        title = shown(nats, 2) + (f" over {span.tokens} tokens" if span.tokens > 1 else "")
         text = span.text
-        shown = escape(text.translate(_SIGNS))
-        elements.append(f'<span class="l{step(nats / span.tokens)}" title="{title}">{shown}</span>')
+        shade_class = f"l{step(nats / span.tokens)}"
+        elements.append(
+            f'<span class="{shade_class}" title="{title}">{escape(signed(text))}</span>'
+        )
     return Markup("".join(elements) + ("\n" if text.endswith("\n") else ""))
 
 
 def step(nats: float) -> int:
-    """The step of the scale: whole nats, 10 for 10 and more."""
-    return min(max(int(nats), 0), STEPS - 1)
-
-
-def running(text: str) -> str:
-    """Text in one paragraph, control characters shown by their signs, newlines by ↵ and a blank."""
-    return flowing(text).strip()
-
-
-def flowing(text: str) -> str:
-    """The same for a piece of a text, whose outer blanks are the text's."""
-    signed = re.sub(r"\n+", lambda breaks: "↵" * len(breaks[0]) + " ", text)
-    return signed.translate(_SIGNS)
-
-
-def visible(token: str) -> str:
-    """A token with its blanks and control characters made visible."""
-    return token.replace(" ", "␣").translate(_SIGNS)
+    """The step of the scale: whole nats, 10 for 10 and more, and for NaN."""
+    return max(int(nats), 0) if nats < STEPS - 1 else STEPS - 1
 
 
 def scale(stops: Sequence[str]) -> list[str]:

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from pandas import DataFrame
 
-from pipeline.plots.style import COLOURS, WIDE, compact, drawing, label_ends
+from pipeline.numbers import shown
+from pipeline.plots.style import COLOURS, WIDE, compact, drawing, finite, label_ends
 
 
 def loss_curves(
@@ -27,7 +28,7 @@ def loss_curves(
 
     Args:
         history: the columns `tokens_seen`, `train_loss` and `val_loss` (nats per token), one
-            row per evaluation; a loss that is NaN leaves a gap.
+            row per evaluation; a loss that is NaN or infinite leaves a gap.
         path: `.png` or `.svg`.
         tokens_per_epoch: tokens that one pass over the training windows sees.
         references: other models' validation losses, as level lines with their names.
@@ -38,7 +39,7 @@ def loss_curves(
         epochs = history["tokens_seen"].to_numpy(dtype=float) / tokens_per_epoch
         ends = []
         for column, name in (("train_loss", "training"), ("val_loss", "validation")):
-            loss = history[column].to_numpy(dtype=float)
+            loss = finite(history[column])
             known = loss[~np.isnan(loss)]
             marker = "o" if len(known) < 3 else None  # a line of one point cannot be seen
             axes.plot(epochs, loss, color=COLOURS[name], marker=marker, clip_on=False, zorder=3)
@@ -49,7 +50,7 @@ def loss_curves(
             ends.append((level, name, COLOURS["gpt2"]))
         axes.set_xlim(0.0, float(epochs.max(initial=0.0)) or 1.0)
         _fit_losses(axes)
-        _mark_best(axes, epochs, history["val_loss"].to_numpy(dtype=float))
+        _mark_best(axes, epochs, finite(history["val_loss"]))
         label_ends(axes, ends)
         axes.set(xlabel="epochs", ylabel="loss, nats per token", title=title)
         _tokens_on_top(axes, tokens_per_epoch)
@@ -76,7 +77,7 @@ def _mark_best(axes: Axes, epochs: Any, loss: Any) -> None:
     side = "left" if where < 0.15 else "right" if where > 0.85 else "center"
     above = y < 0.85 * axes.get_ylim()[1]
     axes.annotate(
-        f"best {y:.2f}, epoch {round(x, 1):g}",
+        f"best {shown(y, 2)}, epoch {round(x, 1):g}",
         (x, y),
         xytext=({"left": 10, "center": 0, "right": -6}[side], 12 if above else -12),
         textcoords="offset points",

@@ -3,25 +3,36 @@
 One style for all of them. A path that ends in `.png` gets a picture for README and MLflow; one
 that ends in `.svg` gets a drawing for a page: its text takes the page's font and its colours are
 CSS variables (`--plot-ink` and so on, with the light theme's value as the fallback), so that it
-follows light and dark. Equal numbers give equal bytes: nothing of the user's matplotlibrc, the
-fonts of the machine or the clock goes in.
+follows light and dark. Equal numbers give equal bytes: nothing of the user's matplotlibrc or the
+clock goes in, and of the machine's fonts only what a `.png` needs for letters that matplotlib's own
+font lacks (Chinese, Hindi); where no font has them, they are shown as `\\u6c34`.
+
+No text is markup: dollars do not begin mathematics, and control characters are escapes.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 import re
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager, get_font
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from numpy.typing import ArrayLike, NDArray
 
 from pipeline.system.files import written_aside
+from pipeline.system.text import printable, shortened
 
 # Each at least 4.5:1 on white where it colours text; distinct with any colour vision.
 COLOURS = {
@@ -36,12 +47,25 @@ COLOURS = {
     "ochre": "#8a6a00",
     "pink": "#a8336f",
 }
+FONT = "DejaVu Sans"  # matplotlib's own, so the same everywhere
+# Where the usual systems have the letters that it lacks: Linux, macOS, Windows.
+MORE_FONTS = (
+    *(f"Noto Sans CJK {region}" for region in ("SC", "TC", "JP", "KR")),
+    *("Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback"),
+    *("PingFang SC", "Hiragino Sans GB", "Hiragino Sans", "Heiti TC", "Apple SD Gothic Neo"),
+    *("Microsoft YaHei", "SimHei", "Yu Gothic", "MS Gothic", "Malgun Gothic"),
+    *(f"Noto Sans {script}" for script in ("Devanagari", "Bengali", "Tamil", "Thai", "Arabic")),
+    *("Lohit Devanagari", "Kohinoor Devanagari", "Nirmala UI", "Mangal", "Tahoma", "Geeza Pro"),
+    *("Noto Sans", "Arial Unicode MS", "FreeSans", "FreeSerif", "Unifont", "Symbola"),
+)
+LONGEST = 72  # characters of a line; more do not fit
 STYLE: Any = {  # matplotlib types its keys one by one
     "figure.dpi": 100,
     "savefig.dpi": 200,
     "figure.facecolor": COLOURS["paper"],
     "axes.facecolor": COLOURS["paper"],
-    "font.family": "DejaVu Sans",  # matplotlib's own, so the same everywhere
+    "font.family": FONT,
+    "text.parse_math": False,
     "font.size": 10,
     "text.color": COLOURS["ink"],
     "axes.titlesize": 12,
@@ -74,14 +98,74 @@ NARROW = (4.0, 3.6)  # for a phone: the same letters take half the width
 @contextmanager
 def drawing(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
     """Yield a figure in the house style; save it at `path` when the block ends well."""
-    with mpl.rc_context():
+    svg = path.suffix == ".svg"
+    with mpl.rc_context(), _quiet():
         mpl.rcdefaults()  # not the user's matplotlibrc
-        with mpl.rc_context(STYLE):
+        with mpl.rc_context({**STYLE, "font.family": [FONT] if svg else [FONT, *more_fonts()]}):
             figure = Figure(figsize=size, layout="constrained")
             yield figure
-            data = _as_svg(figure) if path.suffix == ".svg" else _as_png(figure)
+            _change_texts(figure, printable if svg else drawable)
+            data = _as_svg(figure) if svg else _as_png(figure)
     with written_aside(path) as aside:
         aside.write_bytes(data)
+
+
+def finite(numbers: ArrayLike) -> NDArray[np.float64]:
+    """The numbers with NaN, which draws nothing, for infinities too: no axis has a place there."""
+    found = np.asarray(numbers, dtype=float)
+    return np.where(np.isfinite(found), found, np.nan)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No word of matplotlib's on fonts: a page has its own, and for a `.png` we have looked."""
+    logger = logging.getLogger("matplotlib.font_manager")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font|constrained_layout")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@lru_cache
+def more_fonts() -> tuple[str, ...]:
+    """Those of `MORE_FONTS` that this machine has."""
+    installed = {font.name for font in fontManager.ttflist}
+    return tuple(name for name in MORE_FONTS if name in installed)
+
+
+@lru_cache(maxsize=1 << 14)
+def _is_drawn(character: str) -> bool:
+    """Whether some font here has it."""
+    paths = (fontManager.findfont(name) for name in (FONT, *more_fonts()))
+    return any(get_font(path).get_char_index(ord(character)) for path in paths)
+
+
+def drawable(text: str) -> str:
+    """The text with escapes for characters that no font here has, and for control characters."""
+    shown = "".join(
+        c if c == "\n" or _is_drawn(c) else c.encode("unicode_escape").decode()
+        for c in printable(text, keep="\n")
+    )
+    return "\n".join(shortened(line, LONGEST) for line in shown.split("\n"))
+
+
+def _change_texts(figure: Figure, change: Callable[[str], str]) -> None:
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_text(change(text.get_text()))
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            formatter = axis.get_major_formatter()
+            if isinstance(formatter, FuncFormatter):  # as for ticks that were given names
+                axis.set_major_formatter(_changed(formatter, change))
+
+
+def _changed(formatter: FuncFormatter, change: Callable[[str], str]) -> FuncFormatter:
+    return FuncFormatter(lambda value, place: change(formatter(value, place)))
 
 
 def size_axis(axes: Axes) -> None:
@@ -138,7 +222,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     heights = clear_of_each_other(axes, [y for y, _, _ in ends])
     for (_, name, colour), y in zip(ends, heights, strict=True):
         axes.annotate(
-            name,
+            shortened(name, 24),
             (1.0, y),
             xycoords=("axes fraction", "data"),
             xytext=(8, 0),
@@ -163,7 +247,15 @@ def _as_svg(figure: Figure) -> bytes:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r" ?<metadata>.*?</metadata>\n| ?<style.*?</style>\n", "", svg, flags=re.S)
     svg = re.sub(r" width=\"[\d.]+pt\" height=\"[\d.]+pt\"", "", svg, count=1)
+    return in_tags(svg, _themed).encode()
+
+
+def in_tags(svg: str, change: Callable[[str], str]) -> str:
+    """The SVG with its tags changed, and its texts as they are."""
+    return re.sub("<[^>]*>", lambda tag: change(tag[0]), svg)
+
+
+def _themed(tag: str) -> str:
     for name, colour in COLOURS.items():
-        svg = svg.replace(colour, f"var(--plot-{name}, {colour})")
-    svg = re.sub(r"font-family: [^;\"]+", "font-family: inherit", svg)
-    return svg.encode()
+        tag = tag.replace(colour, f"var(--plot-{name}, {colour})")
+    return re.sub(r"font-family: [^;\"]+", "font-family: inherit", tag)

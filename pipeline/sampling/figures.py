@@ -10,8 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 
-from pipeline.plots.style import COLOURS, WIDE, drawing
+from pipeline.numbers import shown
+from pipeline.plots.style import COLOURS, WIDE, drawing, finite
 from pipeline.sampling.presentation import Cells, top_k_name
+from pipeline.system.text import shortened, visible
 
 COLUMNS = 3
 PANEL = (3.1, 2.7)  # inches
@@ -77,13 +79,14 @@ def next_token_bars(
             panel.set_title(name, fontsize=10)
             panel.set_ylabel("probability")
             panel.spines["top"].set_visible(False)
-        names = [*map(_visible, tokens), "all others"]
+        names = [*(shortened(visible(token), 24) for token in tokens), "all others"]
         panels[-1].set_xticks(range(len(names)), names)
         panels[-1].tick_params(axis="x", rotation=30)
 
 
 def _heat_map(axes: Axes, name: str, cells: Cells) -> None:
-    values = np.array([[np.nan if c is None else c for c in line] for line in cells], dtype=float)
+    numbers = np.array([[np.nan if c is None else c for c in line] for line in cells], dtype=float)
+    values = finite(numbers)
     ramp = LinearSegmentedColormap.from_list("lossbook", RAMP)
     axes.imshow(values, cmap=ramp, aspect="auto")
     known = values[~np.isnan(values)]
@@ -92,7 +95,7 @@ def _heat_map(axes: Axes, name: str, cells: Cells) -> None:
     for (line, column), value in np.ndenumerate(values):
         strong = spread and value > middle + (known.max() - middle) / 3
         colour = COLOURS["paper"] if strong else COLOURS["ink"]
-        text = "" if np.isnan(value) else _short(float(value))
+        text = "" if cells[line][column] is None else _short(float(numbers[line, column]))
         axes.text(column, line, text, ha="center", va="center", color=colour, fontsize=9)
     axes.set_title(name, fontsize=10)
     axes.grid(visible=False)
@@ -103,17 +106,13 @@ def _heat_map(axes: Axes, name: str, cells: Cells) -> None:
 def _bars(axes: Axes, settings: Mapping[str, Sequence[float]]) -> None:
     width = 0.8 / len(settings)
     colours = [STEPS[i * len(STEPS) // len(settings)] for i in range(len(settings))]
-    for i, (name, probabilities) in enumerate(settings.items()):
+    bars = []
+    for i, probabilities in enumerate(settings.values()):
         places = np.arange(len(probabilities)) + (i - (len(settings) - 1) / 2) * width
-        axes.bar(places, probabilities, width, color=colours[i % len(colours)], label=name)
+        bars.append(axes.bar(places, probabilities, width, color=colours[i % len(colours)]))
     axes.set_ylim(0.0, 1.0)
-    axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper center")
-
-
-def _visible(token: str) -> str:
-    """A token with its blanks visible and its dollar signs escaped, which start mathematics."""
-    return token.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥").replace("$", r"\$")
+    axes.legend(bars, list(settings), frameon=False, fontsize=9, ncols=2, loc="upper center")
 
 
 def _short(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 99.5 else f"{value:.3g}"
+    return f"{value:.3g}" if abs(value) < 99.5 else shown(value, 0)

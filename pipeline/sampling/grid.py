@@ -27,7 +27,7 @@ from pipeline.reports import (
 )
 from pipeline.sampling.memorisation import CopiedSpans, Corpus, find_copies
 from pipeline.sampling.metrics import METRICS, SampleGroup, measure
-from pipeline.tokens.tokenizer import decode, encode
+from pipeline.tokens.tokenizer import decode, encode, token_text
 
 SHOWN_TOKENS = 10  # of the next token's distribution
 
@@ -210,7 +210,7 @@ def _next_token(model: GPT, settings: Settings) -> tuple[NextToken, ...]:
     prompt = encode(settings.prompts[0])
     plain, *shaped = next_token_probabilities(model, prompt, [Sampling(1.0), *samplings])
     ids = plain.topk(min(SHOWN_TOKENS, len(plain))).indices
-    tokens = tuple(decode([token]) for token in ids.tolist())
+    tokens = tuple(map(token_text, ids.tolist()))
     return tuple(
         NextToken(
             filter="temperature" if i < len(by_temperature) else "top_k",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.numbers import counted, shown
 from pipeline.reports import FullSampleReport, SampledText, SettingMetrics
 from pipeline.sampling.figures import next_token_bars, sampling_heat_maps
 from pipeline.sampling.presentation import (
@@ -16,6 +17,8 @@ from pipeline.sampling.presentation import (
     settings_of,
     top_k_name,
 )
+from pipeline.system.markdown import fenced, inline, table
+from pipeline.system.text import running, shortened
 
 
 def draw(report: FullSampleReport, grid: Path, next_token: Path) -> None:
@@ -46,7 +49,7 @@ def _draw_next_token(report: FullSampleReport, path: Path) -> None:
             },
         },
         path,
-        title=f"The next token after “{_on_one_line(report.prompts[0])}”",
+        title=f"The next token after “{shortened(running(report.prompts[0]), 40)}”",
     )
 
 
@@ -60,21 +63,21 @@ def markdown(report: FullSampleReport, grid: str, next_token: str) -> str:
         f"![The next token's distribution]({next_token})",
     ]
     for prompt in report.prompts:
-        parts.append(f"## {_on_one_line(prompt)}")
+        parts.append(f"## {inline(prompt)}")
         for settings, sample in by_text([s for s in report.samples if s.prompt == prompt]):
-            parts += [f"**{settings}** ({_remark(sample)})", _fenced(sample.completion)]
+            parts += [f"**{settings}** ({_remark(sample)})", fenced(sample.completion)]
     return "\n\n".join(parts) + "\n"
 
 
 def _table(grid: Sequence[SettingMetrics]) -> str:
     metrics = measured(grid)
-    lines = [["temperature", "top-k", *(metric.title for metric in metrics)]]
-    lines.append(["---:"] * len(lines[0]))
+    headings = ["temperature", "top-k", *(metric.title for metric in metrics)]
+    rows = []
     for setting in grid:
         found = [setting.metrics.get(metric.name) for metric in metrics]
         numbers = ["" if number is None else f"{number:.3g}" for number in found]
-        lines.append([f"{setting.temperature:g}", top_k_name(setting.top_k), *numbers])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        rows.append([f"{setting.temperature:g}", top_k_name(setting.top_k), *numbers])
+    return table(headings, rows, headings).rstrip()
 
 
 def _longest_copy(samples: Sequence[SampledText]) -> str:
@@ -83,29 +86,17 @@ def _longest_copy(samples: Sequence[SampledText]) -> str:
         return "No sample shares a run of eight tokens or more with the training text."
     return (
         f"The longest passage that stands word for word in the training text, "
-        f"{longest.longest_copy_tokens} tokens, from “{_on_one_line(longest.prompt)}” at "
-        f"{settings_of(longest)}:\n\n{_fenced(longest.longest_copy)}"
+        f"{longest.longest_copy_tokens} tokens, from “{inline(longest.prompt)}” at "
+        f"{settings_of(longest)}:\n\n{fenced(longest.longest_copy)}"
     )
 
 
 def _remark(sample: SampledText) -> str:
     """A completion's length, likelihood and copying."""
-    remark = f"{sample.tokens} tokens, log-probability {sample.mean_log_prob:.2f}"
+    remark = f"{counted(sample.tokens, 'token')}, log-probability {shown(sample.mean_log_prob, 2)}"
     if sample.longest_copy_tokens:
         remark += (
             f", {sample.copied:.0%} copied, {sample.longest_copy_tokens} tokens in a row: "
-            f"“{_on_one_line(sample.longest_copy)}”"
+            f"“{inline(sample.longest_copy)}”"
         )
     return remark
-
-
-def _fenced(text: str) -> str:
-    """A block that shows the text as it is, whatever marks stand in it."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}text\n{text}\n{fence}"
-
-
-def _on_one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pipeline.numbers import perplexity
 from pipeline.sampling.memorisation import CopiedSpans
 
 if TYPE_CHECKING:  # torch comes with it, and the page, which shows the titles, needs none
@@ -116,7 +116,7 @@ def _mean_log_prob(group: SampleGroup) -> float:
 def _gpt2_perplexity(group: SampleGroup) -> float | None:
     if not group.gpt2_nats or not group.tokens:
         return None
-    return math.exp(min(sum(group.gpt2_nats) / group.tokens, 700.0))
+    return perplexity(sum(group.gpt2_nats) / group.tokens)
 
 
 def _length(group: SampleGroup) -> float:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.model.runtime import choose_runtime
 from pipeline.model.saved import load_model
+from pipeline.numbers import counted
 from pipeline.params import Params, Sample, flatten, load_params
 from pipeline.reports import Diversity, FullSampleReport, SampleMetrics
 from pipeline.sampling.grid import Cell, SamplingGrid, sample_grid, tokens_to_draw
@@ -78,8 +79,10 @@ def introduction(settings: Sample) -> str:
     top_k = "all tokens" if settings.top_k is None else f"the {settings.top_k} likeliest tokens"
     grid = len(settings.grid.temperature) * len(settings.grid.top_k)
     return (
-        f"Samples of {settings.max_new_tokens} tokens from {len(settings.prompts)} prompts, at "
-        f"temperature {settings.temperature:g} over {top_k}, and over a grid of {grid} settings."
+        f"Samples of {counted(settings.max_new_tokens, 'token')} from "
+        f"{counted(len(settings.prompts), 'prompt')}, at "
+        f"temperature {settings.temperature:g} over {top_k}, and over a grid of "
+        f"{counted(grid, 'setting')}."
     )
 
 

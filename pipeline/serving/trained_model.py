@@ -8,11 +8,11 @@ changing the section later trains nothing, so it changes no model that is publis
 
 from __future__ import annotations
 
-import math
 from importlib.metadata import version
 from pathlib import Path
 
 from pipeline.model.saved import FILES
+from pipeline.numbers import perplexity
 from pipeline.params import Sample
 from pipeline.reports import HistoryRow
 from pipeline.serving import PARAMS
@@ -31,25 +31,36 @@ def log_saved(
     best: HistoryRow,
     folder: Path,
     name: str,
-) -> None:
+) -> str:
     """Log a file of the folder, which DVC keeps: its digests, no copy.
 
     Args:
         sampling: what a request to the served model leaves out.
         val_windows: what `best` was measured on.
         best: the evaluation that `best.pth` comes from; the lowest loss is champion.
+
+    Returns:
+        The file's SHA-256.
     """
-    if name != FILES["best"]:
+    if name == FILES["best"]:
+        log_best(run, sampling, val_windows, best, folder)
+    else:
         run.log_artifact(folder / name, "model", copy=False, upload=False)
-        return
+    return str(run.state.artifacts[f"model/{name}"]["sha256"])
+
+
+def log_best(
+    run: Run, sampling: Sample, val_windows: Windows, best: HistoryRow, folder: Path
+) -> None:
+    """Log the best weights, and a model of them to be served."""
     run.log_model(
         CODE,
-        folder / name,
+        folder / FILES["best"],
         [folder / "config.json"],
         defaults=served_defaults(sampling),
         metrics={
             "val_loss": best.val_loss,
-            "val_perplexity": math.exp(best.val_loss),
+            "val_perplexity": perplexity(best.val_loss),
             "train_loss": best.train_loss,
             "step": best.step,
             "epoch": best.epoch,
@@ -73,4 +84,4 @@ def measured_on(windows: Windows) -> str:
     """Equal where losses may be compared: the corpus, its split, the windows."""
     meta = windows.tokens.meta
     length = windows.context_length
-    return f"{meta['corpus_sha256']}: {len(windows)} of {length} in {len(windows.tokens)} tokens"
+    return f"{meta.corpus_sha256}: {len(windows)} of {length} in {len(windows.tokens)} tokens"

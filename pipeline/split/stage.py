@@ -11,13 +11,14 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from textwrap import indent
 
 from pipeline.corpus.parquet import Corpus, CorpusMeta
+from pipeline.numbers import counted
 from pipeline.params import Params, flatten, load_params
 from pipeline.plots.lengths import length_histograms
 from pipeline.reports import SplitReport, SplitStatistics
 from pipeline.split.split import split
+from pipeline.system.markdown import blockquote, inline
 from pipeline.system.progress import Progress
 from pipeline.tracking.open_run import Run
 from pipeline.tracking.run import start_run
@@ -35,6 +36,7 @@ def run(
     """
     settings = load_params(params)
     text = Corpus.open(corpus)
+    lines: list[str] = []
     with Progress(text.meta.characters, "split", unit="character", speed=True) as bar:
         facts = split(
             corpus,
@@ -43,10 +45,14 @@ def run(
             settings.split.test_fraction,
             scheduler=settings.prepare.scheduler,
             progress=bar.advance,
+            notify=lines.append,
         )
     facts.write(report)
+    total = sum(counts.tokens for counts in facts.splits.values())
     for name, counts in facts.splits.items():
-        notify(f"{name}: {counts.tokens:,} tokens")
+        notify(f"{name}: {counted(counts.tokens, 'token')}, {counts.tokens / total:.1%}")
+    for line in lines:
+        notify(f"Warning: {line}")
     if text.meta.documents > 1:
         publish(settings, text, facts)
 
@@ -60,7 +66,7 @@ def publish(params: Params, corpus: Corpus, facts: SplitReport) -> None:
         experiment=params.tracking.experiment,
         name=meta.corpus,
         description=(
-            f"The corpus **{meta.corpus}**: {meta.documents:,} documents, "
+            f"The corpus **{inline(meta.corpus)}**: {meta.documents:,} documents, "
             f"{meta.characters:,} characters, "
             f"{sum(counts.tokens for counts in facts.splits.values()):,} tokens."
         ),
@@ -93,8 +99,8 @@ def log_statistics(run: Run, corpus: Corpus, statistics: SplitStatistics) -> Non
     if left_out := list(islice(corpus.left_out(), LISTED)):
         run.log_table(left_out, "left_out.json")
     excerpts = [
-        f"## {excerpt['title']}\n\n{excerpt['source']}\n\n{indent(excerpt['text'], '> ')}\n"
-        for excerpt in texts["excerpts"]
+        f"## {inline(one['title'])}\n\n{inline(one['source'])}\n\n{blockquote(one['text'])}\n"
+        for one in texts["excerpts"]
     ]
     run.log_text("\n".join(excerpts), "excerpts.md")
     lengths = {"characters": texts["characters_a_document"], "tokens": tokens["tokens_a_document"]}

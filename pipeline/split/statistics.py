@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pipeline.corpus.statistics import Lengths
 from pipeline.reports import SplitCounts, SplitStatistics, TokenCount
-from pipeline.tokens.tokenizer import END_OF_TEXT, VOCABULARY, decode
+from pipeline.tokens.tokenizer import END_OF_TEXT, VOCABULARY, token_text
 
 MOST_COMMON = 20
 
@@ -58,7 +58,7 @@ class TokenStatistics:
             bytes_per_token=sum(split.bytes for split in splits) / max(tokens, 1),
             distinct_tokens=int((counts > 0).sum()),
             most_common=tuple(
-                TokenCount(token=token, text=decode([token]), count=int(counts[token]))
+                TokenCount(token=token, text=token_text(token), count=int(counts[token]))
                 for token in order.tolist()
                 if counts[token]
             ),

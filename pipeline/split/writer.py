@@ -1,20 +1,20 @@
 """Tokens on their way to disk: shards of little-endian uint16, and the `meta.json` that lists them.
 
-`pipeline.tokens.windows` reads them. A split's `meta.json` is written last: where it stands, the
-split is whole.
+`pipeline.tokens.windows` reads them. The digests of a split's files are written last: where they
+stand, the split is whole.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.reports import SplitCounts
-from pipeline.system.files import write_json
-from pipeline.tokens.windows import FORMAT, META, TOKEN
+from pipeline.system.checksums import write_sums
+from pipeline.tokens.windows import META, TOKEN, SplitMeta, TokenShard
 
 SHARD = 100_000_000  # tokens: 200 MB
 
@@ -26,7 +26,7 @@ class TokenWriter:
         folder.mkdir()
         self.tokens = self.characters = self.bytes = self.ends = 0
         self._folder = folder
-        self._shards: list[dict[str, Any]] = []
+        self._shards: list[int] = []  # tokens of each
         self._file: BinaryIO | None = None
 
     def write(self, tokens: npt.NDArray[np.uint16], characters: int, size: int, ends: int) -> None:
@@ -36,11 +36,11 @@ class TokenWriter:
         self.bytes += size
         self.ends += ends
         while len(tokens):
-            if self._file is None or self._shards[-1]["tokens"] == SHARD:
+            if self._file is None or self._shards[-1] == SHARD:
                 self._file = self._next_shard()
-            room = SHARD - self._shards[-1]["tokens"]
+            room = SHARD - self._shards[-1]
             self._file.write(tokens[:room].astype(TOKEN, copy=False).tobytes())
-            self._shards[-1]["tokens"] += len(tokens[:room])
+            self._shards[-1] += len(tokens[:room])
             tokens = tokens[room:]
 
     def counts(self) -> SplitCounts:
@@ -51,16 +51,28 @@ class TokenWriter:
             bytes=self.bytes,
         )
 
-    def close(self, split: str, about: dict[str, Any]) -> None:
-        """Write `meta.json`, the mark that the split is whole; `about` is what the corpus is."""
+    def close(self, split: str, corpus: str, corpus_sha256: str) -> None:
+        """Write `meta.json` and the digests."""
         if self._file:
             self._file.close()
-        counts = self.counts().model_dump()
-        meta = {"split": split} | FORMAT | counts | about | {"shards": self._shards}
-        write_json(self._folder / META, meta)
+        SplitMeta(
+            split=split,
+            **dict(self.counts()),
+            corpus=corpus,
+            corpus_sha256=corpus_sha256,
+            shards=tuple(
+                TokenShard(file=_name(number), tokens=tokens)
+                for number, tokens in enumerate(self._shards)
+            ),
+        ).write(self._folder / META)
+        write_sums(self._folder)
 
     def _next_shard(self) -> BinaryIO:
         if self._file:
             self._file.close()
-        self._shards.append({"file": f"{len(self._shards):05d}.bin", "tokens": 0})
-        return open(self._folder / self._shards[-1]["file"], "wb")
+        self._shards.append(0)
+        return open(self._folder / _name(len(self._shards) - 1), "wb")
+
+
+def _name(shard: int) -> str:
+    return f"{shard:05d}.bin"

@@ -16,16 +16,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from pipeline.numbers import shown as shown_number
 from pipeline.plots.style import COLOURS, NARROW, WIDE, compact, drawing
 from pipeline.sweep.conclusion import in_words, short, shown
 from pipeline.sweep.ranking import LARGEST, Setting, Sweep, score
 from pipeline.sweep.selection import Trial
+from pipeline.system.text import running, shortened
 
 SERIES = ("validation", "training", "green", "gpt2", "ochre", "pink")
 MARKERS = "osD^vP"
 ALWAYS_LOG = ("learning_rate", "weight_decay")
 TICKS = 8
 LEGEND_LINE = 0.19  # inches
+LETTER = 0.075  # inches
+HANDLE = 7  # letters that the mark before a name takes
 SETTLED = 0.1  # of the tokens: before, all curves fall from the same height
 
 
@@ -144,7 +148,7 @@ def _panel(axes: Axes, panel: Panel, ylabel: str) -> None:
     _ring_best(axes, panel, place)
     _mark_failed(axes, panel, place)
     _ticks(axes, place, panel.param)
-    axes.set(xlabel=panel.param, ylabel=ylabel)
+    axes.set(xlabel=shortened(panel.param, 60), ylabel=shortened(ylabel, 60))
     axes.spines["top"].set_visible(False)
 
 
@@ -162,7 +166,7 @@ def _line(axes: Axes, line: PanelLine, place: Mapping[str, float], number: int) 
         markersize=7,
         alpha=0.85,
         zorder=5 - rank,
-        label=line.label or None,
+        label=_named(line.label),
         **style,
     )
 
@@ -220,17 +224,20 @@ def _short(value: str) -> str:
     number = _number(value)
     if number and abs(number) < 0.01:
         value = re.sub(r"e([+-])0", r"e\1", f"{number:.2e}").replace(".00e", "e")
-    return value if len(value) <= 14 else f"{value[:13]}…"
+    return shortened(running(value), 14)
 
 
 def _ring_best(axes: Axes, panel: Panel, place: Mapping[str, float]) -> None:
-    """Ring the best mean and write its value."""
+    """Ring the best mean, or those that are equally good, and write its value."""
     scores = panel.lines[0].scores
-    value = min(scores, key=lambda value: _mean(scores[value]))
-    mean = _mean(scores[value])
+    means = {value: _mean(found) for value, found in scores.items()}
+    mean = min(means.values())
+    best = [value for value in means if means[value] == mean]
+    value = best[0]
     axes.plot(
-        [place[value]],
-        [mean],
+        [place[value] for value in best],
+        [mean] * len(best),
+        linestyle="none",
         marker="o",
         markersize=15,
         markerfacecolor="none",
@@ -239,7 +246,7 @@ def _ring_best(axes: Axes, panel: Panel, place: Mapping[str, float]) -> None:
         zorder=5,
     )
     axes.annotate(
-        f"best {mean:.3f}",
+        f"best {shown_number(mean)}",
         (place[value], min(scores[value])),
         xytext=(0, -13),
         textcoords="offset points",
@@ -262,7 +269,7 @@ def _mark_failed(axes: Axes, panel: Panel, place: Mapping[str, float]) -> None:
         markeredgewidth=2,
         color=COLOURS["muted"],
         clip_on=False,
-        label="failed",
+        label=_named("failed"),
         zorder=5,
     )
 
@@ -283,7 +290,7 @@ def _curves(axes: Axes, curves: Sequence[Curve]) -> None:
             linestyle="-" if series is not None else (0, (4, 2)),
             marker="o" if len(curve.points) < 3 else None,
             zorder=4 - 0.1 * min(series, 9) if series is not None else 2,
-            label=None if label in named else label,
+            label=_named("" if label in named else label),
         )
         named.add(label)
     axes.set_ylim(*_settled_range(curves))
@@ -304,6 +311,11 @@ def _settled_range(curves: Sequence[Curve]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
+def _named(label: str) -> str | None:
+    """The label of a line in `_legend`; without the blank, one that begins with `_` is hidden."""
+    return f" {running(label)}" if label else None
+
+
 def _legend(figure: Figure | SubFigure) -> None:
     """A legend below the axes; none where one line needs no name."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -312,10 +324,12 @@ def _legend(figure: Figure | SubFigure) -> None:
     whole = figure.get_figure(root=True)
     assert whole is not None
     width, height = whole.get_size_inches()
-    columns = 3 if width > NARROW[0] else 1
+    names = [shortened(label.strip(), int(width / LETTER) - HANDLE) for label in labels]
+    longest = (max(map(len, names)) + HANDLE) * LETTER
+    columns = max(1, min(3 if width > NARROW[0] else 1, int(width / longest)))
     figure.legend(
         handles,
-        labels,
+        names,
         loc="outside lower left",
         ncols=columns,
         frameon=False,

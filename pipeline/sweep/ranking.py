@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.sweep.selection import Selection, Trial, swept_params
 
 SEED = "seed"
-LARGEST = 1e308  # MLflow keeps an infinity as the largest float
+LARGEST = 1e300  # MLflow keeps an infinity as the largest float; sums of what is near it overflow
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,11 @@ class Sweep:
     @property
     def best(self) -> Setting | None:
         return self.settings[0] if self.settings else None
+
+    @property
+    def ties(self) -> Sequence[Setting]:
+        """The settings whose mean is the lowest: more than one where their losses are equal."""
+        return [setting for setting in self.settings if setting.mean == self.settings[0].mean]
 
     def as_json(self) -> dict[str, Any]:
         """Everything, for machines; numbers that are none are null."""

@@ -7,15 +7,19 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from pipeline.errors import UserError
+from pipeline.numbers import counted
+from pipeline.numbers import shown as shown_number
 from pipeline.pages.figure import Figure, drawn, numbered
-from pipeline.pages.markdown import markdown_line
 from pipeline.pages.template import template
 from pipeline.sweep.conclusion import METRICS, conclusion, in_words, listed, short, shown
 from pipeline.sweep.figures import Panel, curves, draw_curves, draw_panel, draw_sweep, panels
 from pipeline.sweep.ranking import SEED, Setting, Sweep, score, seconds
 from pipeline.sweep.selection import Trial
 from pipeline.system.files import write_text
+from pipeline.system.markdown import inline, table
 
+OURS = b"Lossbook</title>"  # in every page
 TEXTS = frozenset({"run", "experiment", "error", "status", "then failed"})
 
 
@@ -59,16 +63,29 @@ class SweepPage:
 
 
 def write_report(sweep: Sweep, page: SweepPage, folder: Path) -> list[Path]:
-    """Write `sweep.html`, `sweep.md` and, where something can be drawn, `sweep.png`."""
-    files = [folder / "sweep.html", folder / "sweep.md"]
-    picture = folder / "sweep.png"
+    """Write `sweep.html`, `sweep.md` and, where something can be drawn, `sweep.png`.
+
+    Raises:
+        UserError: files of these names are there, and no earlier report's.
+    """
+    html, markdown, picture = (folder / f"sweep.{suffix}" for suffix in ("html", "md", "png"))
+    _refuse_others(html, markdown, picture)
+    has_picture = bool(panels(sweep) or curves(sweep))
+    write_text(html, as_html(page))  # first: by it the others are known as ours
+    write_text(markdown, as_markdown(page, picture.name if has_picture else None))
     picture.unlink(missing_ok=True)
-    if panels(sweep) or curves(sweep):
+    if has_picture:
         draw_sweep(panels(sweep), curves(sweep), picture, ylabel=axis(sweep))
-        files.append(picture)
-    write_text(files[1], as_markdown(page, picture.name if picture in files else None))
-    write_text(files[0], as_html(page))
-    return files
+    return [html, markdown, picture] if has_picture else [html, markdown]
+
+
+def _refuse_others(html: Path, *others: Path) -> None:
+    there = [path for path in (html, *others) if path.exists()]
+    if there and not (html.is_file() and OURS in html.read_bytes()):
+        raise UserError(
+            f"{there[0]}: `lossbook sweep` did not write it and would replace it; --reports names "
+            "another folder"
+        )
 
 
 def make_page(sweep: Sweep) -> SweepPage:
@@ -105,15 +122,16 @@ def settings_table(sweep: Sweep) -> SweepTable:
     headings = ["", *map(short, sweep.swept), measure, "± over seeds", "lowest", "seeds"]
     headings += ["best at epoch", "last validation", "last training"]
     rows = []
-    for rank, setting in enumerate(sweep.settings, start=1):
-        spread = "" if setting.spread is None else f"{setting.spread:.4f}"
+    means = [setting.mean for setting in sweep.settings]
+    for setting in sweep.settings:
+        spread = "" if setting.spread is None else shown_number(setting.spread, 4)
         rows.append(
             [
-                str(rank),
+                str(1 + means.index(setting.mean)),  # equal means share a place
                 *(shown(setting.values[key]) for key in sweep.swept),
-                f"{setting.mean:.4f}",
+                shown_number(setting.mean, 4),
                 spread,
-                f"{setting.scores[0]:.4f}",
+                shown_number(setting.scores[0], 4),
                 str(len(setting.scores)),
                 *_means(setting),
             ]
@@ -122,13 +140,15 @@ def settings_table(sweep: Sweep) -> SweepTable:
         "Means over the seeds of a setting, in nats per token; ± is the standard deviation of one "
         "seed's loss, and lower is better."
     )
-    return SweepTable("Settings, best first", headings, rows, note, first_is_best=True)
+    return SweepTable(
+        "Settings, best first", headings, rows, note, first_is_best=len(sweep.ties) == 1
+    )
 
 
 def _means(setting: Setting) -> list[str]:
     digits = {"best/epoch": 1, "last/val_loss": 3, "last/train_loss": 3}
     found = [(setting.mean_of(metric), places) for metric, places in digits.items()]
-    return ["" if value is None else f"{value:.{places}f}" for value, places in found]
+    return ["" if value is None else shown_number(value, places) for value, places in found]
 
 
 def runs_table(sweep: Sweep) -> SweepTable:
@@ -143,7 +163,7 @@ def runs_table(sweep: Sweep) -> SweepTable:
             trial.run.run_id[:8],
             _experiment(trial),
             *_params(sweep, trial),
-            "" if value is None else f"{value:.4f}",
+            "" if value is None else shown_number(value, 4),
             "" if took is None else f"{took:.0f}",
         ]
         rows.append([*row, "; ".join(trial.remarks)] if remarks else row)
@@ -193,7 +213,10 @@ def _panel(sweep: Sweep, panel: Panel) -> Figure:
 
 
 def _in_order(sweep: Sweep) -> str:
-    order = [f"{in_words(s.values) or 'the setting'}: {s.mean:.3f}" for s in sweep.settings[:10]]
+    order = [
+        f"{in_words(s.values) or 'the setting'}: {shown_number(s.mean)}"
+        for s in sweep.settings[:10]
+    ]
     return f"From the best: {'; '.join(order)}." if order else ""
 
 
@@ -207,9 +230,9 @@ def facts(sweep: Sweep) -> dict[str, str]:
         "Measure": f"{sweep.metric}, the lower the better",
     }
     if chosen.repeats:
-        found["Repeats"] = f"{chosen.repeats} older runs with equal params are left out"
+        found["Repeats"] = f"{counted(chosen.repeats, 'older run')} with equal params left out"
     if chosen.other_text:
-        found["Other texts"] = f"{chosen.other_text} runs on other texts are left out"
+        found["Other texts"] = f"{counted(chosen.other_text, 'run')} on other texts left out"
     same = chosen.trials[0].run.params if chosen.trials else {}
     constant = {k: v for k, v in same.items() if k not in {*sweep.swept, SEED}}
     found["The same in all"] = ", ".join(f"{key} {shown(v)}" for key, v in constant.items())
@@ -225,17 +248,13 @@ def as_html(page: SweepPage) -> str:
 
 def as_markdown(page: SweepPage, picture: str | None) -> str:
     """The same in Markdown; the figures as one picture beside it, where there is one."""
-    parts = [f"# {page.subject}\n", f"{page.conclusion}\n"]
-    for number, table in enumerate(page.tables):
-        note = [f"{table.note}\n"] if table.note else []
-        parts += [f"## {table.title}\n", *note, _markdown_table(table)]
+    parts = [f"# {inline(page.subject)}\n", f"{inline(page.conclusion)}\n"]
+    for number, one in enumerate(page.tables):
+        note = [f"{inline(one.note)}\n"] if one.note else []
+        numbers = {name for place, name in enumerate(one.headings) if not one.is_text(place)}
+        parts += [f"## {inline(one.title)}\n", *note, table(one.headings, one.rows, numbers)]
         if number == 0 and picture is not None:
             parts.append(f"![The figures of the sweep]({picture})\n")
     parts.append("## How it was made\n")
-    parts.append("".join(f"- {name}: {fact}\n" for name, fact in page.facts.items()))
+    parts.append("".join(f"- {name}: {inline(fact)}\n" for name, fact in page.facts.items()))
     return "\n".join(parts)
-
-
-def _markdown_table(table: SweepTable) -> str:
-    rule = ["---" if table.is_text(i) else "---:" for i in range(len(table.headings))]
-    return "".join(map(markdown_line, [table.headings, rule, *table.rows]))

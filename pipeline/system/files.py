@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import glob
+import errno
 import hashlib
 import json
 import os
+import platform
 import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,13 @@ import psutil
 from pydantic_core import from_json
 
 from pipeline.errors import UserError
+from pipeline.numbers import to_json
+from pipeline.system.text import quoted
 
 MOST_BYTES = 2**28  # of a file that is read whole: reports, notes, settings
+MOST_UNPACKED = 100  # bytes in a packed file per byte of it: text comes to 3 to 20
+ANY_UNPACKED = 2**26  # bytes that any packed file may hold
+HOST = platform.node()
 
 
 @contextmanager
@@ -27,12 +34,13 @@ def written_aside(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` when the block ends well.
 
     The file gets the mode that the umask gives, whatever the block writes it with. A block that
-    raises leaves `path` as it was and no temporary file behind.
+    raises leaves `path` as it was and no temporary file behind; a process that is killed leaves
+    one, which `remove_left` removes.
 
     Raises:
         OSError: the disk is full, or fails; its `filename` is `path`.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = _beside(path, "part")
     with _named(aside, path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -58,11 +66,10 @@ def folder_aside(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the disk is full, or fails; its `filename` is in `path`.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    replaced = path.with_name(f".{path.name}.{os.getpid()}.old")
+    aside, replaced = _beside(path, "part"), _beside(path, "old")
     with _named(aside, path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left(path)
+        remove_left(path)
         aside.mkdir()
         try:
             yield aside
@@ -102,12 +109,28 @@ def _set_mode(path: Path, mode: int) -> None:
         path.chmod(stat.S_IMODE(mode))
 
 
-def _remove_left(path: Path) -> None:
-    """Remove the folders that killed processes left beside `path`."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        process, end = left.name.split(".")[-2:]
-        if end in ("part", "old") and process.isdigit() and not psutil.pid_exists(int(process)):
-            shutil.rmtree(left, ignore_errors=True)
+def remove_left(path: Path) -> None:
+    """Remove what processes of this machine that are gone left beside `path`."""
+    beside = f".{path.name}."
+    for left in path.parent.iterdir():
+        owner, _, end = left.name.removeprefix(beside).rpartition(".")
+        process, _, host = owner.partition("@")
+        if (
+            not left.name.startswith(beside)
+            or end not in ("part", "old")
+            or not process.isdecimal()
+        ):
+            continue
+        if host in ("", HOST) and not psutil.pid_exists(int(process)):
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
+
+def _beside(path: Path, end: str) -> Path:
+    """A name that no other process uses, on this machine or one that shares the folder."""
+    return path.with_name(f".{path.name}.{os.getpid()}@{HOST}.{end}")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -116,8 +139,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON; a value that JSON cannot express (NaN, infinity) is a bug."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write indented JSON; NaN and infinities as strings (`pipeline.numbers`)."""
+    text = json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
 
 
 def read_json(path: Path, remedy: str = "`dvc repro -f` rewrites it") -> Any:
@@ -157,10 +181,7 @@ def read_bounded(path: Path, limit: int = MOST_BYTES) -> bytes:
         UserError: it cannot be read, is a pipe or a device, or is larger.
     """
     try:
-        # A pipe that nobody writes to would hang the opening itself.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise UserError(f"{path}: not a regular file")
+        with open_regular(path) as file:
             raw = file.read(limit + 1)
     except FileNotFoundError:
         raise
@@ -169,6 +190,42 @@ def read_bounded(path: Path, limit: int = MOST_BYTES) -> bytes:
     if len(raw) > limit:
         raise UserError(f"{path}: larger than {limit // 2**20} MiB")
     return raw
+
+
+def open_regular(path: Path | str) -> BufferedReader:
+    """Open a regular file for its bytes.
+
+    Raises:
+        OSError: it cannot be opened, or is a folder, a pipe, which might hang, or a device, which
+            might never end.
+    """
+    # A pipe that nobody writes to would hang the opening itself.
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return open(number, "rb")
+
+
+def most_unpacked(size: int) -> int:
+    """The bytes that a packed file of `size` bytes may hold; what holds more is no text."""
+    return max(ANY_UNPACKED, MOST_UNPACKED * size)
+
+
+def given_path(given: str, where: str) -> Path:
+    """The path that a user gave, `~` resolved; `where` is the setting.
+
+    Raises:
+        UserError: it can be no path: it names nobody's home, is too long, or holds a NUL.
+    """
+    try:
+        path = Path(given).expanduser()
+        path.exists()
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{where}: {quoted(given)} is not a path ({error})") from None
+    except OSError as error:
+        raise UserError(f"{where}: {quoted(given)}: {error.strerror}") from None
+    return path
 
 
 def sha256_of(path: Path) -> str:
@@ -180,8 +237,8 @@ def digest_of(path: Path, algorithm: str) -> str:
     """A file's digest in hexadecimal digits, by an algorithm that hashlib knows by that name.
 
     Raises:
-        OSError: the file is missing, or the disk fails.
+        OSError: the file is missing or no regular file, or the disk fails.
     """
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         digest = partial(hashlib.new, algorithm, usedforsecurity=False)
         return hashlib.file_digest(file, digest).hexdigest()

@@ -13,6 +13,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from pipeline.system.text import printable
+
 EVERY = 15.0  # seconds between plain lines
 
 Advance = Callable[[int], object]  # gets how many more units are done
@@ -28,14 +30,15 @@ class Progress:
     def __init__(
         self, total: int | None, title: str, *, unit: str, done: int = 0, speed: bool = False
     ) -> None:
-        self.total, self.title, self.unit, self.speed = total, title, unit, speed
+        self.total, self.unit, self.speed = total, unit, speed
+        self.title = printable(title, keep="")
         self.done = self._first = done
         self._started = self._spoke = time.monotonic()
         self._bar = (
             tqdm(
                 total=total,
                 initial=done,
-                desc=title,
+                desc=self.title,
                 unit=unit,
                 unit_scale=speed,
                 dynamic_ncols=True,
@@ -78,9 +81,9 @@ class Progress:
     def say(self, text: str) -> None:
         """Print a line of its own, above the bar."""
         if self._bar is not None:
-            tqdm.write(text, file=sys.stderr)
+            tqdm.write(printable(text, keep=""), file=sys.stderr)
         else:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     def _line(self, now: float, shown: dict[str, str]) -> str:
         elapsed = now - self._started
@@ -95,6 +98,11 @@ class Progress:
             f"{self.title}: {self.done:,}/{self.total:,} {self.unit}s{numbers}, "
             f"{_clock(elapsed)} gone, {_clock(left)} left"
         )
+
+
+def say(text: str, keep: str = "") -> None:
+    """Print a line where no bar is, on standard error; a terminal obeys nothing but `keep`."""
+    print(printable(text, keep), file=sys.stderr, flush=True)
 
 
 def _scaled(number: float) -> str:

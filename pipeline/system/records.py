@@ -19,10 +19,11 @@ Blocks = Annotated[int, Field(strict=True, ge=1, le=10_000)]
 class Record(BaseModel):
     """A JSON file, or a part of one: writers construct it, readers load it.
 
-    Keys that a reader does not know are left alone.
+    Keys that a reader does not know are left alone. A number may be NaN or infinite, which JSON
+    holds as a string.
     """
 
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
 
     def write(self, path: Path) -> None:
         """Write the record, its keys in the order of its fields."""

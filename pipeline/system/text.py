@@ -10,6 +10,9 @@ from typing import Any
 _UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
+_STRAY = re.compile("[\udc80-\udcff]+")  # bytes that are not UTF-8, as Python escapes them
+_BYTES_OR_BLANK = re.compile("(<[0-9A-F]{2}(?: [0-9A-F]{2})*>)| ")  # bytes as `readable` shows them
+_SIGNS = str.maketrans("\n\t", "↵⇥")
 
 
 def printable(text: str, keep: str = "\n\t") -> str:
@@ -40,3 +43,34 @@ def quoted(value: Any, limit: int = 120) -> str:
     except (RecursionError, ValueError):  # too deep, or a number of too many digits
         text = f"a {type(value).__name__}"
     return shortened(printable(text, keep=""), limit + 2)
+
+
+def readable(data: bytes) -> str:
+    """UTF-8 as text, in which bytes that are no whole character are written as `<E9 81>`."""
+    text = data.decode("utf-8", errors="surrogateescape")
+    return _STRAY.sub(_in_hex, text)
+
+
+def _in_hex(stray: re.Match[str]) -> str:
+    return f"<{stray[0].encode('utf-8', 'surrogateescape').hex(' ').upper()}>"
+
+
+def signed(text: str) -> str:
+    """The text with newlines and tabs as `↵` and `⇥`, and control characters as escapes."""
+    return printable(text).translate(_SIGNS)
+
+
+def visible(token: str) -> str:
+    """The same of a token, in which every blank is to be seen: `␣the`."""
+    shown = _BYTES_OR_BLANK.sub(lambda found: found[1] or "␣", signed(token))
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)
+
+
+def flowing(text: str) -> str:
+    """The same of a piece of a text, to be read in one paragraph: a blank follows newlines."""
+    return signed(re.sub(r"\n+", r"\g<0> ", text))
+
+
+def running(text: str) -> str:
+    """The same of a whole text, without blanks around it."""
+    return flowing(text).strip()

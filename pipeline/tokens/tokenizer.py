@@ -30,6 +30,7 @@ import tiktoken
 
 from pipeline.errors import UserError
 from pipeline.system.files import written_aside
+from pipeline.system.text import readable
 from pipeline.system.user_cache import cache_folder
 
 END_OF_TEXT = 50256
@@ -86,6 +87,11 @@ def decode(tokens: Sequence[int]) -> str:
     return encoding().decode(tokens, errors="replace")
 
 
+def token_text(token: int) -> str:
+    """One token as text; where it is no whole character, its bytes: `<E9 81>`."""
+    return readable(token_bytes(token))
+
+
 def token_bytes(token: int) -> bytes:
     """The bytes that one token stands for; those of end-of-text are its name's."""
     return encoding().decode_single_token_bytes(token)
@@ -119,7 +125,9 @@ def pieces(text: str, size: int = PIECE) -> Iterator[str]:
 def _last_boundary(text: str, start: int, stop: int) -> int | None:
     """The last place in `text[start : stop + 1]` that has a blank after it and none before."""
     while (blank := max(text.rfind(" ", start, stop + 1), text.rfind("\n", start, stop + 1))) > 0:
-        run = start - 1 + len(text[start - 1 : blank].rstrip())  # where its blanks begin
+        run = blank  # where its blanks begin
+        while run >= start and text[run - 1].isspace():
+            run -= 1
         if run >= start and text[run] in " \n":
             return run
         stop = run - 1

@@ -1,7 +1,8 @@
 """Tokens on disk as windows for a model, without loading the corpus.
 
-A split's folder holds shards of little-endian uint16 token ids and a `meta.json` that lists them.
-Shards are memory-mapped: a read touches only the pages it needs, and processes on one machine
+A split's folder holds shards of little-endian uint16 token ids, a `meta.json` that lists them, and
+the digests of all (`system.checksums`), which are checked when it is opened. Shards are
+memory-mapped: a read touches only the pages it needs, and processes on one machine
 share them. Linux maps megabytes around each of these pages, which count as the process's memory
 though they are the page cache's; so a batch, once copied, is unmapped, and memory grows neither
 with the corpus nor with the steps.
@@ -17,29 +18,62 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from pipeline.errors import UserError
-from pipeline.system.files import read_json
+from pipeline.reports import SplitCounts
+from pipeline.system.checksums import check
+from pipeline.system.names import Name
+from pipeline.system.records import Record
 from pipeline.tokens.tokenizer import VOCABULARY, byte_lengths
 
 if TYPE_CHECKING:
     import torch
 
 META = "meta.json"
-FORMAT = {"encoding": "gpt2", "dtype": "uint16"}
 TOKEN = np.dtype("<u2")
+REMEDY = "`dvc checkout data/tokens` or `dvc repro -f split` brings it back"
 
 Indices = Sequence[int] | npt.NDArray[np.int64]
+
+
+class TokenShard(Record):
+    """A file of token ids, and how many it holds."""
+
+    file: Name
+    tokens: int = Field(gt=0)
+
+
+class SplitMeta(SplitCounts):
+    """`meta.json`: what a split is, and of which corpus."""
+
+    split: str
+    encoding: Literal["gpt2"] = "gpt2"
+    dtype: Literal["uint16"] = "uint16"
+    corpus: str
+    corpus_sha256: str
+    shards: tuple[TokenShard, ...]
+
+    @model_validator(mode="after")
+    def shards_hold_the_tokens(self) -> SplitMeta:
+        if (held := sum(shard.tokens for shard in self.shards)) != self.tokens:
+            raise PydanticCustomError(
+                "sum",
+                "the shards hold {held} tokens where `tokens` is {tokens}",
+                {"held": held, "tokens": self.tokens},
+            )
+        return self
 
 
 class Tokens:
     """One split's tokens, end to end, whatever shards they lie in."""
 
-    def __init__(self, folder: Path, meta: dict[str, Any], maps: list[mmap.mmap]):
+    def __init__(self, folder: Path, meta: SplitMeta, maps: list[mmap.mmap]):
         self.folder = folder
         self.meta = meta
         self._maps = maps
@@ -52,11 +86,13 @@ class Tokens:
         """Map the split in `folder`.
 
         Raises:
-            UserError: `meta.json` is missing or damaged, or a shard is missing or not of the size
-                that it names.
+            UserError: a file is missing, or is not what was written.
         """
-        meta = _read_meta(folder)
-        return cls(folder, meta, [_map(folder / s["file"], s["tokens"]) for s in meta["shards"]])
+        meta = SplitMeta.read(folder / META, REMEDY)
+        maps = [_map(folder / shard.file, shard.tokens) for shard in meta.shards]
+        for name in (META, *(shard.file for shard in meta.shards)):
+            check(folder / name, REMEDY)
+        return cls(folder, meta, maps)
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -139,35 +175,9 @@ class Windows:
         self.tokens.let_go()
         if rows.size and rows.max() >= VOCABULARY:
             raise UserError(
-                f"{self.tokens.folder}: holds {rows.max()}, which is no GPT-2 token; "
-                "`dvc repro -f split` writes it anew"
+                f"{self.tokens.folder}: holds {rows.max()}, which is no GPT-2 token; {REMEDY}"
             )
         return rows
-
-
-def _read_meta(folder: Path) -> dict[str, Any]:
-    path = folder / META
-    meta = read_json(path)
-    damaged = UserError(f"{path}: not a split's meta.json; `dvc repro -f split` writes it anew")
-    if not isinstance(meta, dict) or (meta.get("encoding"), meta.get("dtype")) != (
-        "gpt2",
-        "uint16",
-    ):
-        raise damaged
-    shards = meta.get("shards")
-    if not isinstance(shards, list) or not all(_is_shard(shard) for shard in shards):
-        raise damaged
-    if sum(shard["tokens"] for shard in shards) != meta.get("tokens"):
-        raise damaged
-    return meta
-
-
-def _is_shard(shard: Any) -> bool:
-    if not isinstance(shard, dict):
-        return False
-    file, tokens = shard.get("file"), shard.get("tokens")
-    named = isinstance(file, str) and file == Path(file).name
-    return named and isinstance(tokens, int) and tokens > 0
 
 
 def _map(path: Path, tokens: int) -> mmap.mmap:
@@ -176,11 +186,9 @@ def _map(path: Path, tokens: int) -> mmap.mmap:
         if size != tokens * TOKEN.itemsize:
             raise UserError(
                 f"{path}: {size} bytes where meta.json names {tokens} tokens of "
-                f"{TOKEN.itemsize}; `dvc repro -f split` writes it anew"
+                f"{TOKEN.itemsize}; {REMEDY}"
             )
         with open(path, "rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
-        raise UserError(
-            f"{path}: {error.strerror or error}; `dvc repro -f split` writes it anew"
-        ) from None
+        raise UserError(f"{path}: {error.strerror or error}; {REMEDY}") from None

@@ -12,32 +12,19 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.system.files import digest_of, folder_aside, sha256_of, written_aside
 from pipeline.tracking import paths
 from pipeline.tracking.cursor import run_ids
-from pipeline.tracking.journal import ARTIFACTS
+from pipeline.tracking.journal import ARTIFACTS, Artifact
 from pipeline.tracking.journals import Entry, entries
 
 SHORTEST = 6  # characters of a run's id that may stand for it
 
 
-def artifact_path(name: str, folder: str = "") -> str:
-    """`folder/name` as MLflow writes it.
-
-    Raises:
-        ValueError: it leaves the run's artifacts.
-    """
-    path = PurePosixPath(folder, name)
-    if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise ValueError(f"{path}: an artifact's path is relative and stays inside the run")
-    return str(path)
-
-
-def keep_copy(journal: Path, source: Path, path: str) -> dict[str, Any]:
+def keep_copy(journal: Path, source: Path, path: str) -> Artifact:
     """Copy a file into the journal.
 
     Raises:
@@ -50,13 +37,13 @@ def keep_copy(journal: Path, source: Path, path: str) -> dict[str, Any]:
     return keep_bytes(journal, data, path)
 
 
-def keep_bytes(journal: Path, data: bytes, path: str) -> dict[str, Any]:
+def keep_bytes(journal: Path, data: bytes, path: str) -> Artifact:
     with written_aside(journal / ARTIFACTS / path) as aside:
         aside.write_bytes(data)
     return {"path": path, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
 
-def reference(source: Path, path: str) -> dict[str, Any]:
+def reference(source: Path, path: str) -> Artifact:
     """Name a file that stays where it is.
 
     Raises:
@@ -77,27 +64,30 @@ def reference(source: Path, path: str) -> dict[str, Any]:
     }
 
 
-def locate(journal: Path, artifact: dict[str, Any]) -> Path | None:
-    """The file with exactly these bytes: in the journal, the workspace, or DVC's cache."""
+def locate(journal: Path, artifact: Artifact) -> Path | None:
+    """The file with exactly these bytes: in the journal, the workspace, or DVC's cache.
+
+    A reference may lead anywhere: who knows a file's SHA-256 learns nothing from it.
+    """
     if "reference" not in artifact:
         path = journal / ARTIFACTS / artifact["path"]
-        return path if path.is_file() else None
-    for path in (
-        Path(artifact["reference"]),
-        paths.root() / artifact["reference"],
-        paths.dvc_cached(artifact["md5"]),
-    ):
-        if _holds(path, artifact):
-            return path
-    return None
+        inside = path.resolve().is_relative_to(journal.resolve())
+        return path if inside and path.is_file() else None
+    places = [Path(artifact["reference"]), paths.root() / artifact["reference"]]
+    if "md5" in artifact:
+        places.append(paths.dvc_cached(artifact["md5"]))
+    return next((path for path in places if _holds(path, artifact)), None)
 
 
-def _holds(path: Path, artifact: dict[str, Any]) -> bool:
-    return (
-        path.is_file()
-        and path.stat().st_size == artifact["bytes"]  # spares hashing a gigabyte that differs
-        and sha256_of(path) == artifact["sha256"]
-    )
+def _holds(path: Path, artifact: Artifact) -> bool:
+    try:
+        return (
+            path.is_file()
+            and path.stat().st_size == artifact["bytes"]  # spares hashing a gigabyte that differs
+            and sha256_of(path) == artifact["sha256"]
+        )
+    except OSError:
+        return False
 
 
 def runs_named(name: str) -> list[Entry]:

@@ -9,16 +9,27 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from itertools import cycle
 from pathlib import Path
+from typing import Annotated
 
-from pipeline.tracking.journal import Event, metrics_of, parse
+from pydantic import AfterValidator, TypeAdapter
+
+from pipeline.errors import UserError
+from pipeline.system.files import read_bounded
+from pipeline.tracking.journal import JOURNAL, Event, Number, parse
 
 CURSOR = "shipped.json"
 CHUNK = 1 << 18  # bytes of journal a request is made from; a server takes a megabyte
 MAX_METRICS = 1000  # a request's, as MLflow counts
 MAX_TEXTS = 100
+
+
+def _of_files(event: Event) -> Event:
+    if "why" in event and ("artifact" in event or "model" in event):
+        return event
+    raise ValueError("an event without files is not missing")
 
 
 @dataclass
@@ -33,9 +44,9 @@ class Cursor:
     """
 
     run_id: str | None = None
-    offset: int = 0
+    offset: Number = 0
     linked: bool = False
-    missing: list[Event] = field(default_factory=list)
+    missing: list[Annotated[Event, AfterValidator(_of_files)]] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
 
     def remarks(self) -> list[str]:
@@ -46,24 +57,28 @@ class Cursor:
 
 def _path_of(event: Event) -> str:
     artifact = event["artifact"] if "artifact" in event else event["model"]["weights"]
-    return str(artifact["path"])
+    return artifact["path"]
+
+
+_cursors = TypeAdapter(dict[str, Cursor])
 
 
 def read_cursors(folder: Path) -> dict[str, Cursor]:
     """The cursors of the journal in this folder, by their store's name.
 
-    An unreadable file is no cursor: everything is sent again. What earlier versions noted besides
-    is passed over.
+    An unreadable file is no cursor, nor is one that runs ahead of the journal: everything is sent
+    again. What earlier versions noted besides is passed over.
     """
-    known = {one.name for one in fields(Cursor)}
     try:
-        entries = json.loads((folder / CURSOR).read_text(encoding="utf-8"))
-        return {
-            store: Cursor(**{key: value for key, value in entry.items() if key in known})
-            for store, entry in entries.items()
-        }
-    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+        cursors = _cursors.validate_json(read_bounded(folder / CURSOR))
+        size = (folder / JOURNAL).stat().st_size
+    except (OSError, UserError, ValueError):
         return {}
+    return {
+        store: cursor
+        for store, cursor in cursors.items()
+        if cursor.offset <= size and (cursor.offset == 0 or cursor.run_id is not None)
+    }
 
 
 def run_ids(folder: Path) -> dict[str, str]:
@@ -109,7 +124,7 @@ class Batch:
         return not self or (metrics <= MAX_METRICS and texts <= MAX_TEXTS)
 
     def add(self, event: Event) -> None:
-        for key, value in metrics_of(event).items():
+        for key, value in event.get("m", {}).items():
             self.metrics.append((key, value, event["t"], event["s"]))
         self.params.update(event.get("params", {}))
         self.tags.update(event.get("tags", {}))
@@ -138,7 +153,10 @@ def batches(path: Path, offset: int) -> Iterator[Batch]:
         for line in file:
             if not line.endswith(b"\n"):
                 break  # being written, or torn
-            event = parse(line) or {}
+            event = parse(line)
+            if event is None:  # no event
+                offset += len(line)
+                continue
             if not batch.has_room_for(event) or offset - start > CHUNK:
                 yield batch
                 batch, start = Batch(), offset

@@ -6,7 +6,7 @@ holds `t`, milliseconds since the epoch, and one of
     create   {"run", "stage", "experiment", "name", "parent", "state"}; always the first line.
              `state` names the state folder of a run that can go on after a kill, else null
     resume   {}: another process goes on with the run
-    s, m     step, {metric: value}; "NaN", "Infinity" and "-Infinity" are written as strings
+    m, s     {metric: value} at a step; NaN and infinities are written as strings
     params   {name: text}
     tags     {name: text, or null for a tag that is taken away}
     input    {"name", "source", "digest", "context", "profile"}
@@ -18,27 +18,115 @@ holds `t`, milliseconds since the epoch, and one of
 A line reaches the kernel in one write: a process that is killed leaves at most its last line
 torn, and `Journal` cuts it. Against a power cut, `sync` forces what is written to the disk; a
 stage calls it before it puts a checkpoint in place, so that no checkpoint is ahead of its journal.
+
+Journals come from other people too, by `dvc pull`. So a line counts only where it has the shape
+that `Event` says, whose names and paths lead nowhere else; any other is passed over, and counted.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, NotRequired, Required
 
 import orjson
+from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter
+from typing_extensions import TypedDict
 
 from pipeline.errors import UserError
+from pipeline.numbers import to_json
+from pipeline.system.names import Name
+from pipeline.system.text import quoted
+from pipeline.tracking.tags import param_text, tag_text
 
 JOURNAL = "journal.jsonl"
 ARTIFACTS = "artifacts"
+DAMAGED = "journal.damaged"  # one that does not begin as a journal does, kept to be looked at
 
-Event = dict[str, Any]
-_WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+LONGEST_PART = 255  # bytes of one name in a path, as file systems take them
+
+
+def artifact_path(path: str) -> str:
+    """The path of an artifact, as MLflow writes it.
+
+    Raises:
+        ValueError: it leaves the run's artifacts, or no file can have it.
+    """
+    parts = PurePosixPath(path).parts
+    if path.startswith("/") or ".." in parts or not parts or "\0" in path:
+        raise ValueError(f"{quoted(path)}: an artifact's path is relative and stays inside the run")
+    if max(len(part.encode("utf-8", "replace")) for part in parts) > LONGEST_PART:
+        raise ValueError(f"{quoted(path)}: has a name above {LONGEST_PART} bytes")
+    return "/".join(parts)
+
+
+LATEST = 250_000_000_000_000  # milliseconds: the year 9892, for dates end soon after
+Milliseconds = Annotated[int, Field(ge=0, le=LATEST)]
+Number = Annotated[int, Field(ge=0, lt=1 << 63)]
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+RegisteredName = Annotated[str, StringConstraints(pattern=r"""^[^/:.%"']+$""")]
+
+
+class Header(TypedDict, total=False):
+    """A journal's first event."""
+
+    run: Required[Name]
+    stage: Required[Name]
+    experiment: Required[str]
+    name: Required[str]
+    parent: Name | None
+    state: Name | None
+
+
+class Input(TypedDict):
+    name: str
+    source: str
+    digest: str
+    context: str
+    profile: dict[str, Any]
+
+
+class Artifact(TypedDict, total=False):
+    path: Required[Annotated[str, AfterValidator(artifact_path)]]
+    sha256: Required[Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]]
+    bytes: Required[Number]
+    reference: str
+    md5: Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
+    stays: bool
+
+
+class Model(TypedDict):
+    name: RegisteredName
+    code: Artifact
+    weights: Artifact
+    files: list[Artifact]
+    defaults: dict[str, int | float]
+    metrics: dict[str, float]
+    measured_on: str
+    requirements: list[str]
+
+
+class Event(TypedDict, total=False):
+    """A line of a journal; `why` is added where it could not be sent."""
+
+    t: Required[Milliseconds]
+    create: Header
+    resume: dict[str, Any]
+    s: Number
+    m: dict[str, float]
+    params: dict[str, Annotated[str, AfterValidator(param_text)]]
+    tags: dict[str, Annotated[str, AfterValidator(tag_text)] | None]
+    input: Input
+    artifact: Artifact
+    model: Model
+    end: Status
+    why: NotRequired[str]
+
+
+_validated = TypeAdapter(Event).validator.validate_json
 
 
 def now() -> int:
@@ -63,7 +151,7 @@ class Journal:
             raise UserError(f"{self.path}: {error.strerror}") from None
         os.ftruncate(self._file, _whole_lines(self._file))
 
-    def append(self, event: Event) -> None:
+    def append(self, event: Mapping[str, Any]) -> None:
         """Write one event, stamped with the time unless it says its own.
 
         For metrics this is what a training thread spends on its record. After a step none of the
@@ -120,37 +208,34 @@ def _in_words(line: bytes, metrics: Mapping[str, Any]) -> bytes:
         ValueError: a metric is no number at all.
     """
     numbers = {key: float(value) for key, value in metrics.items()}
-    words = {
-        key: _word(value) if not math.isfinite(value) else value for key, value in numbers.items()
-    }
-    return orjson.dumps({**orjson.loads(line), "m": words}, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def _word(value: float) -> str:
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-
-
-def metrics_of(event: Event) -> dict[str, float]:
-    """A line's metrics as numbers again; empty for any other line."""
-    metrics = event.get("m", {})
-    return {k: _WORDS[v] if isinstance(v, str) else float(v) for k, v in metrics.items()}
+    return orjson.dumps(
+        {**orjson.loads(line), "m": to_json(numbers)}, option=orjson.OPT_APPEND_NEWLINE
+    )
 
 
 def parse(line: bytes) -> Event | None:
-    """One event; None for a line that a failing disk has garbled."""
+    """One event; None for a line that is none: garbled by a failing disk, or of another shape."""
     try:
-        event = orjson.loads(line)
+        event: Event = _validated(line)
     except ValueError:
         return None
-    return event if isinstance(event, dict) and "t" in event else None
+    return event if "m" not in event or "s" in event else None
 
 
-def read_events(path: Path) -> Iterator[Event]:
-    """The whole lines of a journal, in order."""
+def read_events(path: Path, passed_over: list[int] | None = None) -> Iterator[Event]:
+    """The whole lines of a journal, in order.
+
+    Args:
+        passed_over: gets the number of each line that is no event.
+    """
     with open(path, "rb") as file:
-        for line in file:
-            if line.endswith(b"\n") and (event := parse(line)) is not None:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return  # being written, or torn
+            if (event := parse(line)) is not None:
                 yield event
+            elif passed_over is not None:
+                passed_over.append(number)
 
 
 @dataclass
@@ -173,6 +258,7 @@ class RunState:
             run that cannot go on.
         started, ended, published: milliseconds since the epoch; `published` is when its model was
             logged.
+        passed_over: the numbers of lines that are no events.
     """
 
     key: str
@@ -187,20 +273,22 @@ class RunState:
     published: int | None = None
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
-    inputs: list[dict[str, Any]] = field(default_factory=list)
-    artifacts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    models: list[dict[str, Any]] = field(default_factory=list)
+    inputs: list[Input] = field(default_factory=list)
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    models: list[Model] = field(default_factory=list)
     metrics: dict[str, Point] = field(default_factory=dict)
+    passed_over: list[int] = field(default_factory=list)
 
     def update(self, event: Event) -> None:
         """Take one more event into account."""
-        for key, value in metrics_of(event).items():
+        for key, value in event.get("m", {}).items():
             self._add_point(key, Point(event["s"], event["t"], value))
         self.params.update(event.get("params", {}))
         for name, text in event.get("tags", {}).items():
-            self.tags[name] = text
             if text is None:
-                del self.tags[name]
+                self.tags.pop(name, None)
+            else:
+                self.tags[name] = text
         self._add_files(event)
         if "resume" in event:
             self.status, self.ended = "RUNNING", None
@@ -221,16 +309,16 @@ class RunState:
             self.models.append(event["model"])
             self.published = event["t"]
             for name, value in event["model"]["metrics"].items():
-                self._add_point(f"model/{name}", Point(0, event["t"], value))
+                self._add_point(f"model/{name}", Point(0, event["t"], float(value)))
 
 
-def read_header(folder: Path) -> dict[str, Any] | None:
-    """The first event of the journal in this folder; None as for `read_run`."""
+def read_header(folder: Path) -> Header | None:
+    """How the journal in this folder begins; None where `read_run` gives no run, or raises."""
     try:
-        first = next(read_events(folder / JOURNAL), {})
-    except FileNotFoundError:
+        first = next(read_events(folder / JOURNAL), None)
+    except OSError:
         return None
-    return first.get("create")
+    return first.get("create") if first is not None else None
 
 
 def read_last(folder: Path) -> Event | None:
@@ -243,26 +331,36 @@ def read_last(folder: Path) -> Event | None:
 
 
 def read_run(folder: Path) -> RunState | None:
-    """The run of the journal in this folder; None where there is none, or not one whole line."""
+    """The run of the journal in this folder; None where there is none, or not one whole line.
+
+    Raises:
+        UserError: it cannot be read, or does not begin as a journal does.
+    """
+    path, passed_over = folder / JOURNAL, list[int]()
     try:
-        events = read_events(folder / JOURNAL)
-        first = next(events, {})
+        events = read_events(path, passed_over)
+        first = next(events, None)
+        if first is None and not passed_over:
+            return None
+        if first is None or "create" not in first:
+            raise UserError(f"{path}: does not begin with a line that names its run and stage")
+        header = first["create"]
+        run = RunState(
+            key=header["run"],
+            stage=header["stage"],
+            experiment=header["experiment"],
+            name=header["name"],
+            parent=header.get("parent"),
+            state_folder=header.get("state"),
+            started=first["t"],
+            passed_over=passed_over,
+        )
+        for event in events:
+            run.update(event)
     except FileNotFoundError:
         return None
-    if "create" not in first:
-        return None
-    header = first["create"]
-    run = RunState(
-        key=header["run"],
-        stage=header["stage"],
-        experiment=header["experiment"],
-        name=header["name"],
-        parent=header.get("parent"),
-        state_folder=header.get("state"),
-        started=first["t"],
-    )
-    for event in events:
-        run.update(event)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
     return run
 
 

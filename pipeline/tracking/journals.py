@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from pipeline.errors import UserError
 from pipeline.reports import TrainRun
@@ -20,6 +18,8 @@ from pipeline.tracking.cursor import run_ids
 from pipeline.tracking.journal import JOURNAL, RunState, read_header, read_run
 from pipeline.tracking.lifecycle import EXITED, hand_over, prune
 from pipeline.tracking.tags import WORKSPACE, git, hidden_tag
+
+Notify = Callable[[str], object]  # gets a line on each journal, or part of one, that is left out
 
 HEADLINES = ("best/val_loss", "last/val_loss", "last/train_loss")  # unless others are asked for
 FRESH = 120.0  # seconds within which a run that has ended writes its files
@@ -34,36 +34,55 @@ class Entry:
     run: RunState
 
 
-def entries() -> list[Entry]:
+def entries(notify: Notify = lambda line: None) -> list[Entry]:
     """All journals of this repository, oldest run first; parents come before their children."""
-    found = [Entry(folder, run) for folder in folders() if (run := read_run(folder))]
+    found = [Entry(folder, run) for folder in folders() if (run := readable(folder, notify))]
     return sorted(found, key=lambda entry: (entry.run.started, entry.run.parent is not None))
+
+
+def readable(folder: Path, notify: Notify) -> RunState | None:
+    """The run of the journal in this folder, without what is no event there; None where that is
+    all of it."""
+    try:
+        run = read_run(folder)
+    except UserError as error:
+        notify(f"{error}; it is left out")
+        return None
+    if run is not None and run.passed_over:
+        first, *more = run.passed_over
+        lines = f"line {first}" + (f" and {len(more)} more" if more else "")
+        notify(f"{folder / JOURNAL}: {lines} left out, for no run writes such")
+    return run
 
 
 def folders() -> Iterator[Path]:
     """Every folder of this repository that holds a journal."""
     for place in (paths.journals(), paths.states()):
-        yield from sorted(path.parent for path in place.glob(f"*/{JOURNAL}"))
+        yield from sorted(path.parent for path in place.glob(f"*/{JOURNAL}") if path.is_file())
 
 
 def find(key: str) -> Path | None:
     """The folder of the run with this key."""
     for folder in folders():
-        if (read_header(folder) or {}).get("run") == key:
+        header = read_header(folder)
+        if header is not None and header["run"] == key:
             return folder
     return None
 
 
-def adopt(brought: Path) -> list[Path]:
+def adopt(brought: Path, notify: Notify = lambda line: None) -> list[Path]:
     """Take in journals that Git or DVC brought, of runs that this repository does not know."""
     adopted = []
     for path in sorted(brought.glob(f"**/{JOURNAL}")):
-        header = read_header(path.parent)
-        if header is not None and find(header["run"]) is None:
-            folder = paths.journals() / f"{header['stage']}-{header['run']}"
-            hand_over(path.parent, folder)
-            (folder / EXITED).touch()
-            adopted.append(folder)
+        try:
+            run = read_run(path.parent)
+            if run is not None and find(run.key) is None:
+                folder = paths.journals() / f"{run.stage}-{run.key}"
+                hand_over(path.parent, folder)
+                (folder / EXITED).touch()
+                adopted.append(folder)
+        except UserError as error:
+            notify(f"{error}; it is left out")
     return adopted
 
 
@@ -88,8 +107,8 @@ def runs_of_experiments(baseline: str) -> dict[str, str]:
     refs = git("for-each-ref", "--format=%(refname)", begun_there, cwd=root)
     found = {}
     for ref in refs.splitlines():
-        with suppress(ValidationError):
-            record = TrainRun.model_validate_json(git("show", f"{ref}:{RECORD}", cwd=root))
+        with suppress(UserError):
+            record = TrainRun.parse(git("show", f"{ref}:{RECORD}", cwd=root), ref)
             if record.run:
                 found[ref.rpartition("/")[2]] = record.run
     return found
@@ -119,24 +138,26 @@ class ListedRun:
     run_ids: dict[str, str] = field(default_factory=dict)
 
 
-def rows(workspace: Path) -> list[ListedRun]:
+def rows(workspace: Path, notify: Notify = lambda line: None) -> list[ListedRun]:
     """All runs, newest first, children under their parent, oldest first."""
-    listed = entries()
+    listed = entries(notify)
     runs = {entry.run.key: entry.run for entry in listed}
     current = _current(workspace, runs)
-    found: list[ListedRun] = []
-
-    def descend(entry: Entry, depth: int, parent: str = "") -> None:
-        name = entry.run.name.removesuffix(f" of {parent}")  # under which it stands
-        found.append(_row(entry, name, depth, current.get(entry.run.key, "")))
-        for child in listed:
-            if child.run.parent == entry.run.key:
-                descend(child, depth + 1, entry.run.name)
-
-    for entry in reversed(listed):
-        if entry.run.parent not in runs:
-            descend(entry, 0)
-    return found
+    children: dict[str | None, list[Entry]] = {}
+    for entry in listed:
+        children.setdefault(entry.run.parent, []).append(entry)
+    found: dict[Path, ListedRun] = {}
+    # From the end; runs that call each other parents stand below no first one, and come last.
+    roots = [entry for entry in listed if entry.run.parent not in runs]
+    waiting = [(entry, 0, "") for entry in (*listed, *roots)]
+    while waiting:
+        entry, depth, parent = waiting.pop()
+        if entry.folder not in found:
+            name = entry.run.name.removesuffix(f" of {parent}")  # under which it stands
+            found[entry.folder] = _row(entry, name, depth, current.get(entry.run.key, ""))
+            below = children.get(entry.run.key, [])
+            waiting += [(child, depth + 1, entry.run.name) for child in reversed(below)]
+    return list(found.values())
 
 
 def _row(entry: Entry, name: str, depth: int, reports: str) -> ListedRun:
@@ -174,7 +195,8 @@ def _named_by_outputs(workspace: Path) -> Iterator[tuple[str, Path]]:
         with suppress(UserError):
             yield TrainRun.read(path).run, path
     for path in sorted(workspace.glob(f"journals/**/{JOURNAL}")):
-        yield (read_header(path.parent) or {}).get("run", ""), path
+        if (header := read_header(path.parent)) is not None:
+            yield header["run"], path
 
 
 def _is_latest(run: RunState, path: Path, runs: dict[str, RunState]) -> bool:

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import UserError
+from pipeline.numbers import to_json
+from pipeline.system.progress import say
 from pipeline.tracking import artifacts
-from pipeline.tracking.journal import JOURNAL, Journal, now, points_of, read_run
-from pipeline.tracking.tags import DESCRIPTION, TABLES, checked_name, param_text, tag_text
+from pipeline.tracking.journal import (
+    DAMAGED,
+    JOURNAL,
+    Artifact,
+    Header,
+    Journal,
+    RunState,
+    artifact_path,
+    now,
+    points_of,
+    read_run,
+)
+from pipeline.tracking.tags import (
+    DESCRIPTION,
+    TABLES,
+    checked_name,
+    param_text,
+    tag_text,
+    writable,
+)
 
 MAX_DIGEST = 36  # characters that MLflow takes
 SAMPLES = "samples.json"
@@ -30,13 +50,13 @@ class Run:
     def __init__(
         self,
         folder: Path,
-        header: dict[str, Any],
+        header: Header,
         tags: Mapping[str, str | None],
         params: Mapping[str, Any],
     ) -> None:
         self.folder = folder
+        state = _begun(folder)
         self.journal = Journal(folder)
-        state = read_run(folder)
         self.resumed = state is not None
         if state is None:
             self.journal.append({"create": header})
@@ -129,8 +149,8 @@ class Run:
             profile: its size, in whatever terms fit.
         """
         given = {
-            "name": name,
-            "source": source,
+            "name": writable(name),
+            "source": writable(source),
             "digest": digest[:MAX_DIGEST],
             "context": context,
             "profile": dict(profile or {}),
@@ -156,7 +176,7 @@ class Run:
         Raises:
             UserError: the file cannot be read.
         """
-        target = artifacts.artifact_path(path.name, folder)
+        target = artifact_path(f"{folder}/{path.name}" if folder else path.name)
         if copy:
             artifact = artifacts.keep_copy(self.folder, path, target)
         else:
@@ -198,7 +218,7 @@ class Run:
             "weights": known[f"model/{weights.name}"],
             "files": [known[f"model/{path.name}"] for path in files],
             "defaults": dict(defaults),
-            "metrics": {name: float(value) for name, value in metrics.items()},
+            "metrics": to_json({name: float(value) for name, value in metrics.items()}),
             "measured_on": measured_on,
             "requirements": list(requirements),
         }
@@ -207,8 +227,8 @@ class Run:
 
     def log_text(self, text: str, path: str) -> None:
         """Journal a text as the artifact `path`, e.g. `samples/epoch_01.md`."""
-        data = text.encode("utf-8")
-        self._add(artifacts.keep_bytes(self.folder, data, artifacts.artifact_path(path)))
+        data = writable(text).encode("utf-8")
+        self._add(artifacts.keep_bytes(self.folder, data, artifact_path(path)))
 
     def log_table(self, rows: Sequence[Mapping[str, Any]], path: str) -> None:
         """Journal rows as a table that MLflow's UI compares side by side between runs.
@@ -216,9 +236,12 @@ class Run:
         Every run that is to be compared uses the same `path` (.json) and the same columns.
         """
         columns = list(dict.fromkeys(column for row in rows for column in row))
-        cells = [[_finite_or_none(row.get(column)) for column in columns] for row in rows]
+        cells = to_json([[row.get(column) for column in columns] for row in rows])
         self.log_text(json.dumps({"columns": columns, "data": cells}, ensure_ascii=False), path)
-        tables = json.loads(self.state.tags.get(TABLES, "[]"))
+        try:
+            tables = list(json.loads(self.state.tags.get(TABLES, "[]")))
+        except (ValueError, TypeError, RecursionError):  # of a run that goes on, and was edited
+            tables = []
         if (table := {"path": path, "type": "table"}) not in tables:
             self.set_tags({TABLES: json.dumps([*tables, table])})
 
@@ -235,7 +258,7 @@ class Run:
         """Wait until the journal is on the disk; call it before a checkpoint is put in place."""
         self.journal.sync()
 
-    def _add(self, artifact: dict[str, Any]) -> None:
+    def _add(self, artifact: Artifact) -> None:
         if self.state.artifacts.get(artifact["path"]) != artifact:
             self._append({"artifact": artifact})
 
@@ -244,16 +267,22 @@ class Run:
             self._append({kind: dict(texts)})
 
     def _append(self, event: dict[str, Any]) -> None:
-        event = {"t": now(), **event}
-        self.journal.append(event)
-        self.state.update(event)
+        stamped: Any = {"t": now(), **event}
+        self.journal.append(stamped)
+        self.state.update(stamped)
+
+
+def _begun(folder: Path) -> RunState | None:
+    """The run that goes on; what is no journal is set aside, for a training must go on."""
+    try:
+        return read_run(folder)
+    except UserError as error:
+        problem = str(error)
+    (folder / JOURNAL).rename(folder / DAMAGED)
+    say(f"warning: {problem}; it is now {DAMAGED}, and another run begins")
+    return None
 
 
 def registered_name(experiment: str) -> str:
     """The experiment's name, without the characters that a registry refuses."""
     return "".join("-" if character in "/:.%\"'" else character for character in experiment)
-
-
-def _finite_or_none(value: Any) -> Any:
-    """A table's cell: JSON has no number for NaN and infinity."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

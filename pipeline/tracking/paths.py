@@ -11,12 +11,15 @@ works: DVC names it in `DVC_ROOT`. What a workspace writes elsewhere is deleted 
 from __future__ import annotations
 
 import os
+import re
 from configparser import ConfigParser
 from configparser import Error as ConfigError
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
+
+from pipeline.system.text import quoted
 
 
 def root() -> Path:
@@ -33,11 +36,27 @@ def root() -> Path:
     return here
 
 
+def queue_problem() -> str | None:
+    """Why DVC cannot run experiments here from a queue or with --temp; None where it can.
+
+    It pushes their commits to a URL made from the repository's path, and quotes nothing in it.
+    """
+    found = re.search(r"[#?]|%[0-9A-Fa-f]{2}|[^\x00-\x7f]", str(root()))
+    if found is None:
+        return None
+    return (
+        f"DVC runs no queued experiments in a folder whose path has {quoted(found[0])}: "
+        '`dvc exp run --queue` and `--temp` will fail with "No output logs found"; '
+        f"move the repository from {quoted(str(root()))} to run them"
+    )
+
+
 def state_folder(stage: str, fingerprint: str) -> Path:
     """Where a stage keeps what it needs to go on after a kill, for these inputs and no others.
 
-    The folder is for the stage's own files too (checkpoints): `start_run` removes it whole when
-    the run has ended well.
+    A run works there, or beside it where another workspace is at work (`Run.folder`). The folder is
+    for the stage's own files too (checkpoints): `start_run` removes it whole when the run has ended
+    well.
     """
     return states() / f"{stage}-{fingerprint}"
 
@@ -52,10 +71,10 @@ def journals() -> Path:
 
 def dvc_cached(md5: str) -> Path:
     """Where DVC's cache keeps a file with this hash, if it does."""
-    return _dvc_cache() / "files" / "md5" / md5[:2] / md5[2:]
+    return dvc_cache() / "files" / "md5" / md5[:2] / md5[2:]
 
 
-def _dvc_cache() -> Path:
+def dvc_cache() -> Path:
     """`cache.dir` of the repository's DVC configuration, relative to `.dvc`; by default `cache`."""
     folder = root() / ".dvc"
     config = ConfigParser(strict=False, interpolation=None)
@@ -83,12 +102,20 @@ def is_server(uri: str) -> bool:
 
 
 def store_name(uri: str) -> str:
-    """The store's address without user and password; short for the default store."""
+    """The store's address without user and password, for cursors and messages.
+
+    It is short for the default store, and `MLFLOW_TRACKING_URI` where that holds no address.
+    """
     path = sqlite_path(uri)
     if path == root() / "mlflow.db":
         return "mlflow.db"  # stays true when the repository moves
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return "MLFLOW_TRACKING_URI"
+    options = parts.query.split("&")
+    query = "&".join(option for option in options if "password" not in option.lower())
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query).geturl()
 
 
 def artifact_root() -> Path:

@@ -18,10 +18,9 @@ from __future__ import annotations
 
 import os
 import secrets
-import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,16 @@ from pipeline.errors import UserError
 from pipeline.params import flatten, read_yaml
 from pipeline.reports import TrainRun
 from pipeline.system.load import LoadMeter
+from pipeline.system.markdown import inline
+from pipeline.system.names import checked_name
 from pipeline.system.process import Terminated, die_with_parent, sigterm_raises
+from pipeline.system.progress import say
 from pipeline.tracking import paths
-from pipeline.tracking.journal import Journal
+from pipeline.tracking.journal import Header, Journal
 from pipeline.tracking.lifecycle import archive, hand_over, revive, take
 from pipeline.tracking.mlflow.sender_process import LIMIT, NoSender, SenderProcess, is_offline
 from pipeline.tracking.open_run import Run
-from pipeline.tracking.tags import DESCRIPTION, standard_tags
+from pipeline.tracking.tags import DESCRIPTION, run_name_text, standard_tags, writable
 
 KILLED_LIMIT = 5.0  # seconds that a run which is to stop may still spend on its record
 SYSTEM_INTERVAL = 10.0  # seconds between two points of the machine's load
@@ -71,7 +73,7 @@ def start_run(
         stage: the stage's name, also the tag `stage`.
         experiment: MLflow's experiment; created where there is none.
         state: `paths.state_folder(stage, fingerprint)` for a stage that can go on after a kill;
-            None for one that starts anew each time.
+            None for one that starts anew each time. What the stage keeps goes to `Run.folder`.
         name: what is special about the run, as the UI lists it; by default the stage's name, and
             which run it was made from.
         description: Markdown, at the top of the run's page.
@@ -85,15 +87,16 @@ def start_run(
             end.
 
     Raises:
-        UserError: another process works in `state`, or `parent` is no record.
+        UserError: another process of this workspace works in `state`, or `parent` is no record.
     """
     die_with_parent()
     made_from = _read_parent(parent) if parent else None
-    header = {
+    name = name or (f"{stage} of {made_from.name}" if made_from and made_from.name else stage)
+    header: Header = {
         "run": secrets.token_hex(8),
         "stage": stage,
-        "experiment": experiment,
-        "name": name or (f"{stage} of {made_from.name}" if made_from and made_from.name else stage),
+        "experiment": writable(experiment),
+        "name": run_name_text(name),
         "parent": made_from.run if made_from else None,
         "state": state.name if state else None,
     }
@@ -101,9 +104,9 @@ def start_run(
     if description:
         all_tags[DESCRIPTION] = description
     folder = state or paths.states() / f"{stage}-{header['run']}"
-    with sigterm_raises(), take(folder):
+    with sigterm_raises(), take(folder) as folder:
         if state is not None:
-            revive(state, handed_over=journal is not None)
+            revive(folder, state.name, handed_over=journal is not None)
         run = Run(folder, header, all_tags, params or {})
         _begun.append(run.key)
         helpers = _Helpers(run)
@@ -144,7 +147,7 @@ def record_failure(error: Exception, params_file: Path = Path("params.yaml")) ->
             stage,
             experiment=experiment if isinstance(experiment, str) else "lossbook",
             name=f"{stage} failed",
-            description=f"The experiment ended here, before a run had begun: {error}",
+            description=f"The experiment ended here, before a run had begun: {inline(str(error))}",
             params={k: v for k, v in params.items() if k.partition(".")[0] in SECTIONS},
         ):
             raise error
@@ -171,14 +174,18 @@ class _Helpers:
         self.sender.finish(limit)
         run.journal.close()
 
+    def kill(self) -> None:
+        """End it without another word."""
+        self.monitor.stop()
+        self.sender.kill()
+
     def warn(self, folder: Path) -> None:
         """Print what the store lacks, and that nothing is lost."""
         place = os.path.relpath(folder)
         for line in self.sender.lacking():
-            print(
+            say(
                 f"warning: {line}; this run's journal is safe in {place}, "
-                "`lossbook sync` sends the rest",
-                file=sys.stderr,
+                "`lossbook sync` sends the rest"
             )
 
 
@@ -195,7 +202,8 @@ class _SystemMonitor(threading.Thread):
         meter = LoadMeter()
         while not self._stopped.wait(SYSTEM_INTERVAL):
             load = {f"system/{name}": value for name, value in meter.read().items()}
-            self._journal.append({"s": self._step, "m": load})
+            with suppress(UserError):  # a full disk: the stage meets it too, and says so
+                self._journal.append({"s": self._step, "m": load})
             self._step += 1
 
     def stop(self) -> None:
@@ -206,11 +214,15 @@ class _SystemMonitor(threading.Thread):
 def _break_off(run: Run, helpers: _Helpers, error: BaseException) -> None:
     """End a run that an exception ended, FAILED or KILLED; one that can go on stays in place."""
     killed = isinstance(error, KeyboardInterrupt | Terminated)
-    if not killed:
-        run.set_tags({"error": " ".join(f"{type(error).__name__}: {error}".split())})
-    helpers.end(run, "KILLED" if killed else "FAILED", KILLED_LIMIT if killed else LIMIT)
-    can_go_on = run.state.state_folder is not None
-    helpers.warn(run.folder if can_go_on else archive(run.folder, run.state.stage, run.key))
+    try:
+        if not killed:
+            run.set_tags({"error": " ".join(f"{type(error).__name__}: {error}".split())})
+        helpers.end(run, "KILLED" if killed else "FAILED", KILLED_LIMIT if killed else LIMIT)
+        can_go_on = run.state.state_folder is not None
+        helpers.warn(run.folder if can_go_on else archive(run.folder, run.state.stage, run.key))
+    except (UserError, OSError) as problem:  # a full disk; what ended the run is what counts
+        say(f"warning: {problem}; how the run ended is not in its journal")
+        helpers.kill()
 
 
 def _finish(run: Run, helpers: _Helpers, record: Path | None, journal: Path | None) -> None:
@@ -232,6 +244,7 @@ def _read_parent(path: Path) -> TrainRun:
     record = TrainRun.read(path)
     if not record.run:
         raise UserError(f"{path}: must hold the key `run`; `dvc repro -f` rewrites it")
+    checked_name(record.run, f"{path}: run")
     return record
 
 

@@ -34,7 +34,7 @@ TABLES = "mlflow.loggedArtifacts"  # by which its page finds tables to compare
 PRODUCTS = ("reports", "dvc.lock")  # tracked files that the pipeline itself writes
 
 # What MLflow takes. Checked when journalled, not when a server refuses.
-MAX_PARAM, MAX_TAG = 6000, 8000  # characters
+MAX_PARAM, MAX_TAG, MAX_RUN_NAME = 6000, 8000, 250  # characters
 NAME = re.compile(r"(?!/)[\w./: -]{1,250}")
 
 
@@ -55,7 +55,7 @@ def standard_tags(stage: str) -> dict[str, str]:
         "mlflow.user": _user(),
         "mlflow.source.name": f"stages.{stage}",
         "mlflow.source.type": "LOCAL",
-        WORKSPACE: Path(os.path.relpath(Path.cwd().resolve(), paths.root())).as_posix(),
+        WORKSPACE: workspace(),
         **process_tags(),
         **git_tags(),
         **version_tags(),
@@ -70,6 +70,11 @@ def standard_tags(stage: str) -> dict[str, str]:
     return tags
 
 
+def workspace() -> str:
+    """The working folder, relative to the main repository."""
+    return Path(os.path.relpath(Path.cwd().resolve(), paths.root())).as_posix()
+
+
 def process_tags() -> dict[str, str]:
     """By these a later process finds out whether this one still lives."""
     me = Process.current()
@@ -82,7 +87,8 @@ def process_of(tags: Mapping[str, str]) -> Process | None:
     if host is None or space is None or pid is None or started is None:
         return None
     with suppress(ValueError):
-        return Process(host, space, int(pid), float(started))
+        if 0 < (number := int(pid)) < 1 << 31:
+            return Process(host, space, number, float(started))
     return None
 
 
@@ -117,7 +123,12 @@ def git(*arguments: str, cwd: Path | None = None) -> str:
     """Git's answer, in the working folder by default; empty where there is no Git or it refuses."""
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=cwd, capture_output=True, text=True, check=False
+            ["git", *arguments],
+            cwd=cwd,
+            capture_output=True,
+            encoding="utf-8",
+            errors="backslashreplace",
+            check=False,
         )
     except OSError:
         return ""
@@ -156,5 +167,16 @@ def tag_text(text: str) -> str:
     return _cut(text, MAX_TAG)
 
 
+def run_name_text(text: str) -> str:
+    """A run's name, cut to what MLflow's databases take."""
+    return _cut(text, MAX_RUN_NAME)
+
+
+def writable(text: str) -> str:
+    """The text with lone surrogates, which no encoding can write, as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _cut(text: str, length: int) -> str:
+    text = writable(text)
     return text if len(text) <= length else text[: length - 1] + "…"

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from pipeline.errors import UserError
 from pipeline.model.runtime import derive_seed
+from pipeline.numbers import counted
 from pipeline.params import Train
 from pipeline.tokens.order import Indices, epoch_order
 
@@ -41,14 +42,16 @@ class Batches:
         self.steps_per_epoch = windows // self.windows_per_step
         if settings.batch_size % processes:
             raise UserError(
-                f"train.batch_size: {settings.batch_size} windows cannot be shared equally by "
-                f"{processes} processes (train.processes, or torchrun's); make it a multiple"
+                f"train.batch_size: {counted(settings.batch_size, 'window')} cannot be shared "
+                f"equally by {processes} processes (train.processes, or torchrun's); make it a "
+                "multiple"
             )
         if not self.steps_per_epoch:
             raise UserError(
                 f"train.batch_size: {settings.batch_size} x gradient_accumulation "
-                f"{settings.gradient_accumulation} asks for {self.windows_per_step} windows a "
-                f"step, but the training split holds {windows}"
+                f"{settings.gradient_accumulation} asks for "
+                f"{counted(self.windows_per_step, 'window')} a step, but the training split "
+                f"holds {windows}"
             )
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[list[Indices]]:

@@ -9,6 +9,9 @@ synced and renamed; length and CRC-32 are checked before anything is used. Weigh
 their step and written once: the best weights of step 15 serve every later checkpoint. That is the
 sharp edge: where such a shared file is damaged, no checkpoint is left, and training starts anew.
 
+A checksum finds what a disk has done, not what a hand has: names, values and tensors are looked at
+before they are used, and only files that bear a checkpoint's names are ever removed.
+
 The `.pth` files are torch's, without its own checksums.
 """
 
@@ -19,33 +22,77 @@ import json
 import os
 import re
 import shutil
+import stat
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import torch
+from pydantic import ConfigDict, StringConstraints
 from torch import Tensor
 
+from pipeline.errors import UserError
 from pipeline.model.saved import save_into
-from pipeline.system.files import write_text, written_aside
+from pipeline.reports import HistoryRow
+from pipeline.system.files import parse_json, write_text, written_aside
+from pipeline.system.records import Record
 from pipeline.training.snapshot import Snapshot
 
 KEPT = 2
 BLOCK = 2**23
+LARGEST = 2**28  # bytes of a manifest
+PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES}  # no file is worse for it
 RESERVE = 64_000_000  # bytes of the disk that a checkpoint leaves to the journal
-MANIFEST = re.compile(r"checkpoint-(\d{8,})\.json")
+STEP = r"(\d{8,15})"
+MANIFEST = re.compile(rf"checkpoint-{STEP}\.json")
+OURS = re.compile(rf"\.?((weights|optimizer)-{STEP}\.pth|{MANIFEST.pattern})(\.\d+\.part)?")
 
 Check = tuple[int, int]  # bytes, CRC-32
+WeightsFile = Annotated[str, StringConstraints(pattern=rf"^weights-{STEP}\.pth$")]
+OptimizerFile = Annotated[str, StringConstraints(pattern=rf"^optimizer-{STEP}\.pth$")]
 
 
-class Damaged(Exception):
+class Damaged(UserError):
     """A checkpoint's file is not what was written."""
 
 
 class Cancelled(Exception):
     """The checkpoint is not needed any more."""
+
+
+class LoopState(Record):
+    """What of a training fits into JSON.
+
+    Attributes:
+        losses: of the last steps, by which loss spikes are known.
+        observer: its own.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    history: tuple[HistoryRow, ...]
+    losses: tuple[float, ...]
+    observer: Any
+
+
+class Parts(Record):
+    """A checkpoint's files."""
+
+    weights: WeightsFile
+    best: WeightsFile
+    optimizer: OptimizerFile
+
+
+class Manifest(Record):
+    """A checkpoint's JSON, without the checksum around it; `checks` are of its files."""
+
+    step: int
+    files: Parts
+    checks: dict[WeightsFile | OptimizerFile, Check]
+    record: LoopState
 
 
 @dataclass(frozen=True)
@@ -57,14 +104,14 @@ class Checkpoint:
         weights: those of the model.
         best: those of the lowest validation loss; the same object where they are the same.
         optimizer: its state dict.
-        record: history and whatever else fits into JSON.
+        record: the rest.
     """
 
     step: int
     weights: Snapshot
     best: Snapshot
     optimizer: dict[str, Any]
-    record: dict[str, Any]
+    record: LoopState
 
     def without_tensors(self) -> Checkpoint:
         """For ranks that get their tensors from rank 0."""
@@ -93,18 +140,19 @@ class CheckpointFolder:
             Cancelled: `is_cancelled` said so.
         """
         files = _files_of(checkpoint)
+        self._remove_other_things()
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._save_new(files, is_cancelled)
             names = {part: file for part, (file, _) in files.items()}
-            body = {
-                "step": checkpoint.step,
-                "files": names,
-                "checks": {file: self._checks[file] for file in names.values()},
-                "record": checkpoint.record,
-            }
+            manifest = Manifest(
+                step=checkpoint.step,
+                files=Parts(**names),
+                checks={file: self._checks[file] for file in names.values()},
+                record=checkpoint.record,
+            )
             before_commit()
-            write_text(self._manifest(checkpoint.step), _signed(body))
+            write_text(self._manifest(checkpoint.step), _signed(manifest.model_dump()))
         finally:
             self._prune()
 
@@ -117,44 +165,47 @@ class CheckpointFolder:
         for file, value in new.items():
             self._checks[file] = _save(self.folder / file, value, is_cancelled)
 
-    def read_latest(self, notify: Callable[[str], None]) -> Checkpoint | None:
+    def read_latest(
+        self,
+        notify: Callable[[str], None],
+        check: Callable[[Checkpoint], None] = lambda checkpoint: None,
+    ) -> Checkpoint | None:
         """The newest checkpoint that is whole; None where there is none.
 
         Args:
             notify: gets a line for each that is damaged.
+            check: raises UserError for one that is not of this training.
         """
+        self._remove_other_things()
         for step in reversed(self._steps()):
             try:
-                return self._read(step)
-            except Damaged as error:
+                checkpoint, checks = self._read(step)
+                check(checkpoint)
+            except UserError as error:
                 notify(f"the checkpoint of step {step} is damaged ({error})")
-                self._manifest(step).unlink()
+                _remove(self._manifest(step))
+            else:
+                self._checks = checks
+                return checkpoint
         return None
 
-    def _read(self, step: int) -> Checkpoint:
-        body = _verified(self._manifest(step))
-        checks = {file: (size, crc) for file, (size, crc) in body["checks"].items()}
+    def _read(self, step: int) -> tuple[Checkpoint, dict[str, Check]]:
+        manifest = _verified(self._manifest(step))
+        files, checks = manifest.files, manifest.checks
+        own = (manifest.step, _step_of(files.weights), _step_of(files.optimizer))
+        if own != (step, step, step) or set(files.model_dump().values()) != checks.keys():
+            raise Damaged(f"{self._manifest(step).name}: its files are another checkpoint's")
         for file, check in checks.items():
-            if (found := _check_of(self.folder / file)) != check:
+            if (found := _check_of(self.folder / file, check[0])) != check:
                 raise Damaged(f"{file}: {_difference(found, check)}")
-        values = {
-            file: torch.load(self.folder / file, map_location="cpu", weights_only=True)
-            for file in checks
-        }
-        weights = {
-            file: Snapshot(int(file.removeprefix("weights-").removesuffix(".pth")), values[file])
-            for file in checks
-            if file.startswith("weights-")
-        }
-        self._checks = checks
-        files = body["files"]
-        return Checkpoint(
-            step=step,
-            weights=weights[files["weights"]],
-            best=weights[files["best"]],
-            optimizer=values[files["optimizer"]],
-            record=body["record"],
+        values = {file: _load(self.folder / file) for file in checks}
+        weights, best = (
+            Snapshot(_step_of(file), values[file]) for file in (files.weights, files.best)
         )
+        if files.weights == files.best:
+            best = weights
+        checkpoint = Checkpoint(step, weights, best, values[files.optimizer], manifest.record)
+        return checkpoint, checks
 
     def _manifest(self, step: int) -> Path:
         return self.folder / f"checkpoint-{step:08}.json"
@@ -163,23 +214,46 @@ class CheckpointFolder:
         if not self.folder.is_dir():
             return []
         found = (MANIFEST.fullmatch(path.name) for path in self.folder.iterdir())
-        return sorted(int(match[1]) for match in found if match)
+        steps = {int(match[1]) for match in found if match}
+        return sorted(step for step in steps if os.path.lexists(self._manifest(step)))
+
+    def _remove_other_things(self) -> None:
+        """Whatever stands where the folder should; a link's target is nobody's checkpoints."""
+        if self.folder.is_symlink() or not self.folder.is_dir():
+            _remove(self.folder)
 
     def _prune(self) -> None:
         """Remove what the last two checkpoints do not name, and what kills have left."""
-        steps = self._steps()
-        for step in steps[:-KEPT]:
-            self._manifest(step).unlink()
         wanted: set[str] = set()
-        for step in steps[-KEPT:]:
-            try:
-                wanted |= set(_verified(self._manifest(step))["checks"])
-            except Damaged:
-                self._manifest(step).unlink()
+        for step in self._steps()[-KEPT:]:
+            with suppress(Damaged):
+                wanted |= {self._manifest(step).name, *_verified(self._manifest(step)).checks}
         for path in self.folder.iterdir():
-            if path.suffix in (".pth", ".part") and path.name not in wanted:
-                path.unlink()
+            if OURS.fullmatch(path.name) and path.name not in wanted:
+                _remove(path)
         self._checks = {file: check for file, check in self._checks.items() if file in wanted}
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link or a folder, where that can be done."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _step_of(file: str) -> int:
+    return int(file.partition("-")[2].removesuffix(".pth"))
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # torch raises many types for a damaged or foreign file
+        raise Damaged(f"{path.name}: not torch's ({type(error).__name__})") from None
 
 
 def _files_of(checkpoint: Checkpoint) -> dict[str, tuple[str, Any]]:
@@ -231,15 +305,32 @@ def _save(path: Path, value: Any, is_cancelled: Callable[[], bool]) -> Check:
     return checked.bytes, checked.crc
 
 
-def _check_of(path: Path) -> Check | None:
-    size = crc = 0
+def _check_of(path: Path, expected: int) -> Check | None:
+    """A regular file's bytes and checksum, which is not computed where the bytes differ.
+
+    Raises:
+        OSError: files cannot be opened at all.
+    """
+    crc = 0
     try:
+        if (size := _regular_bytes(path)) != expected:
+            return size, crc
         with open(path, "rb") as file:
             while block := file.read(BLOCK):
-                size, crc = size + len(block), zlib.crc32(block, crc)
-    except OSError:
+                crc = zlib.crc32(block, crc)
+    except OSError as error:
+        if error.errno in PASSING:
+            raise
         return None
     return size, crc
+
+
+def _regular_bytes(path: Path) -> int:
+    """The size of a regular file; whatever else has its name fails as if it were not there."""
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    return found.st_size
 
 
 def _difference(found: Check | None, check: Check) -> str:
@@ -255,17 +346,27 @@ def _signed(body: dict[str, Any]) -> str:
     return json.dumps({"crc32": zlib.crc32(text.encode()), "body": body}, sort_keys=True) + "\n"
 
 
-def _verified(path: Path) -> dict[str, Any]:
-    """The body of a manifest.
+def _verified(path: Path) -> Manifest:
+    """A manifest.
 
     Raises:
         Damaged: it is not what was written.
+        OSError: files cannot be opened at all.
     """
+    damaged = Damaged(f"{path.name}: its checksum is another")
     try:
+        if _regular_bytes(path) > LARGEST:
+            raise damaged
         text = path.read_text(encoding="utf-8")
-        body: dict[str, Any] = json.loads(text)["body"]
-        if _signed(body) == text:
-            return body
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise Damaged(f"{path.name}: its checksum is another")
+        body = parse_json(text, path.name)["body"]
+        signed = _signed(body)
+    except (OSError, UserError, ValueError, KeyError, TypeError, IndexError) as error:
+        if isinstance(error, OSError) and error.errno in PASSING:
+            raise
+        raise damaged from None
+    if signed != text:
+        raise damaged
+    try:
+        return Manifest.from_value(body, path.name)
+    except UserError as error:
+        raise Damaged(str(error)) from None

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pipeline.training.checkpoint import Cancelled, Checkpoint, CheckpointFolder
+from pipeline.training.checkpoint import Cancelled, Checkpoint, CheckpointFolder, LoopState
 from pipeline.training.snapshot import Snapshot, copied
 
 
@@ -47,9 +47,11 @@ class Checkpointer:
         self._problem: Exception | None = None
         self._last_message = ""
 
-    def latest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole."""
-        return self._store.read_latest(self._notify)
+    def latest(
+        self, check: Callable[[Checkpoint], None] = lambda checkpoint: None
+    ) -> Checkpoint | None:
+        """The newest checkpoint that is whole, and that `check` raises no UserError about."""
+        return self._store.read_latest(self._notify, check)
 
     def is_due(self, step: int) -> bool:
         """Whether to save after this step."""
@@ -61,7 +63,7 @@ class Checkpointer:
         weights: Snapshot,
         best: Snapshot,
         optimizer: dict[str, Any],
-        record: dict[str, Any],
+        record: LoopState,
     ) -> None:
         """Copy the optimizer's state and begin to write; the rest must not change again."""
         assert not self._is_writing(), "ask is_due first"

@@ -16,10 +16,11 @@ from pipeline.distributed.world import World
 from pipeline.errors import UserError
 from pipeline.model.gpt import GPT
 from pipeline.model.runtime import Runtime
-from pipeline.model.saved import OPTIMIZER
+from pipeline.model.saved import OPTIMIZER, REMEDY
 from pipeline.model.start import Start, config_of
 from pipeline.model.tensors import checked, load_pth
 from pipeline.params import Params, Train
+from pipeline.system.checksums import check_where_known
 from pipeline.system.records import Record
 from pipeline.system.text import quoted
 from pipeline.training.optim import build_optimizer
@@ -69,6 +70,7 @@ def restore_optimizer(optimizer: Optimizer, folder: Path | None, settings: Train
         return False
     if settings.init_optimizer == "fresh":
         return False
+    check_where_known(path, REMEDY)
     groups = optimizer.state_dict()["param_groups"]
     saved = OptimizerFile.from_value(load_pth(path), f"{path}: not an optimizer's state")
     if [group.params for group in saved.param_groups] != [group["params"] for group in groups]:

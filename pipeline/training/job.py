@@ -15,6 +15,8 @@ from pipeline.model.runtime import Runtime, choose_runtime
 from pipeline.model.saved import save_config, save_weights
 from pipeline.model.start import Start
 from pipeline.params import Params
+from pipeline.system.checksums import SUMS
+from pipeline.system.files import folder_aside
 from pipeline.tokens.windows import Windows
 from pipeline.training.batch_size import with_largest_batch
 from pipeline.training.batches import Batches
@@ -73,7 +75,7 @@ class TrainingJob:
         return fingerprint(
             {**values, "precision": self.runtime.precision},
             files=[
-                *(w.tokens.folder / "meta.json" for w in (self.train_windows, self.val_windows)),
+                *(w.tokens.folder / SUMS for w in (self.train_windows, self.val_windows)),
                 *(self.source.files if self.source is not None else ()),
             ],
             code=code_of("train"),
@@ -110,7 +112,7 @@ class TrainingJob:
             checkpoints,
             world,
         )
-        found = checkpoints.latest() if checkpoints is not None else None
+        found = checkpoints.latest(trainer.check) if checkpoints is not None else None
         outline = world.broadcast(found.without_tensors() if found is not None else None)
         if outline is not None:
             trainer.restore(found or outline)
@@ -137,8 +139,9 @@ class TrainingJob:
         except Diverged as error:
             if trainer.best_weights is None:
                 raise
-            save_config(rescue, trainer.model.config)
-            save_weights(rescue, trainer.best_weights.tensors, "last")
+            with folder_aside(rescue) as aside:
+                save_config(aside, trainer.model.config)
+                save_weights(aside, trainer.best_weights.tensors, "last")
             step = trainer.best_weights.step
             raise Diverged(
                 f"{error}; the best weights, of step {step}, are kept in {rescue}"

@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -30,6 +29,7 @@ from torch.nn.utils import clip_grads_with_norm_
 from pipeline.distributed.base import load_optimizer, load_weights
 from pipeline.distributed.parallel import parallelize
 from pipeline.distributed.world import ALONE, World
+from pipeline.errors import UserError
 from pipeline.model.gpt import GPT
 from pipeline.model.objective import Objective
 from pipeline.model.runtime import Runtime, derive_seed
@@ -37,7 +37,7 @@ from pipeline.params import Train
 from pipeline.reports import HistoryRow
 from pipeline.tokens.windows import Indices, Windows
 from pipeline.training.batches import Batches
-from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.checkpoint import Checkpoint, LoopState
 from pipeline.training.checkpointer import Checkpointer
 from pipeline.training.delayed_metrics import DelayedMetrics, StepMetrics
 from pipeline.training.evaluation import distributed_loss
@@ -47,7 +47,10 @@ from pipeline.training.schedule import learning_rate
 from pipeline.training.snapshot import Snapshot
 from pipeline.training.spikes import SpikeDetector
 from pipeline.training.stopping import patience_is_over, total_steps
+from pipeline.training.tensor_checks import check_moments, check_weights
 from pipeline.training.throughput import Meter
+
+EVAL_BATCH = 2  # windows: the book's batch
 
 
 class Trainer:
@@ -178,19 +181,19 @@ class Trainer:
         return norm
 
     def evaluate(self) -> None:
-        """Measure the validation windows and `eval_batches` fixed training batches."""
+        """Measure the validation windows and some fixed training windows, without dropout."""
         self.report_steps(self.metrics.flush())
         batch_size = self.batches.batch_size
-        train_count = min(len(self.train_windows), self.settings.eval_batches * batch_size)
         with self.parallel.evaluation(), self.runtime.autocast():
             train_loss, val_loss = (
                 distributed_loss(self.world, self.working.model, windows, batch_size, indices)
                 for windows, indices in (
-                    (self.train_windows, range(train_count)),
+                    (self.train_windows, self.training_indices()),
                     (self.val_windows, self.validation_indices()),
                 )
             )
         self.check_finite(val_loss, "validation", self.step)
+        self.check_finite(train_loss, "training", self.step)
         row = HistoryRow(
             step=self.step,
             epoch=self.step / self.batches.steps_per_epoch,
@@ -249,24 +252,42 @@ class Trainer:
             weights=weights,
             best=self.best_weights,
             optimizer=optimizer,
-            record={
-                "history": [asdict(row) for row in self.history],
-                "losses": self.spikes.state(),
-                "observer": self.observer.state(),
-            },
+            record=LoopState(
+                history=tuple(self.history),
+                losses=tuple(self.spikes.state()),
+                observer=self.observer.state(),
+            ),
         )
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Look at a checkpoint, on rank 0, before anything is changed by it.
+
+        Raises:
+            UserError: it is not one of this training.
+        """
+        steps = [row.step for row in checkpoint.record.history]
+        if not 0 < checkpoint.step < self.total_steps or checkpoint.best.step not in steps:
+            raise UserError("its steps are not this training's")
+        if steps != sorted(set(steps)) or steps[-1] > checkpoint.step:
+            raise UserError("its history is not in order")
+        check_weights(checkpoint.weights.tensors, self.model)
+        check_weights(checkpoint.best.tensors, self.model)
+        check_moments(checkpoint.optimizer, self.optimizer, self.settings)
+        self.observer.restore(checkpoint.record.observer)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from the checkpoint; rank 0's holds the tensors for all."""
         load_weights(self.world, self.model, checkpoint.weights.tensors)
-        load_optimizer(self.world, self.model, self.optimizer, checkpoint.optimizer)
+        groups = self.optimizer.state_dict()["param_groups"]  # what the settings say
+        moments = {**checkpoint.optimizer, "param_groups": groups}
+        load_optimizer(self.world, self.model, self.optimizer, moments)
         self.working.refresh()
         self.step = checkpoint.step
-        self.history = [HistoryRow(**row) for row in checkpoint.record["history"]]
+        self.history = list(checkpoint.record.history)
         self.best_weights = checkpoint.best
         self.best = next(row for row in self.history if row.step == self.best_weights.step)
-        self.spikes = SpikeDetector(checkpoint.record["losses"])
-        self.observer.restore(checkpoint.record["observer"])
+        self.spikes = SpikeDetector(checkpoint.record.losses)
+        self.observer.restore(checkpoint.record.observer)
 
     def snapshot(self) -> Snapshot:
         """A copy of the weights as they are now, on rank 0."""
@@ -289,6 +310,10 @@ class Trainer:
 
     def evaluates_at(self, step: int) -> bool:
         return step % self.settings.eval_every == 0 or step == self.total_steps
+
+    def training_indices(self) -> range:
+        """The training windows that evaluations measure, whatever the batch size is."""
+        return range(min(len(self.train_windows), self.settings.eval_batches * EVAL_BATCH))
 
     def validation_indices(self) -> range:
         """The validation windows that evaluations measure: all, or some, evenly spread."""

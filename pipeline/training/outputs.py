@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 from pipeline.model.gpt import GPT
 from pipeline.model.saved import FILES, OPTIMIZER, save_config, save_weights, save_whole
 from pipeline.model.start import Start
+from pipeline.numbers import gap, shown
 from pipeline.plots.curves import loss_curves
 from pipeline.reports import (
     HISTORY_COLUMNS,
@@ -19,6 +21,7 @@ from pipeline.reports import (
     LastEvaluation,
     Training,
 )
+from pipeline.system.checksums import SUMS, write_sums
 from pipeline.system.files import write_text
 from pipeline.training.loop import Trainer
 
@@ -27,24 +30,26 @@ def save_training(
     folder: Path,
     trainer: Trainer,
     start: Start,
-    on_saved: Callable[[str], None] = lambda name: None,
+    on_saved: Callable[[str], str | None] = lambda name: None,
 ) -> None:
     """Write the folder of a trained model: config, start, best and last weights, optimizer.
 
     Args:
-        on_saved: called with each large file's name, once it is there.
+        on_saved: called with each large file's name, once it is there; may return its SHA-256.
     """
     assert trainer.best_weights is not None, "a training evaluates at step 0"
     assert trainer.last_weights is not None, "a training keeps them at its end"
+    best, last = trainer.best_weights.tensors, trainer.last_weights.tensors
+    (folder / SUMS).unlink(missing_ok=True)  # an earlier training's
     save_config(folder, trainer.model.config)
     start.save(folder)
-    best, last = trainer.best_weights.tensors, trainer.last_weights.tensors
     save_weights(folder, best, "best")
-    on_saved(FILES["best"])
+    digests = {FILES["best"]: on_saved(FILES["best"])}
     save_weights(folder, last, "last")
-    on_saved(FILES["last"])
+    digests[FILES["last"]] = on_saved(FILES["last"])
     save_whole(folder / OPTIMIZER, trainer.last_optimizer)
-    on_saved(OPTIMIZER)
+    digests[OPTIMIZER] = on_saved(OPTIMIZER)
+    write_sums(folder, digests)
 
 
 def write_history(path: Path, history: Sequence[HistoryRow]) -> None:
@@ -73,13 +78,28 @@ def summary(model: GPT, history: Sequence[HistoryRow], best: HistoryRow) -> Trai
 
 
 def describe_outcome(history: Sequence[HistoryRow], best: HistoryRow) -> str:
-    """Where the validation loss was best and how losses changed since, in a sentence."""
+    """Where the validation loss was best and how losses changed since, in a sentence.
+
+    What it claims is decided by steps and losses as they were measured; rounding is for show.
+    """
     last = history[-1]
-    where = f"epoch {best.epoch:.1f} (step {best.step})"
-    found = f"validation loss was best at {where}: {best.val_loss:.3f}"
+    where = f"epoch {best.epoch:.1f} (step {best.step})" if best.step else "step 0, before training"
+    found = f"validation loss was best at {where}: {shown(best.val_loss)}"
     if best.step == last.step:
-        return f"{found}, the last evaluation; it may fall further with more epochs"
+        more = ", the last evaluation; it may fall further with more epochs" if best.step else ""
+        return found + more
+    rise = last.val_loss - best.val_loss
+    by = f"by {gap(rise)} " if rise > 0 else ""
     return (
-        f"{found}; since then it rose by {last.val_loss - best.val_loss:.3f} to "
-        f"{last.val_loss:.3f} while training loss fell to {last.train_loss:.3f}"
+        f"{found}; since then it {_change(best.val_loss, last.val_loss, by)} "
+        f"while training loss {_change(best.train_loss, last.train_loss)}"
     )
+
+
+def _change(before: float, after: float, by: str = "") -> str:
+    """`rose by 0.290 to 6.430`, `fell to 0.590`, `ended at 0.590 too`, `became NaN`."""
+    if after == before:
+        return f"ended at {shown(after)} too"
+    if not (math.isfinite(before) and math.isfinite(after)):
+        return f"became {shown(after)}"
+    return f"{'rose' if after > before else 'fell'} {by}to {shown(after)}"

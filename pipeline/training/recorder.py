@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +9,12 @@ from pipeline.generation.decode import complete
 from pipeline.generation.matmul_kernels import Precision
 from pipeline.generation.sampling import Sampling
 from pipeline.model.gpt import GPT
+from pipeline.numbers import counted, perplexity, shown
 from pipeline.params import Params, flatten
-from pipeline.reports import HistoryRow
+from pipeline.reports import HistoryRow, SplitCounts
+from pipeline.system.markdown import inline
 from pipeline.system.progress import Progress
+from pipeline.system.records import Record
 from pipeline.tracking.open_run import Run
 from pipeline.tracking.run import run_name
 from pipeline.training.events import Step, metrics_of
@@ -20,6 +22,13 @@ from pipeline.training.job import TrainingJob
 
 SAMPLE_TOKENS = 50
 LISTED_SPIKES = 20
+
+
+class RecorderState(Record):
+    """What a checkpoint holds of a `Recorder`."""
+
+    samples: tuple[dict[str, Any], ...]
+    spikes: tuple[int, ...]
 
 
 class Recorder:
@@ -35,23 +44,24 @@ class Recorder:
             self.report_spike(step)
         self.run.log_metrics(metrics_of(step), step=step.step)
         speed = f"{step.tokens_per_second:.0f}"
-        self.bar.advance(1, **{"loss": f"{step.loss:.3f}", "tokens/s": speed})
+        self.bar.advance(1, **{"loss": shown(step.loss), "tokens/s": speed})
 
     def report_spike(self, step: Step) -> None:
         self.spikes.append(step.step)
-        steps = ", ".join(map(str, self.spikes[:LISTED_SPIKES]))
+        steps = "steps " if len(self.spikes) > 1 else "step "
+        steps += ", ".join(map(str, self.spikes[:LISTED_SPIKES]))
         more = ", …" * (len(self.spikes) > LISTED_SPIKES)
-        self.run.set_tags({"loss_spikes": f"{len(self.spikes)} (steps {steps}{more})"})
-        self.bar.say(f"warning: the training loss jumped to {step.loss:.3f} at step {step.step}")
+        self.run.set_tags({"loss_spikes": f"{len(self.spikes)} ({steps}{more})"})
+        self.bar.say(f"warning: the training loss jumped to {shown(step.loss)} at step {step.step}")
 
     def on_evaluation(self, row: HistoryRow) -> None:
         losses = metrics_of(row, "perplexity")
-        perplexities = {name: math.exp(loss) for name, loss in losses.items()}
+        perplexities = {name: perplexity(loss) for name, loss in losses.items()}
         self.run.log_metrics(metrics_of(row) | perplexities, step=row.step)
         self.run.log_metrics(metrics_of(row, "by_tokens"), step=row.tokens_seen)
         self.bar.say(
-            f"epoch {row.epoch:.2f}, step {row.step}: training loss {row.train_loss:.3f}, "
-            f"validation loss {row.val_loss:.3f}"
+            f"epoch {row.epoch:.2f}, step {row.step}: training loss {shown(row.train_loss)}, "
+            f"validation loss {shown(row.val_loss)}"
         )
 
     def on_epoch(self, epoch: int, model: GPT) -> None:
@@ -63,8 +73,9 @@ class Recorder:
     def state(self) -> dict[str, Any]:
         return {"samples": list(self.samples), "spikes": list(self.spikes)}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self.samples, self.spikes = state["samples"], state["spikes"]
+    def restore(self, state: Any) -> None:
+        found = RecorderState.from_value(state, "observer")
+        self.samples, self.spikes = list(found.samples), list(found.spikes)
 
 
 def greedy_sampler(job: TrainingJob) -> Callable[[GPT], dict[str, Any]]:
@@ -93,16 +104,19 @@ def run_header(job: TrainingJob) -> dict[str, Any]:
     return {
         "name": run_name(params, defaults, ["train.learning_rate"]),
         "description": (
-            f"Pretraining on **{meta['corpus']}**: {len(job.train_windows.tokens):,} training and "
-            f"{len(job.val_windows.tokens):,} validation tokens, {job.total_steps:,} steps, "
-            f"{job.runtime.precision} on {job.runtime.device.type}."
+            f"Pretraining on **{inline(meta.corpus)}**: {len(job.train_windows.tokens):,} "
+            f"training and {len(job.val_windows.tokens):,} validation tokens, "
+            f"{counted(job.total_steps, 'step')}, {job.runtime.precision} on "
+            f"{job.runtime.device.type}.\n\n"
+            "`train/loss` is of each step's own batch, with dropout; `eval/train_loss` and "
+            "`eval/val_loss` are of the same windows at every evaluation, without it."
         ),
         "params": {
             **params,
             "runtime.precision": job.runtime.precision,
             "runtime.processes": job.world.size,
         },
-        "tags": {"corpus": meta["corpus"], "corpus_sha256": meta["corpus_sha256"]},
+        "tags": {"corpus": meta.corpus, "corpus_sha256": meta.corpus_sha256},
     }
 
 
@@ -110,11 +124,11 @@ def log_inputs(run: Run, job: TrainingJob) -> None:
     """Log the two splits as the run's data sets."""
     for context, windows in (("training", job.train_windows), ("validation", job.val_windows)):
         meta = windows.tokens.meta
-        profile = {key: meta[key] for key in ("tokens", "documents", "characters", "bytes")}
+        profile = {key: getattr(meta, key) for key in SplitCounts.model_fields}
         run.log_input(
-            f"{meta['corpus']}/{meta['split']}",
+            f"{meta.corpus}/{meta.split}",
             source=str(windows.tokens.folder),
-            digest=meta["corpus_sha256"],
+            digest=meta.corpus_sha256,
             context=context,
             profile={**profile, "windows": len(windows)},
         )

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from pipeline.distributed.launch import launch
 from pipeline.distributed.world import World
+from pipeline.numbers import counted
 from pipeline.params import flatten, load_params
+from pipeline.params_advice import advice
 from pipeline.serving.trained_model import log_saved
 from pipeline.system.progress import Progress
 from pipeline.tracking.paths import state_folder
@@ -49,23 +51,24 @@ def train_as_rank_0(
     job: TrainingJob, worker: Callable[..., None], folder: Path, reports: Path, journal: Path
 ) -> None:
     """Train, log and write the outputs; the other ranks run `worker` meanwhile."""
-    state = state_folder("train", job.fingerprint)
     with (
         start_run(
             "train",
             experiment=job.params.tracking.experiment,
-            state=state,
+            state=state_folder("train", job.fingerprint),
             record=reports / "train_run.json",
             journal=journal,
             **run_header(job),
         ) as run,
         Progress(job.total_steps, "train", unit="step") as bar,
     ):
+        for line in advice(job.params, total_steps=job.total_steps, processes=job.world.size):
+            bar.say(f"warning: {line}")
         log_inputs(run, job)
         recorder = Recorder(run, bar, greedy_sampler(job))
         with (
             Checkpointer(
-                state / "checkpoints",
+                run.folder / "checkpoints",
                 every=job.params.train.checkpoint_every,
                 notify=lambda problem: bar.say(f"warning: {problem}"),
                 before_commit=run.sync,
@@ -76,10 +79,12 @@ def train_as_rank_0(
             if trainer.step:
                 bar.say(f"going on from the checkpoint of step {trainer.step}")
                 bar.go_on_from(trainer.step)
-            job.run(trainer, rescue=state / "best")
+            job.run(trainer, rescue=run.folder / "best")
             if trainer.step < trainer.total_steps:
                 patience = job.params.train.early_stopping
-                bar.say(f"stopped: no lower validation loss in {patience} evaluations")
+                bar.say(
+                    f"stopped: no lower validation loss in {counted(patience or 0, 'evaluation')}"
+                )
         write_outputs(recorder, job, trainer, folder, reports)
 
 

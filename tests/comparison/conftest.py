@@ -81,6 +81,7 @@ def texts() -> tuple[CorpusReport, SplitReport]:
 def page(rows: dict[str, ComparedModel]) -> ComparisonPage:
     history = pd.DataFrame(
         {
+            "step": [0, 1, 2],
             "epoch": [0.0, 1.0, 2.0],
             "tokens_seen": [0, 512, 1024],
             "train_loss": [10.9, 4.0, 0.6],

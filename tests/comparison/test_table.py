@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.comparison.columns import cells, comparison_report
 from pipeline.comparison.report import hosts, notes
 from pipeline.comparison.table import Comparison, read_comparison
-from pipeline.comparison.verdict import comparison_verdict
+from pipeline.comparison.verdict import MEMORISED, comparison_verdict
 from pipeline.errors import UserError
+from pipeline.numbers import perplexity as perplexity_of
+from pipeline.reports import (
+    BestEvaluation,
+    EvaluationReport,
+    LastEvaluation,
+    Losses,
+    SplitLosses,
+    Training,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "comparison"
 THE_VERDICT = "b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f"
@@ -152,7 +164,7 @@ def test_numbers_measured_on_something_else_are_refused(
     [
         ("evaluate.json", {"best": None}, "evaluate.json: best:"),
         ("evaluate.json", {"val__loss": "low"}, "evaluate.json: val.loss:"),
-        ("evaluate.json", {"untrained__val__loss": math.nan}, "untrained.val.loss:"),
+        ("evaluate.json", {"untrained__val__loss": "much"}, "untrained.val.loss:"),
         ("train.json", {"best": {"step": 30, "val_loss": 6.0}}, "train.json: best.epoch:"),
         ("baselines/124M.json", {"val": None}, "124M.json: is measured but lacks val"),
         ("baselines/124M.json", {"status": "maybe"}, "124M.json: status:"),
@@ -226,7 +238,7 @@ ALL = ("124M", "1558M")
         (
             ("1558M", "774M", "355M"),
             6,
-            {"evaluate.json": {"val__loss": 6.01}},
+            {"evaluate.json": {"val__loss": 6.0}, "train.json": {"best__step": 50}},
             "Six epochs from scratch reach a validation perplexity of 403, still falling at the "
             "end; GPT-2 could not be measured beside it (355M, 774M and 1558M unavailable).",
         ),
@@ -243,6 +255,41 @@ ALL = ("124M", "1558M")
             {"evaluate.json": {"val__loss": 6.01}, "train.json": {"best__epoch": 4.2}},
             "4.5 epochs from scratch reach a validation perplexity of 403, best at epoch 4.2; no "
             "GPT-2 was asked for (gpt2.sizes is empty).",
+        ),
+        (
+            (),
+            10 / 222,
+            {"train.json": {"steps": 10, "best__step": 5, "best__epoch": 5 / 222}},
+            "Ten steps from scratch reach a validation perplexity of 403, best at step 5, and then "
+            "memorise; no GPT-2 was asked for (gpt2.sizes is empty).",
+        ),
+        (
+            (),
+            1 / 222,
+            {"train.json": {"steps": 1, "best__step": 1, "best__epoch": 1 / 222}},
+            "One step from scratch reaches a validation perplexity of 403, still falling at the "
+            "end; no GPT-2 was asked for (gpt2.sizes is empty).",
+        ),
+        (
+            (),
+            10,
+            {"train.json": {"best__step": 49, "best__epoch": 9.8}},
+            "Ten epochs from scratch reach a validation perplexity of 403, best at step 49, and "
+            "then memorise; no GPT-2 was asked for (gpt2.sizes is empty).",
+        ),
+        (
+            (),
+            10,
+            {"evaluate.json": {"best__val__perplexity": math.inf, "val__loss": math.nan}},
+            "Ten epochs from scratch reach a validation perplexity of ∞, best at epoch 6; no GPT-2 "
+            "was asked for (gpt2.sizes is empty).",
+        ),
+        (
+            (),
+            10,
+            {"evaluate.json": {"best__val__perplexity": 3e207}},
+            "Ten epochs from scratch reach a validation perplexity of 3.0 × 10²⁰⁷, best at epoch "
+            "6, and then memorise; no GPT-2 was asked for (gpt2.sizes is empty).",
         ),
         (
             (),
@@ -273,6 +320,69 @@ def test_the_verdict_says_what_was_measured(
     for file, keys in changes.items():
         edit(file, **keys)
     assert comparison_verdict(compared(reports, *sizes), epochs) == sentence
+
+
+LOSS = st.sampled_from([6.1, 6.1004, 6.2, 800.0, math.inf, math.nan]) | st.floats(0, 20)
+
+
+@given(
+    losses=st.lists(st.tuples(LOSS, LOSS), min_size=2, max_size=6),
+    every=st.integers(1, 9),
+    steps_per_epoch=st.integers(1, 30),
+)
+def test_each_claim_of_the_verdict_is_what_the_numbers_say(
+    losses: list[tuple[float, float]], every: int, steps_per_epoch: int
+) -> None:
+    """`losses` are a training's and a validation's, by evaluation."""
+    losses[0] = (10.9, 10.8)
+    best = min(range(len(losses)), key=lambda i: (not losses[i][1] <= 20, losses[i][1], i))
+    last, steps = len(losses) - 1, (len(losses) - 1) * every
+    epochs = steps / steps_per_epoch
+
+    def measured(at: int) -> SplitLosses:
+        train, val = (
+            Losses(loss=x, perplexity=perplexity_of(x), bits_per_byte=x, tokens=8, windows=1)
+            for x in losses[at]
+        )
+        return SplitLosses(train=train, val=val)
+
+    comparison = Comparison(
+        {},
+        EvaluationReport(
+            corpus_sha256="5",
+            context_length=8,
+            train=measured(last).train,
+            val=measured(last).val,
+            best=measured(best),
+            untrained=measured(0),
+        ),
+        Training(
+            parameters=1,
+            steps=steps,
+            tokens_seen=8 * steps,
+            best=BestEvaluation(
+                step=best * every, epoch=best * every / steps_per_epoch, val_loss=losses[best][1]
+            ),
+            last=LastEvaluation(train_loss=losses[last][0], val_loss=losses[last][1]),
+            overfit=0.0,
+        ),
+    )
+    said = comparison_verdict(comparison, epochs)
+    number, unit = re.match(r"(\S+) (step|epoch)s? from", said).groups()  # type: ignore[union-attr]
+    assert number != "No"
+    assert (unit == "step") == (epochs < 1)
+    improved = losses[best][1] < losses[0][1]
+    assert ("never predict" in said) == (not improved)
+    assert ("still falling at the end" in said) == (improved and best == last)
+    place = re.search(r"best at (step|epoch) ([\d.,]+)[,;]", said)
+    assert (place is not None) == (improved and best != last)
+    if place is not None:
+        exact = best * every / (1 if place[1] == "step" else steps_per_epoch)
+        assert abs(float(place[2].replace(",", "")) - exact) <= (place[1] == "epoch") * 0.5
+        assert float(place[2].replace(",", "")) > 0
+    rose = losses[last][1] - losses[best][1] >= MEMORISED
+    fell = losses[last][0] < losses[best][0]
+    assert ("memorise" in said) == (improved and best != last and rose and fell)
 
 
 def test_the_verdict_names_the_smallest_and_the_largest(reports: Path, edit: Edit) -> None:

@@ -238,3 +238,21 @@ def test_processes_of_its_own_give_the_same_bytes(
     expected = split(corpus, tmp_path / "threads", 0.5)
     assert split(corpus, tmp_path / "processes", 0.5, scheduler="auto") == expected
     assert content(tmp_path / "processes") == content(tmp_path / "threads")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "tcp://",
+        "tcp://10.0.0.5",
+        "tcp://[::1",
+        "tcp://host:abc",
+        "tcp://host:99999",
+        "tcp://" + "a" * 400 + ":1",
+        "tcp://..:1",
+    ],
+)
+def test_an_address_that_can_be_none_is_refused_at_once(address: str) -> None:
+    said = r"^prepare\.scheduler: .* such as tcp://10\.0\.0\.5:8786$"
+    with pytest.raises(UserError, match=said), start_workers(address):
+        pass

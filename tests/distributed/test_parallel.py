@@ -36,13 +36,13 @@ def case(model: dict[str, Any] | None = None, **train: Any) -> dict[str, Any]:
     return {"model": model or {}, "train": {**SETTINGS, **train}}
 
 
-def assert_equal(shared: dict[str, Any], alone: dict[str, Any], loss: float = 1e-4) -> None:
-    assert shared["losses"] == pytest.approx(alone["losses"], abs=loss)
+def assert_equal(shared: dict[str, Any], alone: dict[str, Any]) -> None:
+    assert shared["losses"] == pytest.approx(alone["losses"], rel=1e-4)
     assert shared["norms"] == pytest.approx(alone["norms"], rel=1e-3)
     assert shared["weights"] == pytest.approx(alone["weights"], rel=1e-3)
     assert shared["moments"] == pytest.approx(alone["moments"], rel=1e-2)
     for row, expected in zip(shared["history"], alone["history"], strict=True):
-        assert row == pytest.approx(expected, abs=loss)
+        assert row == pytest.approx(expected, rel=1e-4)
 
 
 def assert_rises_again(trained: dict[str, Any]) -> None:

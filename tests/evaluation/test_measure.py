@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
-import numpy as np
 import pytest
 
 from pipeline.evaluation.measure import (
@@ -19,6 +16,7 @@ from pipeline.model.gpt import GPT, GPTConfig, initialise
 from pipeline.model.perplexity import measure
 from pipeline.params import Compare
 from pipeline.tokens.tokenizer import encode
+from tests.helpers.tokens import write_split
 
 LENGTH = 300  # so that the tokens shown end within a window
 PROMPTS = Compare(prompts=("The capital of France is", "Water"), max_new_tokens=4)
@@ -28,13 +26,7 @@ PROMPTS = Compare(prompts=("The capital of France is", "Water"), max_new_tokens=
 def splits(tmp_path_factory: pytest.TempPathFactory) -> Splits:
     folder = tmp_path_factory.mktemp("tokens")
     for name, words in (("train", 400), ("val", 1600)):
-        tokens = encode("best worst " * words)
-        (folder / name).mkdir()
-        (folder / name / "0.bin").write_bytes(np.array(tokens, "<u2").tobytes())
-        meta = {"encoding": "gpt2", "dtype": "uint16", "tokens": len(tokens)}
-        meta |= {"corpus": "tiny", "corpus_sha256": "c" * 64}
-        meta["shards"] = [{"file": "0.bin", "tokens": len(tokens)}]
-        (folder / name / "meta.json").write_text(json.dumps(meta))
+        write_split(folder / name, encode("best worst " * words))
     return Splits.open(folder, LENGTH)
 
 

@@ -60,7 +60,7 @@ def test_a_damaged_copy_is_made_again(verified: Gpt2, cache: Path) -> None:
     assert copy.read_bytes() == whole
 
 
-@pytest.mark.parametrize("name", ["model.pth", "config.json", "kept.json"])
+@pytest.mark.parametrize("name", ["model.pth", "config.json", "_SHA256SUMS"])
 def test_an_altered_copy_is_made_again(name: str, verified: Gpt2, cache: Path) -> None:
     """Whole and readable, but not what was written: another's weights, or one byte of them."""
     wanted = load_kept("124M", verified).state_dict()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,28 +19,10 @@ from pipeline.training.checkpointer import Checkpointer
 from pipeline.training.events import Step
 from pipeline.training.loop import Trainer
 from pipeline.training.optim import build_optimizer
+from tests.helpers.tokens import write_split
 
 CONFIG = GPTConfig(n_layer=2, n_head=2, n_embd=16, context_length=8, vocab_size=64, dropout=0.1)
 CPU = Runtime(torch.device("cpu"), bf16=False)
-
-
-def write_tokens(folder: Path, tokens: np.ndarray) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "00000.bin").write_bytes(tokens.astype("<u2").tobytes())
-    meta = {
-        "split": folder.name,
-        "encoding": "gpt2",
-        "dtype": "uint16",
-        "tokens": len(tokens),
-        "documents": 1,
-        "characters": len(tokens),
-        "bytes": len(tokens),
-        "corpus": "tiny",
-        "corpus_sha256": "0" * 64,
-        "shards": [{"file": "00000.bin", "tokens": len(tokens)}],
-    }
-    (folder / "meta.json").write_text(json.dumps(meta))
-    return folder
 
 
 @dataclass
@@ -77,8 +58,8 @@ def config() -> GPTConfig:
 def tokens(tmp_path: Path) -> Path:
     """`train`: 20 windows of 8 that repeat a pattern; `val`: 5."""
     pattern = np.random.default_rng(0).integers(0, 64, 23)
-    write_tokens(tmp_path / "tokens" / "train", np.resize(pattern, 161))
-    write_tokens(tmp_path / "tokens" / "val", np.resize(pattern[::-1], 41))
+    write_split(tmp_path / "tokens" / "train", np.resize(pattern, 161))
+    write_split(tmp_path / "tokens" / "val", np.resize(pattern[::-1], 41))
     return tmp_path / "tokens"
 
 

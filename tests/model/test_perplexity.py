@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from pipeline.model.gpt import GPT, GPTConfig, initialise
 from pipeline.model.perplexity import measure, window_losses
 from pipeline.tokens.tokenizer import token_bytes
 from pipeline.tokens.windows import Windows
+from tests.helpers.tokens import write_split
 
 CONFIG = GPTConfig(n_layer=1, n_head=2, n_embd=8, context_length=16, dropout=0.3)
 
@@ -22,11 +22,7 @@ CONFIG = GPTConfig(n_layer=1, n_head=2, n_embd=8, context_length=16, dropout=0.3
 @pytest.fixture
 def windows(tmp_path: Path) -> Windows:
     tokens = np.random.default_rng(0).integers(0, 50257, 7 * 16 + 5).astype("<u2")
-    (tmp_path / "00000.bin").write_bytes(tokens.tobytes())
-    shards = [{"file": "00000.bin", "tokens": len(tokens)}]
-    meta = {"encoding": "gpt2", "dtype": "uint16", "tokens": len(tokens), "shards": shards}
-    (tmp_path / "meta.json").write_text(json.dumps(meta))
-    return Windows.open(tmp_path, 16)
+    return Windows.open(write_split(tmp_path, tokens), 16)
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from pipeline.pages.shading import (
     STEPS,
     TextSpan,
     break_lines,
-    running,
     scale,
     shade,
     shaded_lines,
@@ -70,10 +69,6 @@ def test_a_token_has_its_step_and_its_nats() -> None:
 @pytest.mark.parametrize(("nats", "place"), [(-0.0, 0), (0.99, 0), (1, 1), (9.99, 9), (10.8, 10)])
 def test_steps_are_whole_nats(nats: float, place: int) -> None:
     assert step(nats) == place
-
-
-def test_running_text_shows_what_cannot_be_seen() -> None:
-    assert running(" a\n\nb\x00\tc\n") == "a↵↵ b␀⇥c↵"
 
 
 def luminance(colour: str) -> float:

@@ -109,7 +109,7 @@ def test_the_page_shows_each_text_once_with_what_it_copied(report: FullSampleRep
     assert "**greedy** (4 tokens, log-probability -2.00, 90% copied, 3" in page
     assert "3 tokens, from “He said” at greedy:\n\n```text\n that he was\n```" in page
     assert "````text\n **bold** and ```fenced```\n````" in page
-    assert "## A line" in page
+    assert "## A↵ line" in page
     assert "| 1.4 | all | 0.5 | 0.14 | 0.1 | -2.5 | 50 | 0 | 0.75 | 12 |" in page
     assert "GPT-2 small" not in page  # no cell has it
     assert "![What temperature and top-k do to samples](grid.png)" in page

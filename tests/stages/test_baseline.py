@@ -30,29 +30,12 @@ from pipeline.weights import find
 from tests.helpers.checkpoints import TINY, write_checkpoint
 from tests.helpers.make_golden import GOLDEN
 from tests.helpers.reference import transformers_logits
+from tests.helpers.tokens import write_split
 
 PROMPTS = ["The capital of France is", "Two plus two equals"]
 LENGTH = 16
 
 Run = Callable[..., Result]
-
-
-def write_split(folder: Path, tokens: list[int]) -> None:
-    folder.mkdir(parents=True)
-    (folder / "00000.bin").write_bytes(np.array(tokens, "<u2").tobytes())
-    meta = {
-        "split": folder.name,
-        "encoding": "gpt2",
-        "dtype": "uint16",
-        "tokens": len(tokens),
-        "documents": 1,
-        "characters": 1,
-        "bytes": 1,
-        "corpus": "tiny",
-        "corpus_sha256": "c" * 64,
-        "shards": [{"file": "00000.bin", "tokens": len(tokens)}],
-    }
-    (folder / "meta.json").write_text(json.dumps(meta))
 
 
 @pytest.fixture(scope="module")

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from pipeline.numbers import shown, to_json
 from pipeline.tracking.journal import read_run
 from pipeline.tracking.mlflow.store import connect
 from tests.helpers.make_golden import GOLDEN, TABLES, compare
 
 WRITTEN = [f"comparison.{suffix}" for suffix in ("csv", "html", "json", "md", "png")]
+
+HISTORY = (GOLDEN / "history.csv").read_text()
+REPORTS = {
+    name: (GOLDEN / name).read_text()
+    for name in ("corpus.json", "split.json", "token_losses/scratch.json")
+}
 
 
 @pytest.fixture
@@ -40,6 +49,41 @@ def test_writes_the_golden_tables(repo: Path) -> None:
         assert written()[name].decode() == (GOLDEN / "expected" / name).read_text()
     verdict = json.loads(written()["comparison.json"])["verdict"]
     assert result.output == f"{verdict}\n"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", ["NaN", "Infinity", 1e300, 800.0])
+def test_losses_out_of_bounds_are_shown_and_not_drawn_away(repo: Path, value: str | float) -> None:
+    """As a training that diverges leaves them: every file is written, no cell is of 200 digits."""
+    number = float(value)
+    bits = number / 3
+    reports = repo / "reports"
+    evaluation = json.loads((reports / "evaluate.json").read_text())
+    wild = {"loss": value, "perplexity": "NaN" if value == "NaN" else "Infinity"}
+    for split in ("train", "val"):
+        evaluation[split] |= wild | {"bits_per_byte": value if math.isinf(bits) else bits}
+    (reports / "evaluate.json").write_text(json.dumps(to_json(evaluation)))
+    tokens = json.loads((reports / "token_losses/scratch.json").read_text())
+    tokens["models"]["last"] = [value] * len(tokens["tokens"])
+    (reports / "token_losses/scratch.json").write_text(json.dumps(tokens))
+    history = (reports / "history.csv").read_text()
+    (reports / "history.csv").write_text(history.replace("0.5,6.5", f"{number!r},{number!r}"))
+
+    result = compare("[124M, 1558M]", "--samples", "reports/samples.json")
+    assert result.exit_code == 0, result.output
+    assert sorted(written()) == WRITTEN
+    content = json.loads(written()["comparison.json"], parse_constant=pytest.fail)
+    found = content["models"]["scratch_last"]["val_loss"]
+    assert repr(float(found)) == repr(number)
+    (row,) = (
+        row
+        for row in csv.DictReader(written()["comparison.csv"].decode().splitlines())
+        if row["model"] == "scratch (last)"
+    )
+    assert repr(float(row["val_loss"])) == repr(number)
+    for page in ("comparison.md", "comparison.html"):
+        assert shown(number) in written()[page].decode()
+        assert not re.search(r"\d{70}", written()[page].decode())
 
 
 def test_runs_again_to_the_same_bytes(repo: Path) -> None:
@@ -124,13 +168,32 @@ def test_mlflow_shows_the_same_numbers(repo: Path, monkeypatch: pytest.MonkeyPat
         ),
         ("split.json", "{}", "split.json: corpus: field required"),
         ("corpus.json", "[", "corpus.json: not valid JSON"),
-        ("history.csv", None, "history.csv: No such file or directory"),
-        ("history.csv", "", "history.csv: No columns to parse from file"),
+        ("history.csv", None, "history.csv: no such file"),
+        ("history.csv", "", "history.csv: lacks step, epoch, tokens_seen"),
         ("history.csv", "step,epoch\n1,1\n", "history.csv: lacks tokens_seen, train_loss"),
         (
             "history.csv",
             "step,epoch,tokens_seen,train_loss,val_loss,learning_rate\n",
             "history.csv: holds no validation loss",
+        ),
+        ("history.csv", HISTORY.replace("2.0,6.0", "2.0,nan"), "line 5 has no validation loss"),
+        ("history.csv", HISTORY.replace("2.0,6.0", "2.0,-inf"), "line 5 has no validation loss"),
+        ("history.csv", HISTORY.replace("2.0,6.0", "2.0,six"), "(line 5 is none)"),
+        ("history.csv", HISTORY.replace("2.0,6.0", "2.0"), "(line 5 is none)"),
+        ("history.csv", HISTORY.replace("30,", "10,"), "its steps are not in order"),
+        ("history.csv", HISTORY.replace(",640,", f",{10**400},"), "its steps are not in order"),
+        ("history.csv", HISTORY.replace("0.5,6.5", "0.5,5.5"), "not of the training that train"),
+        ("history.csv", HISTORY.replace("2.0,6.0", "2.0,6.1"), "not of the training that train"),
+        ("history.csv", HISTORY[:-20], "history.csv: "),
+        ("history.csv", "a," * 10**6 + "\n" + "1," * 10**6, "history.csv: lacks step, epoch"),
+        ("history.csv", "\udcff\0\udcfe" * 99, "history.csv: no table of evaluations ("),
+        ("history.csv", HISTORY + "9" * 200_000, "history.csv: no table of evaluations ("),
+        ("split.json", REPORTS["split.json"].replace("5" * 64, "6" * 64), "are of two corpora"),
+        ("corpus.json", REPORTS["corpus.json"].replace("5" * 64, "6" * 64), "are of two corpora"),
+        (
+            "token_losses/scratch.json",
+            REPORTS["token_losses/scratch.json"].replace("5" * 64, "6" * 64),
+            "are of two corpora",
         ),
         ("train_run.json", "{}", "train_run.json: must hold the key `run`"),
     ],
@@ -142,7 +205,7 @@ def test_a_mistake_is_one_line_and_loses_nothing(
         (repo / "reports" / name).write_text("of an earlier run")
     before = written()
     path = repo / "reports" / file
-    path.unlink() if content is None else path.write_text(content)
+    path.unlink() if content is None else path.write_text(content, errors="surrogateescape")
     result = compare("[124M]")
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()

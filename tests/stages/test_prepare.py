@@ -75,6 +75,7 @@ def test_writes_the_corpus_and_its_report(place: Path) -> None:
     assert result.exit_code == 0
     assert sorted(outputs(place)) == [
         "data/corpus/00000.parquet",
+        "data/corpus/_SHA256SUMS",
         "data/corpus/_meta.json",
         "reports/corpus.json",
     ]

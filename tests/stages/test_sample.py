@@ -140,6 +140,28 @@ def test_a_model_that_diverged_ends_in_one_line(repository: Path) -> None:
     assert not Path("nan").exists()
 
 
+def test_a_prompt_is_no_markup_and_no_command(repository: Path) -> None:
+    prompts = ["Let $\\R^n$ be", "_a\n# | b", "\x1b[31m 水", "<!-- <b>"]
+    settings = {"prompts": prompts, "max_new_tokens": 2, "grid": {"temperature": [0], "top_k": [1]}}
+    Path("params.yaml").write_text(
+        f"{PARAMS.partition('sample:')[0]}sample: {json.dumps(settings)}"
+    )
+    try:
+        done = sample("hostile")
+    finally:
+        Path("params.yaml").write_text(PARAMS)
+    assert done.exception is None, done.output
+    assert json.loads(Path("hostile/samples.json").read_text())["prompts"] == prompts
+    page = Path("hostile/samples.md").read_text()
+    for heading in (
+        "Let &#36;\\\\R^n&#36; be",
+        "\\_a↵ &#35; \\| b",
+        "\\\\x1b\\[31m 水",
+        "&#60;!-- &#60;b\\>",
+    ):
+        assert f"\n## {heading}\n" in page
+
+
 def generate(*arguments: str, **options: object) -> Result:
     return CliRunner().invoke(lossbook, ["generate", *arguments], **options)  # type: ignore[arg-type]
 

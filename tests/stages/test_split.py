@@ -13,6 +13,7 @@ from pipeline.params import Prepare
 from pipeline.reports import SplitReport
 from pipeline.tokens.windows import Windows
 from stages.split import main
+from tests.helpers.damage import flip
 
 
 def run(folder: Path, params: str = "split: {train_fraction: 0.9}") -> Result:
@@ -42,10 +43,11 @@ def place(tmp_path: Path) -> Path:
 def test_writes_tokens_and_their_report(place: Path) -> None:
     assert sorted(outputs(place)) == [
         "reports/split.json",
-        "tokens/train/00000.bin",
-        "tokens/train/meta.json",
-        "tokens/val/00000.bin",
-        "tokens/val/meta.json",
+        *(
+            f"tokens/{split}/{name}"
+            for split in ("train", "val")
+            for name in ("00000.bin", "_SHA256SUMS", "meta.json")
+        ),
     ]
     path = place / "reports" / "split.json"
     report = json.loads(path.read_text())
@@ -67,9 +69,10 @@ def test_runs_again_to_the_same_bytes(place: Path) -> None:
     ("damage", "said"),
     [
         ("missing", "_meta.json: no such file"),
-        ("cut", "00000.parquet: not readable"),
+        ("cut", "00000.parquet: its SHA-256 is "),
+        ("three bytes", "00000.parquet: its SHA-256 is "),
         ("one character", "has 1 characters; give a longer text"),
-        ("few documents", "go whole to one split or another"),
+        ("equal documents", "go whole to one split or another"),
     ],
 )
 def test_a_mistake_is_one_line_and_loses_nothing(place: Path, damage: str, said: str) -> None:
@@ -79,11 +82,13 @@ def test_a_mistake_is_one_line_and_loses_nothing(place: Path, damage: str, said:
         (place / "corpus" / "_meta.json").unlink()
     elif damage == "cut":
         shard.write_bytes(shard.read_bytes()[:-4])
+    elif damage == "three bytes":  # other text, under the same name
+        flip(shard, at=685, count=3)
     elif damage == "one character":
         (place / "a.txt").write_text("x")
         prepare(Prepare(corpus=str(place / "a.txt")), place / "corpus")
     else:
-        (place / "a.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+        (place / "a.jsonl").write_text('{"text": "one"}\n{"text": "one"}\n')
         prepare(Prepare(corpus=str(place / "a.jsonl")), place / "corpus")
     result = run(place, "split: {train_fraction: 0.999}")
     assert result.exit_code == 1
@@ -116,7 +121,8 @@ def test_many_documents_get_a_run_that_tells_of_them(
     assert (metrics["documents"], metrics["left_out/empty"]) == (40, 1)
     for name in ("train", "val", "test"):
         assert metrics[f"{name}/tokens"] == report[name]["tokens"]
-        assert f"{name}: {report[name]['tokens']:,} tokens" in result.stdout
+        share = report[name]["tokens"] / sum(report[n]["tokens"] for n in ("train", "val", "test"))
+        assert f"{name}: {report[name]['tokens']:,} tokens, {share:.1%}" in result.stdout
 
     def artifact(name: str) -> str:
         return Path(store.download_artifacts(found.info.run_id, name)).read_text()

@@ -15,6 +15,8 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from pipeline.system.checksums import check
+
 PARAMS = """
 seed: 5
 prepare: {corpus: story.txt}
@@ -81,7 +83,10 @@ def history() -> list[dict[str, float]]:
 
 def test_writes_what_the_contract_names(repository: Path) -> None:
     model = {path.name for path in Path("models/scratch").iterdir()}
-    assert model == {"model.pth", "best.pth", "optimizer.pth", "config.json", "start.json"}
+    weights = {"model.pth", "best.pth", "optimizer.pth"}
+    assert model == weights | {"config.json", "start.json", "_SHA256SUMS"}
+    for name in weights | {"config.json"}:
+        check(Path("models/scratch", name), "")
     assert list(history()[0]) == [
         "step",
         "epoch",

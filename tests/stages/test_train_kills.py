@@ -11,10 +11,12 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.damage import cut, flip
 from tests.helpers.real_stage import prepare_tokens, said, stage
 
 PARAMS = """
@@ -89,6 +91,46 @@ def kill(process: subprocess.Popen[str], folder: Path, chance: random.Random) ->
     process.communicate()
 
 
+def assert_same(folder: Path, undisturbed: Path) -> None:
+    """The same bytes, each step journalled once, and nothing left to go on from."""
+    for name in WRITTEN:
+        assert (folder / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    assert metrics(folder) == metrics(undisturbed)
+    assert not list((folder / ".lossbook/state").iterdir())
+
+
+HARMS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "weights flipped": ("weights", flip),
+    "moments gone": ("optimizer", Path.unlink),
+    "manifest cut": ("checkpoint", cut),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_damaged_newest_checkpoint_changes_no_result(
+    prepared: Path, undisturbed: Path, tmp_path: Path, harm: str
+) -> None:
+    folder = tmp_path / "repository"
+    shutil.copytree(prepared, folder)
+    process = train(folder)
+    while process.poll() is None and len(checkpoints(folder, "checkpoint-*.json")) < 2:
+        time.sleep(0.003)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    newest = max(checkpoints(folder, "checkpoint-*.json"))
+    part, apply = HARMS[harm]
+    apply(
+        newest.with_name(newest.name.replace("checkpoint-", f"{part}-")).with_suffix(
+            ".json" if part == "checkpoint" else ".pth"
+        )
+    )
+    lines = said(train(folder))
+    assert "is damaged (" in lines
+    assert "going on from the checkpoint of step" in lines
+    assert_same(folder, undisturbed)
+
+
 @pytest.mark.parametrize("trial", range(30))
 def test_a_killed_training_ends_as_an_undisturbed_one(
     prepared: Path, undisturbed: Path, tmp_path: Path, trial: int
@@ -102,7 +144,4 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
     lines = said(train(folder))
     if process.returncode == -signal.SIGKILL:
         assert "going on from the checkpoint of step" in lines
-    for name in WRITTEN:
-        assert (folder / name).read_bytes() == (undisturbed / name).read_bytes(), name
-    assert metrics(folder) == metrics(undisturbed)
-    assert not list((folder / ".lossbook/state").iterdir())
+    assert_same(folder, undisturbed)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.sweep.conclusion import conclusion
 from pipeline.sweep.figures import curves, panels
 from pipeline.sweep.ranking import Sweep, rank
+from pipeline.sweep.report import settings_table
 from pipeline.sweep.selection import Scope, Selection, select
 from pipeline.tracking.mlflow.queries import Recorded
 from pipeline.tracking.tags import PARENT
@@ -107,6 +111,49 @@ def test_the_edge_of_what_was_tried_is_named() -> None:
     assert "lowest learning_rate with a result: lower ones failed." in conclusion(
         ranked(*runs, lower)
     )
+
+
+def test_equal_losses_have_no_best_among_them() -> None:
+    runs = [recorded(i, 6.0, params=lr(f"0.{i}")) for i in (1, 2, 3)]
+    assert conclusion(ranked(*runs)) == "All 3 settings come to the same: validation loss 6.000."
+    worse = recorded(4, 6.5, params=lr("0.4"))
+    assert conclusion(ranked(*runs, worse)) == (
+        "3 of 4 settings are best, with equal losses: learning_rate 0.1; learning_rate 0.2; "
+        "learning_rate 0.3: validation loss 6.000, 0.500 below learning_rate 0.4; one seed does "
+        "not show how much of that is chance."
+    )
+    table = settings_table(ranked(*runs, worse))
+    assert [row[0] for row in table.rows] == ["1", "1", "1", "4"]
+    assert not table.first_is_best
+
+
+@given(losses=st.lists(st.sampled_from([6.0, 6.0002, 6.5, 9.0, 1e299]), min_size=1, max_size=5))
+def test_each_claim_of_the_conclusion_is_what_the_numbers_say(losses: list[float]) -> None:
+    runs = [recorded(i, loss, params=lr(f"0.{i + 1}")) for i, loss in enumerate(losses)]
+    said = conclusion(ranked(*runs))
+    lowest = [i for i, loss in enumerate(losses) if loss == min(losses)]
+    if len(losses) > 1:
+        alone = re.match(r"learning_rate 0\.(\d) is best of (\d) settings", said)
+        assert (alone is not None) == (len(lowest) == 1)
+        assert alone is None or (int(alone[1]) - 1, int(alone[2])) == (lowest[0], len(losses))
+        assert ("come to the same" in said) == (len(lowest) == len(losses))
+        assert ("with equal losses" in said) == (1 < len(lowest) < len(losses))
+    assert ("lowest learning_rate" in said) == (len(losses) > 2 and lowest == [0])
+    assert ("highest learning_rate" in said) == (len(losses) > 2 and lowest == [len(losses) - 1])
+    assert " 0.000 below" not in said
+    assert len(said) < 400
+
+
+def test_perplexities_near_the_largest_float_can_be_ranked() -> None:
+    runs = [
+        recorded(i, loss, params=lr(rate, seed))
+        for i, (rate, seed, loss) in enumerate(
+            [("0.1", 1, 9e299), ("0.1", 2, 8e299), ("0.2", 1, 1e305), ("0.2", 2, 7.0)]
+        )
+    ]
+    found = ranked(*runs)
+    assert [setting.scores for setting in found.settings] == [(7.0,), (8e299, 9e299)]
+    assert "validation loss 7.000, 8.5 × 10²⁹⁹ below learning_rate 0.1" in conclusion(found)
 
 
 def test_only_seeds_make_one_setting() -> None:

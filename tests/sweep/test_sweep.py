@@ -133,3 +133,13 @@ def test_mistakes(sweep: dict[str, str], arguments: list[str], message: str) -> 
     done = CliRunner().invoke(main, ["sweep", *arguments])
     assert done.exit_code == 1
     assert done.output.startswith(f"Error: {message}")
+
+
+@pytest.mark.parametrize("name", ["sweep.html", "sweep.md", "sweep.png"])
+def test_files_that_others_wrote_are_not_replaced(
+    sweep: dict[str, str], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text("mine")
+    done = CliRunner().invoke(main, ["sweep", "--no-log", "--reports", str(tmp_path)])
+    assert (done.exit_code, (tmp_path / name).read_text()) == (1, "mine")
+    assert f"{tmp_path / name}: `lossbook sweep` did not write it" in done.stderr

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.system.text import printable, quoted, shortened
+from pipeline.system.text import (
+    flowing,
+    printable,
+    quoted,
+    readable,
+    running,
+    shortened,
+    signed,
+    visible,
+)
+from pipeline.tokens.tokenizer import VOCABULARY, token_bytes
 
 TEXT = st.text(st.characters(exclude_categories=()), max_size=300)  # lone surrogates too
 
@@ -49,3 +61,52 @@ def test_quoted_is_short_of_anything() -> None:
         text = quoted(value, 60)
         assert len(text) <= 62
         assert text.isprintable()
+
+
+@given(st.binary(max_size=40))
+def test_bytes_that_are_no_text_can_be_read(data: bytes) -> None:
+    text = readable(data)
+    text.encode("utf-8")
+    shown = re.sub(
+        rb"<((?:[0-9A-F]{2} ?)+)>", lambda found: bytes.fromhex(found[1].decode()), text.encode()
+    )
+    assert shown == data or b"<" in data
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b" the", " the"),
+        ("水".encode(), "水"),
+        (b"\xe9\x81", "<E9 81>"),
+        (b" \xe9\x81", " <E9 81>"),
+        (b"\x81a\xff\xe6\xb0\xb4", "<81>a<FF>水"),
+        (b"\xed\xa0\x80", "<ED A0 80>"),  # a surrogate, which UTF-8 has not
+        (b"", ""),
+    ],
+)
+def test_stray_bytes_are_shown(data: bytes, text: str) -> None:
+    assert readable(data) == text
+
+
+def test_every_token_of_the_vocabulary_can_be_read() -> None:
+    for token in range(VOCABULARY):
+        data = token_bytes(token)
+        text = readable(data)
+        assert "\ufffd" not in text or "\ufffd".encode() in data
+        assert visible(text).isprintable()
+
+
+def test_blanks_have_signs() -> None:
+    assert visible(" a\n\tb\x1b") == "␣a↵⇥b\\x1b"
+    assert visible(readable(b" \xe9\x81")) == "␣<E9 81>"
+    assert signed("a b\n") == "a b↵"
+    assert running(" a\n\nb\x00\tc\n") == "a↵↵ b\\x00⇥c↵"
+    assert flowing("\na ") == "↵ a "
+
+
+@given(TEXT)
+def test_what_is_shown_stays_in_its_line(text: str) -> None:
+    for show in (visible, signed, flowing, running):
+        assert len(show(text).splitlines()) <= 1
+        assert show(text) == printable(show(text), keep="")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -17,24 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
+from pipeline.system import digest_cache
+from pipeline.system.checksums import SUMS, write_sums
 from pipeline.tokens.tokenizer import END_OF_TEXT, encode
 from pipeline.tokens.windows import Tokens, Windows
-
-
-def write_split(folder: Path, *shards: list[int]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    names = [f"{i:05d}.bin" for i in range(len(shards))]
-    for name, shard in zip(names, shards, strict=True):
-        np.array(shard, "<u2").tofile(folder / name)
-    meta = {
-        "split": folder.name,
-        "encoding": "gpt2",
-        "dtype": "uint16",
-        "tokens": sum(map(len, shards)),
-        "shards": [{"file": n, "tokens": len(s)} for n, s in zip(names, shards, strict=True)],
-    }
-    (folder / "meta.json").write_text(json.dumps(meta))
-    return folder
+from tests.helpers.tokens import write_split
 
 
 @settings(
@@ -99,7 +87,9 @@ def test_too_short_for_a_window_says_what_would_help(tmp_path: Path) -> None:
         Windows.open(folder, 4)
 
 
-def test_four_gigabytes_cost_no_memory(tmp_path: Path) -> None:
+def test_four_gigabytes_cost_no_memory_and_are_read_once(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tokens = 1 << 31
     folder = write_split(tmp_path / "train", [0])
     with open(folder / "00000.bin", "r+b") as file:
@@ -107,6 +97,11 @@ def test_four_gigabytes_cost_no_memory(tmp_path: Path) -> None:
     meta = json.loads((folder / "meta.json").read_text())
     meta |= {"tokens": tokens, "shards": [{"file": "00000.bin", "tokens": tokens}]}
     (folder / "meta.json").write_text(json.dumps(meta))
+    os.utime(folder / "00000.bin", (1e9, 1e9))
+    write_sums(folder, {"00000.bin": "a" * 64})
+    read: list[Path] = []  # in earnest it takes a minute
+    monkeypatch.setattr(digest_cache, "_read", lambda path: read.append(path) or "a" * 64)
+    Windows.open(folder, 256)
 
     before = psutil.Process().memory_info().rss
     windows = Windows.open(folder, 256)
@@ -114,6 +109,7 @@ def test_four_gigabytes_cost_no_memory(tmp_path: Path) -> None:
     inputs, _ = windows.batch(indices)
     assert inputs.shape == (len(indices), 256)
     assert psutil.Process().memory_info().rss - before < 64 << 20
+    assert read == [folder / "00000.bin"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere single pages are mapped")
@@ -124,6 +120,7 @@ def test_memory_does_not_grow_with_the_steps(tmp_path: Path) -> None:
     shards = {"tokens": size, "shards": [{"file": "00000.bin", "tokens": size}]}
     meta = json.loads((folder / "meta.json").read_text()) | shards
     (folder / "meta.json").write_text(json.dumps(meta))
+    write_sums(folder)
     windows = Windows.open(folder, 256)
     windows.batch([0])
     before = psutil.Process().memory_info().rss
@@ -132,11 +129,18 @@ def test_memory_does_not_grow_with_the_steps(tmp_path: Path) -> None:
     assert psutil.Process().memory_info().rss - before < 16 << 20
 
 
+def flip(path: Path, before: bytes, after: bytes) -> None:
+    content = path.read_bytes()
+    assert before in content
+    path.write_bytes(content.replace(before, after, 1))
+
+
 def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
     def apply(folder: Path) -> None:
         meta = json.loads((folder / "meta.json").read_text())
         change(meta)
         (folder / "meta.json").write_text(json.dumps(meta))
+        write_sums(folder)  # its content is looked at, too
 
     return apply
 
@@ -154,6 +158,20 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a wrong sum": edit(lambda meta: meta.update(tokens=7)),
     "a shard is missing": lambda folder: (folder / "00001.bin").unlink(),
     "a shard is short": lambda folder: (folder / "00001.bin").write_bytes(b"\0\0\0"),
+    "no corpus": edit(lambda meta: meta.pop("corpus_sha256")),
+    "another corpus, by one digit": lambda folder: flip(folder / "meta.json", b"cccc", b"cccd"),
+    "a number of a million digits": lambda folder: flip(
+        folder / "meta.json", b'"tokens": 6', b'"tokens": ' + b"6" * 10**6
+    ),
+    "another token": lambda folder: flip(folder / "00001.bin", b"\x05", b"\x06"),
+    "another digest": lambda folder: (folder / SUMS).write_text(f"{'0' * 64}  meta.json\n"),
+    "digests that are none": lambda folder: (folder / SUMS).write_bytes(b"\xff\0" * 99),
+    "no digests": lambda folder: (folder / SUMS).unlink(),
+    "a folder for a shard": lambda folder: (
+        (folder / "00000.bin").unlink(),
+        (folder / "00000.bin").mkdir(),
+    ),
+    "an empty shard": lambda folder: (folder / "00000.bin").write_bytes(b""),
     "a shard is long": lambda folder: (folder / "00000.bin").write_bytes(bytes(100)),
 }
 
@@ -162,9 +180,10 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 def test_damage_is_named(tmp_path: Path, damage: str) -> None:
     folder = write_split(tmp_path / "train", [1, 2, 3], [4, 5, 6])
     DAMAGES[damage](folder)
-    with pytest.raises(UserError, match="train") as caught:
+    with pytest.raises(UserError, match=r"train.*`dvc repro") as caught:
         Tokens.open(folder)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
 
 
 def test_a_number_that_is_no_token_is_named(tmp_path: Path) -> None:

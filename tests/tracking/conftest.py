@@ -91,6 +91,7 @@ def python(bare_repo: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
         process = subprocess.Popen(
             [sys.executable, "-c", program],
             env={**os.environ, "PYTHONPATH": str(PROJECT), **variables},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

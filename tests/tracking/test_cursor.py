@@ -21,11 +21,12 @@ from pipeline.tracking.journal import JOURNAL, Journal
 
 points = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 9), min_size=1)
 texts = st.dictionaries(st.text("xyz", min_size=1, max_size=2), st.text(max_size=3), min_size=1)
+INPUT: dict[str, Any] = {"source": "s", "digest": "d", "context": "training", "profile": {}}
 events = st.one_of(
     st.builds(lambda m: {"s": 0, "m": m}, points),
     st.builds(lambda p: {"params": p}, texts),
     st.builds(lambda p: {"tags": p}, texts),
-    st.builds(lambda n: {"input": n}, st.integers(0, 9)),
+    st.builds(lambda n: {"input": {**INPUT, "name": str(n)}}, st.integers(0, 9)),
 )
 
 
@@ -123,11 +124,28 @@ def test_a_cursor_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     entry = {"run_id": "r", "offset": 7, "linked": True, "introduced": True}
     entry |= {"missing": [], "refused": {}}
     (tmp_path / CURSOR).write_text(json.dumps({"mlflow.db": entry}))
+    (tmp_path / JOURNAL).write_text("1234567")
     cursor = read_cursors(tmp_path)["mlflow.db"]
     assert (cursor.run_id, cursor.offset, cursor.linked) == ("r", 7, True)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"mlflow.db": 1}', '{"mlflow.db": {"offset": 1'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "[" * 100_000,
+        '{"mlflow.db": 1}',
+        '{"mlflow.db": {"offset": 1',
+        '{"mlflow.db": {"offset": "far"}}',
+        '{"mlflow.db": {"run_id": "r", "offset": 8}}',  # ahead of the journal
+        '{"mlflow.db": {"run_id": "r", "offset": -1}}',
+        '{"mlflow.db": {"offset": 7}}',  # of no run
+        '{"mlflow.db": {"run_id": "r", "offset": ' + "9" * 5000 + "}}",
+        '{"mlflow.db": {"run_id": "r", "missing": [{"t": 1, "why": "?"}]}}',
+    ],
+)
 def test_an_unreadable_cursor_is_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / JOURNAL).write_text("1234567")
     (tmp_path / CURSOR).write_text(content)
     assert read_cursors(tmp_path) == {}

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pipeline.tracking import paths
-from pipeline.tracking.journal import JOURNAL, metrics_of, read_events, read_run
+from pipeline.tracking.journal import JOURNAL, read_events, read_run
 from pipeline.tracking.journals import rows
 from pipeline.tracking.mlflow.store import Store, connect
 
@@ -100,7 +100,7 @@ def stage_at_work(pid_file: Path) -> tuple[subprocess.Popen[bytes], int]:
 
 def points(folder: Path) -> list[tuple[int, float]]:
     events = read_events(folder / JOURNAL)
-    return [(e["s"], m["loss"]) for e in events if "loss" in (m := metrics_of(e))]
+    return [(e["s"], m["loss"]) for e in events if "loss" in (m := e.get("m", {}))]
 
 
 @pytest.mark.timeout(3600)

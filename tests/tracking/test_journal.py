@@ -15,7 +15,6 @@ from pipeline.errors import UserError
 from pipeline.tracking.journal import (
     JOURNAL,
     Journal,
-    metrics_of,
     points_of,
     read_events,
     read_header,
@@ -49,7 +48,7 @@ def test_metrics_come_back_as_they_were(
     journal = Journal(folder)
     for step, metrics in points:
         journal.append({"s": step, "m": metrics})
-    read = [(event["s"], metrics_of(event)) for event in read_events(folder / JOURNAL)]
+    read = [(event["s"], event["m"]) for event in read_events(folder / JOURNAL)]
     assert repr(read) == repr(points)  # repr, for NaN equals nothing
 
 
@@ -71,7 +70,7 @@ def test_whatever_has_a_float_is_a_metric_and_nothing_else(tmp_path: Path) -> No
     with pytest.raises(ValueError, match="high"):
         journal.append({"s": 1, "m": {"a": "high"}})
     (event,) = read_events(tmp_path / JOURNAL)
-    read = metrics_of(event)
+    read = event["m"]
     assert repr(read) == "{'a': 0.5, 'b': 3.0, 'c': 1.0, 'd': 7.0, 'e': nan}"
 
 

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +16,9 @@ import pytest
 from pipeline.tracking.mlflow.store import connect
 from pipeline.tracking.mlflow.ui import share_views, view_state
 from pipeline.tracking.run import start_run
+from tests.helpers.servers import HOST, free_port
+
+PROJECT = Path(__file__).parents[2]
 
 
 def test_columns_are_what_differs_and_what_is_always_asked_for() -> None:
@@ -40,3 +49,28 @@ def test_each_experiment_with_trainings_gets_a_view(
     shared = json.loads(one.tags["mlflow.sharedViewState.trainings"])
     assert shared["searchFilter"] == 'tags.stage = "train"'
     assert [run.data.tags["stage"] for run in client.search_runs([one.experiment_id])] == ["train"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_listens_once_its_terminal_is_closed(repo: Path, number: signal.Signals) -> None:
+    port = free_port()
+    ui = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", "ui", "--port", str(port)],
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert ui.stdout is not None
+    assert b"MLflow: http" in ui.stdout.readline()
+    os.killpg(ui.pid, number)
+    ui.wait()
+    deadline = time.monotonic() + 60
+    while listens(port):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0

@@ -20,6 +20,7 @@ from pipeline.model.runtime import Runtime
 from pipeline.model.saved import save_whole
 from pipeline.training.checkpoint import Cancelled, CheckpointFolder
 from pipeline.training.checkpointer import Checkpointer
+from tests.helpers.damage import cut, flip
 
 STEPS = 20
 # checkpoints fall on evaluations, between them, and on the end of an epoch (10 steps)
@@ -61,7 +62,7 @@ def train(make_trainer, folder: Path):
         given = {"runtime": runtime} if runtime else {}
         with Waiting(folder, every=every, notify=warnings.append) as checkpoints:
             trainer, memory = make_trainer(checkpoints=checkpoints, **given, **SETTINGS)
-            if (found := checkpoints.latest()) is not None:
+            if (found := checkpoints.latest(trainer.check)) is not None:
                 trainer.restore(found)
             first = trainer.step
             on_step = memory.on_step
@@ -147,16 +148,6 @@ def test_two_checkpoints_are_kept_and_weights_are_written_once(train, folder: Pa
 def test_no_checkpoint_after_the_last_step(train, folder: Path) -> None:
     train(every=10)
     assert [path.name for path in folder.glob("*.json")] == ["checkpoint-00000010.json"]
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-7])
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0x04
-    path.write_bytes(content)
 
 
 @pytest.mark.parametrize("harm", [cut, flip, Path.unlink])

@@ -10,12 +10,15 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.model.saved import load_model
 from pipeline.model.start import Start
 from pipeline.params import Train
+from pipeline.system.checksums import write_sums
 from pipeline.training.initial_state import restore_optimizer
 from pipeline.training.optim import build_optimizer
 from pipeline.training.outputs import save_training
 from pipeline.weights import find_start, starting_model
+from tests.helpers.damage import flip
 
 SCRATCH = Start(init_from="scratch", init="pytorch", seed=3)
 
@@ -69,7 +72,11 @@ def test_an_optimizer_that_must_be_restored_must_be_there(trained, config, init_
     optimizer = build_optimizer(GPT(config), Train())
     found = find_start(init_from.replace("FOLDER", str(folder)))
     with pytest.raises(UserError, match=r"train\.init_optimizer: restored asked for"):
-        restore_optimizer(optimizer, found and found.folder, Train(init_optimizer="restored"))
+        restore_optimizer(
+            optimizer,
+            found and found.folder,
+            Train(init_from=str(folder), init_optimizer="restored"),
+        )
 
 
 def test_training_on_leaves_the_first_model_alone(trained, config) -> None:
@@ -99,6 +106,7 @@ def test_another_architecture_is_refused_with_every_key(trained, config) -> None
 def test_a_foreign_optimizer_is_refused(trained, config) -> None:
     _, folder = trained
     torch.save({"state": {}, "param_groups": []}, folder / "optimizer.pth")
+    write_sums(folder)
     optimizer = build_optimizer(GPT(config), Train())
     with pytest.raises(UserError, match=r"optimizer\.pth: not this model's optimizer"):
         restore_optimizer(optimizer, folder, Train())
@@ -109,6 +117,7 @@ def test_training_from_half_precision_weights_is_in_float32(trained, config) -> 
     path = folder / "model.pth"
     state = torch.load(path, weights_only=True)
     torch.save({name: t.bfloat16() for name, t in state.items()}, path)
+    write_sums(folder)
     assert start_from(folder, config).wte.weight.dtype == torch.float32
 
 
@@ -142,6 +151,7 @@ def test_a_moment_that_is_not_the_models_is_refused(trained, config, change, mes
         | {"state": saved["state"] | {0: moments | {"exp_avg_sq": change(moments["exp_avg_sq"])}}},
         path,
     )
+    write_sums(folder)
     with pytest.raises(UserError, match=r"optimizer\.pth: .*state\.0\.") as caught:
         restore_optimizer(build_optimizer(GPT(config), Train()), folder, Train())
     assert message in str(caught.value)
@@ -170,6 +180,7 @@ def test_an_optimizer_file_of_another_form_is_refused(trained, config, change) -
     _, folder = trained
     path = folder / "optimizer.pth"
     torch.save(change(torch.load(path, weights_only=True)), path)
+    write_sums(folder)
     optimizer = build_optimizer(GPT(config), Train())
     with pytest.raises(UserError, match=r"optimizer\.pth: ") as caught:
         restore_optimizer(optimizer, folder, Train())
@@ -185,7 +196,33 @@ def test_of_a_saved_optimizer_only_the_moments_are_taken(trained, config) -> Non
     for group in saved["param_groups"]:
         group.update(lr="fast", betas=None, eps=1.0, fused=False, capturable=True)
     torch.save(saved, path)
+    write_sums(folder)
     optimizer = build_optimizer(GPT(config), Train(learning_rate=0.1))
     before = [without(group, "params") for group in optimizer.param_groups]
     assert restore_optimizer(optimizer, folder, Train())
     assert [without(group, "params") for group in optimizer.param_groups] == before
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("model.pth", load_model),
+        ("best.pth", lambda folder: load_model(folder, "best")),
+        ("config.json", load_model),
+        ("start.json", Start.load),
+        ("optimizer.pth", lambda folder: restore_optimizer(None, folder, Train())),
+    ],
+)
+def test_what_was_changed_after_the_training_is_refused(trained, name: str, read) -> None:
+    _, folder = trained
+    read(folder) if name != "optimizer.pth" else None
+    at = {"config.json": 15, "start.json": -3}.get(name)  # a digit becomes another
+    flip(folder / name, at)
+    with pytest.raises(UserError, match=rf"{name}: its SHA-256 is .*`dvc checkout`.*train"):
+        read(folder)
+
+
+def test_a_folder_without_digests_is_anothers_and_read(trained) -> None:
+    _, folder = trained
+    (folder / "_SHA256SUMS").unlink()
+    assert load_model(folder)

@@ -12,9 +12,11 @@ import torch
 from pipeline.errors import UserError
 from pipeline.model.saved import load_model
 from pipeline.params import Params
+from pipeline.system.checksums import write_sums
 from pipeline.training.events import Diverged
 from pipeline.training.job import TrainingJob
 from pipeline.weights import Source
+from tests.helpers.damage import flip
 
 
 @pytest.fixture
@@ -97,3 +99,17 @@ def test_the_fingerprint_is_of_the_weights_that_training_starts_from(
 
     assert started_from(b"one") == started_from(b"one")
     assert started_from(b"one") != started_from(b"two")
+
+
+def test_other_tokens_are_another_training_and_damaged_ones_are_none(
+    job: TrainingJob, tokens: Path
+) -> None:
+    def reopened() -> str:
+        return TrainingJob.open(job.params, tokens).fingerprint
+
+    assert reopened() == job.fingerprint
+    flip(tokens / "train" / "00000.bin", at=1, count=3)
+    with pytest.raises(UserError, match=r"train/00000\.bin: its SHA-256 .*dvc repro -f split"):
+        reopened()
+    write_sums(tokens / "train")  # they were meant
+    assert reopened() != job.fingerprint

@@ -87,6 +87,20 @@ def test_an_evaluation_may_look_at_some_windows_evenly_spread(make_trainer) -> N
         assert list(make_trainer(eval_windows=most)[0].validation_indices()) == list(range(5))
 
 
+@pytest.mark.parametrize(("batches", "windows"), [(1, 2), (3, 6), (99, 20)])
+def test_evaluations_look_at_the_same_training_windows_whatever_the_batch_size(
+    make_trainer, batches: int, windows: int
+) -> None:
+    expected = None
+    for batch_size in (1, 2, 5):
+        trainer, memory = make_trainer(batch_size=batch_size, eval_batches=batches)
+        trainer.evaluate()
+        expected = expected or measure(
+            trainer.model, trainer.train_windows, 2, indices=range(windows)
+        )
+        assert memory.evaluations[0].train_loss == pytest.approx(expected.loss, rel=1e-6)
+
+
 def test_every_window_once_an_epoch_in_another_order(make_trainer) -> None:
     trainer, _ = make_trainer(batch_size=2, gradient_accumulation=2)
     epochs = [

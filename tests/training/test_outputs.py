@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import re
 import resource
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.model.start import Start
 from pipeline.reports import HISTORY_COLUMNS, HistoryRow, Training
@@ -33,6 +37,38 @@ def test_the_outcome_says_where_it_was_best_and_what_came_since() -> None:
     assert "may fall further" in describe_outcome(rows[:2], rows[1])
 
 
+LOSS = st.sampled_from([6.1, 6.1004, 6.2, 11.0, 476.8, 1e30, math.inf]) | st.floats(0, 20)
+
+
+@given(
+    losses=st.lists(st.tuples(LOSS | st.just(math.nan), LOSS), min_size=1, max_size=6),
+    every=st.integers(1, 9),
+)
+def test_each_claim_of_the_outcome_is_what_the_numbers_say(
+    losses: list[tuple[float, float]], every: int
+) -> None:
+    """`losses` are a training's and a validation's, by evaluation."""
+    rows = [evaluation(i * every, val, train) for i, (train, val) in enumerate(losses)]
+    best = min(rows, key=lambda row: row.val_loss)  # the first of equal ones, as a training keeps
+    last, said = rows[-1], describe_outcome(rows, best)
+    assert ("before training" in said) == (best.step == 0)
+    assert ("may fall further" in said) == (best is last and last.step > 0)
+    changes = re.fullmatch(r".*; since then it (\w+) .*while training loss (\w+) .*", said)
+    assert (changes is None) == (best is last)
+    if changes is not None:
+        assert changes[1] == verb(best.val_loss, last.val_loss)
+        assert changes[2] == verb(best.train_loss, last.train_loss)
+        assert "0.000" not in said.partition("rose by ")[2].partition(" to ")[0]
+
+
+def verb(before: float, after: float) -> str:
+    if before == after:
+        return "ended"
+    if not (math.isfinite(before) and math.isfinite(after)):
+        return "became"
+    return "rose" if after > before else "fell"
+
+
 def test_the_summary_is_the_record_of_train_json(make_trainer, tmp_path: Path) -> None:
     rows = [evaluation(0, 10.9, 10.9), evaluation(60, 6.0), evaluation(100, 6.5, 0.5)]
     model = make_trainer()[0].model
@@ -58,6 +94,7 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_ones_whole(
     start = Start(init_from="scratch", init="pytorch", seed=3)
     save_training(tmp_path / "model", trainer, start)
     before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    del before["_SHA256SUMS"]  # the mark that all of them are of one training
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, limit[1]))
     try:

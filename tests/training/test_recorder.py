@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -72,7 +72,7 @@ def test_all_numbers_of_a_step(recorder: Any) -> None:
     recorder.on_step(Step(**{**asdict(STEP), **measured}))
     for name, value in measured.items():
         assert recorder.run.metrics[f"train/{name}", 3] == value
-    assert recorder.run.tags == {"loss_spikes": "1 (steps 3)"}
+    assert recorder.run.tags == {"loss_spikes": "1 (step 3)"}
 
 
 def test_an_evaluation_by_step_and_by_tokens(recorder: Any) -> None:
@@ -87,6 +87,13 @@ def test_an_evaluation_by_step_and_by_tokens(recorder: Any) -> None:
         ("by_tokens/val_loss", 96): 2.0,
     }
     assert "epoch 0.50, step 3: training loss 1.000, validation loss 2.000" in recorder.bar.lines
+
+
+def test_a_loss_whose_perplexity_is_no_float(recorder: Any) -> None:
+    recorder.on_evaluation(replace(ROW, train_loss=709.0, val_loss=1207.4))
+    assert recorder.run.metrics["eval/train_perplexity", 3] == math.exp(709.0)
+    assert recorder.run.metrics["eval/val_perplexity", 3] == math.inf
+    assert "training loss 709.000, validation loss 1,207.400" in recorder.bar.lines[-1]
 
 
 def test_a_new_metric_is_one_field(recorder: Any) -> None:

@@ -12,13 +12,20 @@ import csv
 import gzip
 import hashlib
 import io
+import re
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.params import Gutenberg
+from pipeline.system.files import open_regular
+from pipeline.system.text import printable, shortened
 
+LARGEST = 1 << 28  # bytes of the catalogue, unpacked; it has some 20 million
+TITLE = 1000  # characters of a title
+NUMBER = re.compile(r"[0-9]{1,9}").fullmatch
 COLUMNS = ("Text#", "Type", "Title", "Language", "Authors", "Subjects", "Bookshelves")
 
 
@@ -41,18 +48,23 @@ def read_catalogue(path: Path) -> Iterator[Book]:
         UserError: the file is no catalogue: not CSV, packed or not, with these columns.
     """
     try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-        rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+        with open_regular(path) as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            content = (gzip.GzipFile(fileobj=file) if packed else file).read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise UserError(
+                f"prepare.gutenberg.catalogue: {path.name} holds more than {LARGEST:,} bytes"
+            )
+        rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), restval="")
         missing = [column for column in COLUMNS if column not in (rows.fieldnames or ())]
         if missing:
             raise UserError(
                 f"prepare.gutenberg.catalogue: {path.name} has no column {', '.join(missing)}; "
                 "it must be Project Gutenberg's pg_catalog.csv"
             )
-        yield from (_book(row) for row in rows if row["Type"] == "Text" and row["Text#"].isdigit())
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        yield from (_book(row) for row in rows if row["Type"] == "Text" and NUMBER(row["Text#"]))
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
         raise UserError(
             f"prepare.gutenberg.catalogue: {path.name} is no readable CSV ({error})"
         ) from None
@@ -81,7 +93,7 @@ def choose(books: Iterable[Book], settings: Gutenberg) -> list[Book]:
 def _book(row: dict[str, str]) -> Book:
     return Book(
         number=int(row["Text#"]),
-        title=" ".join(row["Title"].split()),
+        title=shortened(printable(" ".join(row["Title"].split())), TITLE),
         languages=tuple(code.strip() for code in row["Language"].replace(",", ";").split(";")),
         authors=row["Authors"],
         subjects=row["Subjects"],

@@ -22,16 +22,26 @@ from pathlib import Path
 
 import requests
 
-from pipeline.corpus.download import TIMEOUT, check_sha256, fetch
+from pipeline.corpus.download import TIMEOUT, check_sha256, fetch, file_name
 from pipeline.errors import UserError
 from pipeline.params import Gutenberg
-from pipeline.system.files import written_aside
-from pipeline.system.http import HTML, public, reason_of, retry_after
+from pipeline.system.files import given_path, remove_left, written_aside
+from pipeline.system.http import (
+    HTML,
+    BadAnswer,
+    ask,
+    public,
+    received,
+    retry_after,
+    status_of,
+)
 from pipeline.system.progress import Progress
+from pipeline.system.text import quoted
 
 BACKOFF = 1.0  # seconds to rest after the first refusal; doubled after each further one
 PATIENCE = 300.0  # the longest rest, whatever the mirror asks for
 ATTEMPTS = 8  # of one request
+LARGEST = 1 << 26  # bytes of a book
 FORGET = 7 * 24 * 3600.0  # seconds until a dead link is tried again
 MISSING = "missing"
 BUSY = {429, 500, 502, 503, 504}
@@ -132,10 +142,12 @@ class Mirror:
     def _find_and_keep(self, number: int) -> None:
         folder = self._folder / str(number)
         for name in names(number):
-            response = self._get(f"{self.url}/{name}")
-            if response is not None:
-                with written_aside(folder / Path(name).name) as aside:
-                    aside.write_bytes(response.content)
+            content = self._get(f"{self.url}/{name}")
+            if content is not None:
+                target = folder / Path(name).name
+                with written_aside(target) as aside:
+                    remove_left(target)
+                    aside.write_bytes(content)
                 return
         self._note_missing(number)
 
@@ -143,27 +155,28 @@ class Mirror:
         with written_aside(self._folder / str(number) / MISSING) as aside:
             aside.write_text("\n".join(names(number)) + "\n")
 
-    def _get(self, url: str) -> requests.Response | None:
-        """The answer; None where there is no such file."""
+    def _get(self, url: str) -> bytes | None:
+        """The file; None where there is no such one."""
         reason = ""
         for attempt in range(ATTEMPTS):
             self._gate.wait()
             rest = BACKOFF * 2**attempt
             try:
-                response = self._session().get(url, timeout=TIMEOUT)
-            except requests.RequestException as error:
-                reason = f"cannot be fetched ({reason_of(error)})"
-            else:
-                if response.status_code == requests.codes.ok and not HTML.match(response.content):
-                    return response
-                if response.status_code in GONE:
-                    return None
-                reason = f"answered {response.status_code} {response.reason}".rstrip()
-                if response.status_code == requests.codes.ok:
-                    reason = "is a web page, not a book"
-                if response.status_code not in BUSY:
-                    break
-                rest = retry_after(response.headers.get("Retry-After", "")) or rest
+                with ask(url, TIMEOUT, self._session()) as response:
+                    if response.status_code in GONE:
+                        return None
+                    if response.status_code == requests.codes.ok:
+                        content = b"".join(received(response, TIMEOUT[1], LARGEST))
+                        if not HTML.match(content):
+                            return content
+                        reason = "is a web page, not a book"
+                        break
+                    reason = f"answered {status_of(response)}"
+                    if response.status_code not in BUSY:
+                        break
+                    rest = retry_after(response.headers.get("Retry-After", "")) or rest
+            except BadAnswer as error:
+                reason = str(error)
             self._gate.rest(min(rest, PATIENCE))
         raise Refused(
             f"{public(url)} {reason}; what has come is kept, run it again to go on, "
@@ -208,10 +221,10 @@ def fetch_catalogue(settings: Gutenberg, sha256: str | None) -> Path:
         UserError: it cannot be had, or does not hash to `sha256`.
     """
     if "://" not in settings.catalogue:
-        path = Path(settings.catalogue).expanduser()
+        path = given_path(settings.catalogue, "prepare.gutenberg.catalogue")
         if not path.is_file():
-            raise UserError(f"prepare.gutenberg.catalogue: there is no file {path}")
+            raise UserError(f"prepare.gutenberg.catalogue: there is no file {quoted(str(path))}")
         if sha256:
             check_sha256(path.name, path, sha256)
         return path
-    return fetch(settings.catalogue, Path(settings.catalogue).name, sha256, keep=True)
+    return fetch(settings.catalogue, file_name(settings.catalogue), sha256, keep=True)

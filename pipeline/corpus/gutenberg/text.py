@@ -35,7 +35,8 @@ MENTION = re.compile(r"Project[ \t\n]+Gutenberg", re.IGNORECASE)
 
 NOTE = r"Transcriber['’]?s?['’]?s?[ \t]+(?:end[ \t]?)?notes?"
 BRACKETS = re.compile(
-    rf"[ \t]*\[{NOTE}\b[^\[\]]*(?:\[[^\[\]]*\][^\[\]]*)*\][ \t]*\n?", re.IGNORECASE
+    rf"(?<![ \t])[ \t]*+\[{NOTE}\b[^\[\]]*+(?:\[[^\[\]]*+\][^\[\]]*+)*+\][ \t]*+\n?",
+    re.IGNORECASE,
 )
 BOX = re.compile(
     r"^[ \t]*\+[-=+]+\+[ \t]*\n(?:[ \t]*\|.*\|[ \t]*\n)+[ \t]*\+[-=+]+\+[ \t]*$", re.MULTILINE
@@ -52,7 +53,9 @@ HEAD = 6  # paragraphs of a book that may be credits or notes
 TAIL = 0.85  # of the text: a heading after it begins the notes that end the file, as one
 LAST = 2000  # characters before the end does
 
-DECLARED = re.compile(rb"Character set encoding:[ \t]*([\w .()-]+?)[ \t]*[\r\n]", re.IGNORECASE)
+DECLARED = re.compile(rb"Character set encoding:([\w .()\t-]{1,80}+)[\r\n]", re.IGNORECASE)
+# Codecs that are no encoding of texts, and some of which take longer than the text is long.
+NO_ENCODINGS = {"idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape", "utf_7"}
 # Bytes that were decoded once too often: Ã© for é, â€™ for ’.
 MOJIBAKE = re.compile("[ÃÂ][\x80-\xbf]|â(?:€|\x80)")
 
@@ -92,7 +95,7 @@ def _decoded(content: bytes) -> str:
     for name in (_declared(content), "cp1252"):
         try:
             return content.decode(name)
-        except (LookupError, UnicodeDecodeError):
+        except (LookupError, UnicodeError):
             continue
     return content.decode("latin-1")
 
@@ -105,7 +108,8 @@ def _declared(content: bytes) -> str:
         name = name.replace(known, codec)
     if not name or "8859-1" in name.split() or name in ("iso-8859-1", "latin-1", "ascii", "utf-8"):
         return "cp1252"
-    return name.split(" ")[0]
+    name = name.split(" ")[0]
+    return "cp1252" if name.replace("-", "_") in NO_ENCODINGS else name
 
 
 def _mended(text: str) -> str:

@@ -12,6 +12,7 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # above the slowest answer that still counts as one
+    "PGCONNECT_TIMEOUT": "10",  # PostgreSQL's; where nobody answers, its driver waits for minutes
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # the terminal is the stage's
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }

@@ -21,28 +21,32 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
-from mlflow.models import Model, ModelSignature
+from mlflow.models import Model as Described
+from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 import pipeline
+from pipeline.errors import UserError
 from pipeline.system.files import written_aside
+from pipeline.system.text import quoted
 from pipeline.tracking import paths
-from pipeline.tracking.mlflow.store import Store, error_code
+from pipeline.tracking.journal import Artifact, Model
+from pipeline.tracking.mlflow.store import Store, error_code, literal
 
 CHAMPION = "champion"
 WEIGHTS = "model.safetensors"
 LOSS, MEASURED_ON, HASH = "val_loss", "lossbook.measured_on", "lossbook.weights"
 DEFAULT_STORE = "MLFLOW_TRACKING_URI"
-Locate = Callable[[dict[str, Any]], Path]  # an artifact's file
+Locate = Callable[[Artifact], Path]  # its file
 
 
 class Publisher:
     """Puts one run's model into a store and its registry; doing it again changes nothing."""
 
-    def __init__(self, store: Store, run_id: str, model: dict[str, Any]) -> None:
+    def __init__(self, store: Store, run_id: str, model: Model) -> None:
         self.store, self.client, self.run_id = store, store.client, run_id
         self.model = model
-        self.hash: str = model["weights"]["sha256"]
+        self.hash = model["weights"]["sha256"]
 
     def publish(self, locate: Locate, timestamp: int) -> None:
         """Log the model, link its metrics, measured at the timestamp, to it, register it."""
@@ -106,12 +110,12 @@ class Publisher:
         from mlflow.pyfunc import save_model  # takes a second, and few runs have a model
 
         with TemporaryDirectory() as aside:
-            code = _own_code(self.model) or _copy(self.model["code"], Path(aside, "code"), locate)
+            code = _own_code(self.model)
             files = Path(aside, "files")
             for artifact in self.model["files"]:
                 _copy(artifact, files, locate)
             _hush()
-            described = Model(run_id=self.run_id, model_id=model_id)
+            described = Described(run_id=self.run_id, model_id=model_id)
             save_model(
                 str(folder),
                 python_model=str(code),
@@ -128,7 +132,9 @@ class Publisher:
 
     def _link_metrics(self, model_id: str, timestamp: int) -> None:
         metrics = [
-            Metric(f"model/{name}", value, timestamp, 0, model_id=model_id, run_id=self.run_id)
+            Metric(
+                f"model/{name}", float(value), timestamp, 0, model_id=model_id, run_id=self.run_id
+            )
             for name, value in self.model["metrics"].items()
         ]
         self.client.log_batch(self.run_id, metrics=metrics)
@@ -140,7 +146,7 @@ class Publisher:
         except Exception as error:
             if error_code(error) != "RESOURCE_ALREADY_EXISTS":
                 raise
-        versions = self.client.search_model_versions(f"name = '{name}'")
+        versions = self.client.search_model_versions(f"name = {literal(name)}")
         if not any(v.tags.get(HASH) == self.hash and v.run_id == self.run_id for v in versions):
             self.client.create_model_version(
                 name,
@@ -150,7 +156,7 @@ class Publisher:
                 await_creation_for=0,  # or it says that it waits
                 tags={
                     HASH: self.hash,
-                    LOSS: repr(self.model["metrics"][LOSS]),
+                    LOSS: repr(float(self.model["metrics"][LOSS])),
                     MEASURED_ON: self.model["measured_on"],
                 },
             )
@@ -160,7 +166,7 @@ class Publisher:
         """Decided among all versions, so that of two runs that end at once the right one wins."""
         rivals = [
             v
-            for v in self.client.search_model_versions(f"name = '{name}'")
+            for v in self.client.search_model_versions(f"name = {literal(name)}")
             if v.tags.get(MEASURED_ON) == self.model["measured_on"] and LOSS in v.tags
         ]
         best = min(rivals, key=lambda v: (float(v.tags[LOSS]), int(v.version)))
@@ -200,16 +206,23 @@ def signature(defaults: Mapping[str, Any]) -> ModelSignature:
     )
 
 
-def _own_code(model: Mapping[str, Any]) -> Path | None:
+def _own_code(model: Model) -> Path:
     """The file of this name in our package, a copy of which the model gets.
 
-    The journal's own may be older than the package, and fit it no more.
+    The journal's own may be older than the package, and fit it no more, or be anybody's: MLflow
+    executes it.
+
+    Raises:
+        UserError: the package has none.
     """
     name = Path(model["code"]["path"]).name
-    return next(iter(Path(pipeline.__path__[0]).rglob(name)), None)
+    modules = Path(pipeline.__path__[0]).rglob("*.py")
+    if found := next((path for path in modules if path.name == name), None):
+        return found
+    raise UserError(f"{quoted(name)} is no module of this version of Lossbook")
 
 
-def _copy(artifact: dict[str, Any], folder: Path, locate: Locate) -> Path:
+def _copy(artifact: Artifact, folder: Path, locate: Locate) -> Path:
     folder.mkdir(exist_ok=True)
     return Path(shutil.copyfile(locate(artifact), folder / Path(artifact["path"]).name))
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from mlflow.entities import Run
 
 from pipeline.errors import UserError
-from pipeline.tracking.mlflow.store import connect, failures_explained
+from pipeline.system.text import quoted
+from pipeline.tracking.journal import LATEST
+from pipeline.tracking.mlflow.store import connect_soon, failures_explained
 from pipeline.tracking.tags import PARENT, RUN_KEY, hidden_tag, is_dead
 
 PAGE = 500  # runs in one answer of the store
@@ -57,12 +59,12 @@ class Reader:
             UserError: the store does not answer, or has no such experiment.
         """
         with failures_explained():
-            self.store = connect()
+            self.store = connect_soon()
             found = self.store.client.get_experiment_by_name(experiment)
         if found is None or found.lifecycle_stage == "deleted":
             raise UserError(
-                f"{self.store.name} has no experiment {experiment!r}; `tracking.experiment` in "
-                "params.yaml, or --experiment, names the one to read"
+                f"{self.store.name} has no experiment {quoted(experiment)}; "
+                "`tracking.experiment` in params.yaml, or --experiment, names the one to read"
             )
         self.experiment_id = found.experiment_id
 
@@ -109,7 +111,7 @@ def _recorded(run: Run) -> Recorded:
         name=info.run_name or info.run_id,
         stage=data.tags.get("stage", ""),
         status="GONE" if info.status == "RUNNING" and is_dead(data.tags) else info.status,
-        started=info.start_time,
+        started=min(max(info.start_time, 0), LATEST),
         ended=info.end_time,
         params=dict(data.params),
         metrics=dict(data.metrics),

@@ -10,17 +10,16 @@ import json
 import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 
 from pipeline.tracking.artifacts import locate
 from pipeline.tracking.cursor import Batch, Cursor, batches, read_cursors, write_cursor
-from pipeline.tracking.journal import JOURNAL, Event, read_events
+from pipeline.tracking.journal import JOURNAL, Artifact, Event, Header, Input, Model, read_header
 from pipeline.tracking.lifecycle import SHIP, acquire
 from pipeline.tracking.mlflow.publish import Publisher
 from pipeline.tracking.mlflow.store import Store, error_code, one_line
-from pipeline.tracking.tags import PARENT, RUN_KEY
+from pipeline.tracking.tags import PARENT, RUN_KEY, run_name_text
 
 HELD_BACK = "not sent yet"
 
@@ -33,7 +32,6 @@ class JournalSender:
     """Sends one journal to one store; one at a time, so hold the folder's `ship.lock`.
 
     Attributes:
-        key: the run's; None while the journal holds no whole line.
         answers: grows with each answer of the store, a sign of life.
         publishing: a model is on its way, gigabytes perhaps, without an answer in between.
     """
@@ -46,8 +44,17 @@ class JournalSender:
         self._saving = threading.Lock()
         self._abandoned = False
         self.cursor = read_cursors(folder).get(store.name, Cursor())
-        self.header: dict[str, Any] = next(read_events(folder / JOURNAL), {}).get("create", {})
-        self.key: str | None = self.header.get("run")
+        self._header = read_header(folder)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the journal holds its first line."""
+        return self._header is not None
+
+    @property
+    def header(self) -> Header:
+        assert self._header is not None, "only a journal with a whole line has a run"
+        return self._header
 
     def drain(self) -> None:
         """Send all that the journal holds by now.
@@ -70,8 +77,7 @@ class JournalSender:
         Raises:
             RunDeletedError: there is one, deleted.
         """
-        assert self.key is not None, "only a journal with a whole line has a run"
-        run = self.store.find_run(self.key, self.header["experiment"])
+        run = self.store.find_run(self.header["run"], self.header["experiment"])
         if run is not None and run.info.lifecycle_stage == "deleted":
             raise RunDeletedError(f"run {run.info.run_id} was deleted in {self.store.name}")
         return run
@@ -105,12 +111,15 @@ class JournalSender:
             self._send_input(event["input"])
         elif "artifact" in event:
             if why := self._send_files(event):
-                self.cursor.missing.append({**event, "why": why})
+                self._lacks(event, why)
         elif "model" in event:  # may be gigabytes: when all the rest is there
-            self.cursor.missing.append({**event, "why": HELD_BACK})
+            self._lacks(event, HELD_BACK)
         elif "end" in event:
             client.set_terminated(self.run_id, status=event["end"], end_time=event["t"])
         self.answers += 1
+
+    def _lacks(self, event: Event, why: str) -> None:
+        self.cursor.missing.append({**event, "why": why})
 
     @property
     def run_id(self) -> str:
@@ -126,7 +135,7 @@ class JournalSender:
                 self.store.experiment_id(self.header["experiment"]),
                 start_time=event["t"],
                 tags={RUN_KEY: self.header["run"], **event.get("tags", {})},
-                run_name=self.header["name"],
+                run_name=run_name_text(self.header["name"]),
             )
         return str(run.info.run_id)
 
@@ -179,7 +188,7 @@ class JournalSender:
             return False
         return self.find_run() is not None
 
-    def _send_input(self, given: dict[str, Any]) -> None:
+    def _send_input(self, given: Input) -> None:
         dataset = Dataset(
             name=given["name"],
             digest=given["digest"],
@@ -223,18 +232,18 @@ class JournalSender:
             self.publishing = False
         return None
 
-    def publisher(self, model: dict[str, Any]) -> Publisher:
+    def publisher(self, model: Model) -> Publisher:
         """The publisher of one of the journal's models."""
         return Publisher(self.store, self.run_id, model)
 
-    def _file(self, artifact: dict[str, Any]) -> Path:
+    def _file(self, artifact: Artifact) -> Path:
         path = locate(self.folder, artifact)
         if path is None:
             raise FileNotFoundError("the file is nowhere here")
         self.answers += 1
         return path
 
-    def _send_artifact(self, artifact: dict[str, Any]) -> None:
+    def _send_artifact(self, artifact: Artifact) -> None:
         if artifact.get("stays"):
             return
         path = self._file(artifact)
@@ -257,7 +266,7 @@ def send(folder: Path, store: Store) -> None:
         return
     try:
         journal = JournalSender(folder, store)
-        if journal.key is not None:
+        if journal.has_begun:
             journal.drain()
             journal.send_missing()
             journal.link()

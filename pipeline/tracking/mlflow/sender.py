@@ -138,9 +138,9 @@ class Sender(threading.Thread):
 
     def _link(self, journal: JournalSender) -> None:
         """Link the run to its parent, which the store may have lost: its journal may be here."""
-        if journal.link():
+        key = journal.header.get("parent")
+        if journal.link() or key is None:
             return
-        key = journal.header["parent"]
         if journals.find(key) is None:
             journals.adopt(Path("journals"))
         folder = journals.find(key)

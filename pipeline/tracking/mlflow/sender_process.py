@@ -46,6 +46,9 @@ class NoSender:
     def finish(self, limit: float = LIMIT) -> None:
         pass
 
+    def kill(self) -> None:
+        pass
+
     def lacking(self) -> list[str]:
         return []
 
@@ -86,9 +89,10 @@ class SenderProcess:
             name = paths.store_name(paths.tracking_uri())
             self._lacking = [f"{name}: the process that sends there failed"]
         finally:
-            self._end()
+            self.kill()
 
-    def _end(self) -> None:
+    def kill(self) -> None:
+        """End it, whatever it has sent; twice does no harm."""
         self._process.kill()
         self._process.wait()
 

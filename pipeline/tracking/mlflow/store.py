@@ -8,10 +8,11 @@ Sharp edges that this module blunts, all of MLflow 3.17:
   under a lock, and renamed into place.
 - An experiment that `mlflow server` creates keeps its artifacts behind that server, where a
   direct client cannot write: experiments are created here, with an explicit artifact location.
-- Artifact locations are absolute, so a repository that was moved has a store that writes where it
-  was: such a store is refused, and rebuilt from the journals.
+- Artifact locations are absolute, so a repository that was moved or copied has a store that writes
+  where it was: such a store is refused, and rebuilt from the journals.
 - A newer MLflow upgrades a database unasked, an older one then refuses it: a copy is kept.
-- A dead server blocks each call for four minutes: one retry, 30 seconds (`ENVIRONMENT`).
+- A dead server blocks each call for four minutes: one retry, 30 seconds (`ENVIRONMENT`). One that
+  is a database is asked ten times, with growing breaks: it is asked once here, before MLflow does.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -34,8 +36,13 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserError
 from pipeline.system.files import written_aside
+from pipeline.system.text import printable, quoted, shortened
 from pipeline.tracking import journals, paths
 from pipeline.tracking.tags import HOST, RUN_KEY, former_name, hidden_tag, is_dead
+
+PATIENCE = 15.0  # seconds in which a store must answer a command
+DEFAULT_EXPERIMENT = "0"  # MLflow's id for the one that each database is made with
+AWAY = "TEMPORARILY_UNAVAILABLE"  # MLflow's word, for a database that is locked too
 
 
 class Store:
@@ -85,7 +92,7 @@ class Store:
         place = paths.local_folder(found.artifact_location)
         if place is not None and not paths.is_server(self.uri) and _is_gone(place):
             raise UserError(
-                f"experiment {name}: its artifacts lie in {place}, which is not here; "
+                f"experiment {quoted(name)}: its artifacts lie in {place}, which is not here; "
                 "`tracking.experiment` can name another"
             )
         if found.lifecycle_stage == "deleted":
@@ -99,7 +106,7 @@ class Store:
             return None
         for tag in (RUN_KEY, former_name(RUN_KEY)):
             runs = self.client.search_runs(
-                ids, f"tags.`{tag}` = '{key}'", run_view_type=ViewType.ALL, max_results=1
+                ids, f"tags.`{tag}` = {literal(key)}", run_view_type=ViewType.ALL, max_results=1
             )
             if runs:
                 return runs[0]
@@ -123,7 +130,7 @@ class Store:
         here = socket.gethostname()
         reaped = []
         for tag in (HOST, former_name(HOST)):
-            running = f"attributes.status = 'RUNNING' and tags.`{tag}` = '{here}'"
+            running = f"attributes.status = 'RUNNING' and tags.`{tag}` = {literal(here)}"
             for run in self.client.search_runs(experiments, running):
                 key = hidden_tag(run.data.tags, RUN_KEY) or ""
                 if is_dead(run.data.tags) and journals.find(key) is None:
@@ -131,12 +138,72 @@ class Store:
                     reaped.append(run.info.run_id)
         return reaped
 
+    def refusal(self, error: Exception) -> str:
+        """Why the store does not take one run, though it answers.
+
+        Raises:
+            Exception: the error itself, where the store would take no other run either.
+        """
+        if error_code(error) == AWAY:
+            raise error
+        try:
+            self.client.search_experiments(max_results=1)
+        except Exception:
+            raise error from None
+        return one_line(error)
+
+
+def literal(text: str) -> str:
+    """The text as MLflow's filters take it, which know two quotes and no escapes.
+
+    Raises:
+        ValueError: it holds both quotes.
+    """
+    quote = next((quote for quote in "'\"" if quote not in text), None)
+    if quote is None:
+        raise ValueError(f"{quoted(text)}: MLflow cannot search for a text with both quotes")
+    return f"{quote}{text}{quote}"
+
+
+def connect_soon() -> Store:
+    """Open the store as `connect` does, for a command: somebody waits for it.
+
+    Raises:
+        UserError: it does not answer soon; and as `connect` does.
+    """
+    uri = paths.tracking_uri()
+    if paths.sqlite_path(uri) is not None:
+        return connect()
+    stores: list[Store] = []
+    errors: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            store = connect()
+            store.client.search_experiments(max_results=1)
+            stores.append(store)
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)  # which the process's end leaves behind
+    thread.start()
+    thread.join(PATIENCE)
+    if stores:
+        return stores[0]
+    if errors:
+        raise errors[0]
+    raise UserError(
+        f"{paths.store_name(uri)}: no answer within {PATIENCE:.0f} seconds; try again later"
+    )
+
 
 def connect() -> Store:
     """Open the store, created or upgraded first where it is a database of this machine.
 
     Raises:
-        UserError: the database was written by a newer MLflow, or its artifacts lay elsewhere.
+        UserError: the database is locked, was written by a newer MLflow, or its artifacts lay
+            elsewhere.
+        Exception: what MLflow or a driver raises where nobody answers.
     """
     for chatty in ("alembic", "mlflow.store.db.utils", "urllib3.connectionpool"):
         logging.getLogger(chatty).setLevel(logging.CRITICAL)  # failures are tried again, reported
@@ -144,6 +211,8 @@ def connect() -> Store:
     database = paths.sqlite_path(uri)
     if database is not None:
         _prepare_sqlite(database)
+    elif "://" in uri and not paths.is_server(uri):
+        _ask_once(uri)
     store = Store(uri)
     if database is not None:
         _refuse_moved(store, database)
@@ -158,6 +227,8 @@ def failures_explained() -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # a file of ours
         name = paths.store_name(paths.tracking_uri())
         raise UserError(f"{name}: {one_line(error)}; try again later") from error
 
@@ -169,18 +240,42 @@ def error_code(error: Exception) -> str:
 
 def one_line(error: Exception) -> str:
     """What went wrong, short enough for a line of a terminal."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    text = printable(" ".join(str(error).split()), keep="")
+    return shortened(text, 200) or type(error).__name__
+
+
+def _ask_once(uri: str) -> None:
+    """
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError: the database does not answer; says why.
+    """
+    from mlflow.store.db.utils import create_sqlalchemy_engine  # not for a server's client
+
+    engine = create_sqlalchemy_engine(uri)  # type: ignore[no-untyped-call]
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
 
 
 def _refuse_moved(store: Store, database: Path) -> None:
     """
     Raises:
-        UserError: the database was made where this repository was before; says what to do.
+        UserError: the database was made where this repository was before, or is a copy of
+            another repository's; says what to do.
     """
     root = paths.artifact_root()
     for experiment in store.client.search_experiments(ViewType.ALL):
         place = paths.local_folder(experiment.artifact_location)
-        if place is not None and place.name == root.name and _is_gone(place):
+        if place is None or place.name != root.name:
+            continue
+        # A database that is shared lies beside the artifacts of the repository that made it.
+        copied = (
+            experiment.experiment_id == DEFAULT_EXPERIMENT
+            and database.parent == root.parent != place.parent
+            and (place.parent / database.name).exists()
+        )
+        if copied or _is_gone(place):
             raise UserError(
                 f"{store.name} comes from another place: remove {database.name} and {root.name}, "
                 "then run `lossbook sync`, which rebuilds them from the journals "
@@ -217,15 +312,17 @@ def _create_sqlite(path: Path) -> None:
 
 def _revision_of(path: Path) -> str:
     """The schema's revision that the database says it has; empty where it says none."""
-    with closing(sqlite3.connect(path)) as database:
-        try:
+    try:
+        with closing(sqlite3.connect(path)) as database:
             row = database.execute("select version_num from alembic_version").fetchone()
-        except sqlite3.OperationalError:
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):
             return ""
-        except sqlite3.DatabaseError as error:
-            raise UserError(
-                f"{path}: not an SQLite database ({error}); move it away and run `lossbook sync`"
-            ) from None
+        raise UserError(f"{path}: {error}; another process may be using it") from None
+    except sqlite3.DatabaseError as error:
+        raise UserError(
+            f"{path}: not an SQLite database ({error}); move it away and run `lossbook sync`"
+        ) from None
     return str(row[0]) if row else ""
 
 

@@ -12,19 +12,19 @@ from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from mlflow.entities import Run
 
 from pipeline.tracking import journals, paths
-from pipeline.tracking.journal import RunState
+from pipeline.tracking.journal import Model, RunState
 from pipeline.tracking.journals import Entry
 from pipeline.tracking.lifecycle import SHIP, WORK, acquire, reap
 from pipeline.tracking.mlflow.send import JournalSender, RunDeletedError, send
-from pipeline.tracking.mlflow.store import Store, connect, failures_explained
+from pipeline.tracking.mlflow.store import Store, connect_soon, failures_explained
 from pipeline.tracking.tags import PARENT
 
-Outcome = Literal["there", "sent", "rebuilt", "deleted", "at work"]
+Outcome = Literal["there", "sent", "rebuilt", "deleted", "at work", "refused"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Synced:
     """What became of one journal.
 
     Attributes:
-        outcome: "there" where the store had it all.
-        remarks: files that are missing, values that the store refuses.
+        outcome: "there" where the store had it all, "refused" where it will not have the run.
+        remarks: files that are missing, values that the store refuses; why it refuses the run.
     """
 
     entry: Entry
@@ -42,12 +42,12 @@ class Synced:
     remarks: list[str] = field(default_factory=list)
 
 
-def gather(brought: Path) -> list[Entry]:
+def gather(brought: Path, notify: journals.Notify = lambda line: None) -> list[Entry]:
     """Every journal that can be had, in order, ended where its process is gone."""
     journals.tidy()
-    journals.adopt(brought)
+    journals.adopt(brought, notify)
     reap()
-    return journals.entries()
+    return journals.entries(notify)
 
 
 def synced(entries: list[Entry]) -> Iterator[Synced]:
@@ -57,21 +57,25 @@ def synced(entries: list[Entry]) -> Iterator[Synced]:
         UserError: the store failed; what was sent until then stays sent.
     """
     with failures_explained():
-        yield from _sync(entries, connect())
+        yield from _sync(entries, connect_soon())
 
 
-def reap_everywhere() -> list[str]:
+def reap_everywhere(notify: journals.Notify = lambda line: None) -> list[str]:
     """End what dead processes left RUNNING, in the journals and in the store; names of the runs.
 
     Raises:
         UserError: the store failed.
     """
+    journals.entries(notify)
     reaped = reap()
     ended = [folder.name for folder in reaped]
     with failures_explained():
-        store = connect()
+        store = connect_soon()
         for folder in reaped:
-            send(folder, store)
+            try:
+                send(folder, store)
+            except Exception as error:
+                notify(f"{folder.name}: {store.refusal(error)}")
         experiments = [e.experiment_id for e in store.client.search_experiments()]
         return ended + store.reap(experiments)
 
@@ -85,6 +89,8 @@ def _sync(entries: list[Entry], store: Store) -> Iterator[Synced]:
             continue
         try:
             yield _sync_one(entry, JournalSender(entry.folder, store))
+        except Exception as error:
+            yield Synced(entry, "refused", remarks=[store.refusal(error)])
         finally:
             lock.release()
 
@@ -163,9 +169,10 @@ def _numbers(metrics: dict[str, float]) -> dict[str, float | str]:
 
 
 def _is_linked(journal: JournalSender, run: Run) -> bool:
-    if journal.header.get("parent") is None:
+    key = journal.header.get("parent")
+    if key is None:
         return True
-    parent = journal.store.find_run(journal.header["parent"])
+    parent = journal.store.find_run(key)
     return parent is None or run.data.tags.get(PARENT) == parent.info.run_id
 
 
@@ -187,5 +194,5 @@ def _holds_models(journal: JournalSender, state: RunState) -> bool:
     )
 
 
-def _unsent(journal: JournalSender) -> list[dict[str, Any]]:
+def _unsent(journal: JournalSender) -> list[Model]:
     return [event["model"] for event in journal.cursor.missing if "model" in event]

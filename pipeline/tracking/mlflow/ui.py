@@ -27,8 +27,9 @@ from urllib.parse import urlencode
 import requests
 
 from pipeline.errors import UserError
+from pipeline.system import while_held
 from pipeline.tracking import paths
-from pipeline.tracking.mlflow.store import connect
+from pipeline.tracking.mlflow.store import connect_soon, failures_explained
 
 START_LIMIT = 120.0  # seconds
 HOST = "127.0.0.1"
@@ -54,16 +55,24 @@ def serve(port: int) -> Iterator[tuple[str, subprocess.Popen[bytes] | None]]:
     if paths.is_server(uri):
         yield paths.store_name(uri), None
         return
-    connect()  # so that the database is ours before the server sees it
-    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
+    with failures_explained():
+        connect_soon()  # so that the database is ours before the server sees it
+    command = [sys.executable, "-m", while_held.__name__]
+    command += [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
     command += ["--workers", "1", "--backend-store-uri", uri]
     command += ["--artifacts-destination", str(paths.artifact_root())]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     url = f"http://{HOST}:{port}"
     with open(log_file(), "wb") as log:
-        # a session of its own: Ctrl-C is ours to pass on, and its children end with it
+        # A session of its own: Ctrl-C is ours to pass on, and its children end with it. It ends
+        # with us, too, however we end: its input is then at its end.
         process = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, start_new_session=True
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         _wait_until_up(url, process)
@@ -116,7 +125,7 @@ def share_views() -> dict[str, str]:
 
     The newest experiment comes first; addresses begin with `#`.
     """
-    client = connect().client
+    client = connect_soon().client
     pages = {}
     for experiment in client.search_experiments():
         ids = [experiment.experiment_id]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.corpus.gutenberg import catalogue as catalogue_module
 from pipeline.corpus.gutenberg.catalogue import choose, read_catalogue
 from pipeline.corpus.gutenberg.mirror import names
 from pipeline.errors import UserError
@@ -80,3 +81,28 @@ def test_where_mirrors_keep_a_book() -> None:
         "1/3/4/1342/1342.txt",
     )
     assert names(7)[-1] == "0/7/7.txt"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\x1f\x8b" + b"no gzip", "no readable CSV"),
+        (gzip.compress(b"x" * 5000)[:-9], "no readable CSV"),
+        (gzip.compress(bytes(20_000)), "holds more than 10,000 bytes"),
+        (b"a,b\n", "has no column Text#"),
+    ],
+)
+def test_what_is_no_catalogue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, said: str
+) -> None:
+    monkeypatch.setattr(catalogue_module, "LARGEST", 10_000)
+    (tmp_path / "c.csv").write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        list(read_catalogue(tmp_path / "c.csv"))
+
+
+def test_rows_that_are_no_books_are_passed_over(tmp_path: Path) -> None:
+    rows = ["Text#,Type,Title,Language,Authors,Subjects,Bookshelves"]
+    rows += [f"{number},Text,T\\ud800,en,,," for number in ("²", "9" * 5000, "", "-1", "7")]
+    (tmp_path / "c.csv").write_text("\n".join([*rows, "8,Text"]))
+    assert [book.number for book in read_catalogue(tmp_path / "c.csv")] == [7, 8]

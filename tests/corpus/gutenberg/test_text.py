@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from pipeline.corpus.gutenberg.text import decode, strip
@@ -134,3 +136,27 @@ def test_bytes_that_nothing_knows_are_latin_1() -> None:
 
 def test_what_is_no_text() -> None:
     assert decode(b"PK\x03\x04\0\0") is None
+
+
+@pytest.mark.parametrize("codec", ["punycode", "idna", "unicode_escape", "hex", "a\tb", "." * 70])
+def test_a_declared_codec_that_is_no_encoding_is_passed_over(codec: str) -> None:
+    text = f"Character set encoding: {codec}\n{TEXT}"
+    assert decode(text.encode("cp1252")) == text
+
+
+PARTS = (" ", "\t", " \n", "\n\n", "*", "*END ", "ETEXTS*Ver.1", "+-+\n", "+--+\n| |\n", "| ", "[")
+NOTES = ("[Transcriber's note ", "[Transcriber's note []", "Transcriber's note ", "Project ")
+
+
+@pytest.mark.parametrize("before", ["", "*** START", "+--+\n", "[Transcriber's note"])
+@pytest.mark.parametrize("part", PARTS + NOTES)
+def test_no_text_takes_longer_than_its_length(before: str, part: str) -> None:
+    started = time.process_time()
+    strip(before + part * (200_000 // len(part)))
+    assert time.process_time() - started < 5  # 0.1 s on a free core; squares take minutes
+
+
+def test_a_declaration_takes_no_longer_than_its_length() -> None:
+    started = time.process_time()
+    assert decode(b"Character set encoding:" + b" " * 1_000_000 + b"\xff") is not None
+    assert time.process_time() - started < 5
