@@ -14,7 +14,7 @@ help: ## say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 repro: $(STAMP) ## set up, then run the whole pipeline
-	dvc repro
+	lossbook check && dvc repro
 
 test: $(STAMP) ## set up, then run the tests
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

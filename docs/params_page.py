@@ -64,7 +64,8 @@ def accepted(field: Schema) -> str:
         return ", ".join(f"`{choice}`" for choice in choices)
     if field["type"] == "array":
         kind = "non-empty list" if field.get("minItems") else "list"
-        return f"{kind} of {accepted(field['items'])}"
+        most = f"at most {field['maxItems']:,} times " if "maxItems" in field else ""
+        return f"{kind} of {most}{accepted(field['items'])}"
     if "pattern" in field:
         return f"text like `{field['pattern']}`".replace("|", r"\|")
     word = {"boolean": "true, false", "string": "text"}.get(field["type"], field["type"])
@@ -73,7 +74,7 @@ def accepted(field: Schema) -> str:
 
 
 def bound(number: float) -> str:
-    return "2^63" if number == 2**63 else f"{number:g}"
+    return "2^63" if number == 2**63 else f"{number:,.15g}"
 
 
 if __name__ == "__main__":

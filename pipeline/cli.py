@@ -13,6 +13,10 @@ from pipeline.commands.console import Group
 
 # name: module of the command, and the line that `--help` shows
 COMMANDS = {
+    "check": (
+        "pipeline.commands.check",
+        "Say what is wrong with params.yaml before DVC reads it.",
+    ),
     "generate": ("pipeline.commands.generate", "Continue a text as any model here would."),
     "ui": ("pipeline.commands.tracking", "Open MLflow's web interface on this repository's runs."),
     "runs": ("pipeline.commands.tracking", "List runs as a tree, with their key numbers."),

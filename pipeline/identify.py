@@ -7,7 +7,6 @@ depend on that, and run when it differs. A GPT-2 that a training starts from is 
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from pipeline.corpus.corpora import identify
@@ -15,6 +14,7 @@ from pipeline.params import Params, load_params
 from pipeline.reports import FirstWeights, Gpt2Weights, LocalWeights
 from pipeline.system.digest_cache import digest_of
 from pipeline.system.http import public
+from pipeline.system.progress import say
 from pipeline.tracking.paths import queue_problem
 
 
@@ -25,7 +25,7 @@ def run(params: Path, report: Path, start: Path) -> None:
         UserError: the settings are wrong, or what they name is not there.
     """
     if problem := queue_problem():  # this stage runs each time, and before any queue
-        print(f"warning: {problem}", file=sys.stderr)
+        say(f"warning: {problem}")
     settings = load_params(params)
     identify(settings.prepare).write(report)
     identify_start(settings).write(start)

@@ -3,13 +3,14 @@
 `make docs` writes the tables of `docs/params.md` from these fields: their types, bounds, defaults
 and descriptions, which are Markdown. The defaults are the run of chapter 5 of *Build a Large
 Language Model (From Scratch)*. Every problem of the file is reported at once, each in a line
-`section.key: what is wrong`. The YAML is read as DVC reads it (ruamel, YAML 1.2), so `4e-4` is a
-number here as it is there.
+`section.key: what is wrong`. Every number and every list has an end: what is asked for by mistake
+is refused before anything is built.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,12 +27,11 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import UserError
 from pipeline.gpt2.sizes import SIZES
 from pipeline.params_errors import explain
+from pipeline.system.yaml_file import read_yaml
 from pipeline.training.optim import OPTIMIZERS
 from pipeline.training.schedule import SCHEDULES
 
@@ -47,12 +47,19 @@ def _size_of_gpt2(value: Any) -> Any:
 Size = Annotated[
     str, BeforeValidator(_size_of_gpt2), WithJsonSchema({"type": "string", "enum": [*SIZES]})
 ]
-Text = Annotated[str, StringConstraints(min_length=1)]
-Positive = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
+MOST_PARAMETERS = 10**12
+MOST_NEW_TOKENS = 100_000  # of a completion
+MOST_SAMPLED = 10**8  # tokens of a sampling grid
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
+Count = Annotated[int, Field(ge=1, le=10**9)]  # of steps, windows, books: what there may be many of
+Batch = Annotated[int, Field(ge=1, le=10**6)]  # what is held in memory at once
+Width = Annotated[int, Field(ge=1, le=2**20)]  # of the architecture, and its context
+Few = Annotated[int, Field(ge=1, le=1000)]  # layers, processes
+NewTokens = Annotated[int, Field(ge=1, le=MOST_NEW_TOKENS)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Auto = Annotated[
-    Annotated[Positive, Tag("number")] | Annotated[Literal["auto"], Tag("word")],
+    Annotated[Batch, Tag("number")] | Annotated[Literal["auto"], Tag("word")],
     Discriminator(lambda value: "word" if isinstance(value, str) else "number"),
 ]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -80,8 +87,8 @@ class Gutenberg(Section):
     )
     subjects: tuple[Text, ...] = Field((), description="as `authors`")
     bookshelves: tuple[Text, ...] = Field((), description="as `authors`")
-    ids: tuple[Positive, ...] = Field((), description="only these numbers; none: any")
-    limit: Positive | None = Field(
+    ids: tuple[Count, ...] = Field((), description="only these numbers; none: any")
+    limit: Count | None = Field(
         100,
         description="so many of those, at random; a larger limit keeps what a smaller one chose; "
         "null: all",
@@ -171,10 +178,10 @@ class Split(Section):
 class Model(Section):
     """The architecture: GPT-2's."""
 
-    n_layer: Positive = Field(12, description="blocks")
-    n_head: Positive = Field(12, description="attention heads of a block")
-    n_embd: Positive = Field(768, description="the width; a multiple of `n_head`")
-    context_length: Annotated[int, Field(ge=2)] = Field(
+    n_layer: Few = Field(12, description="blocks")
+    n_head: Width = Field(12, description="attention heads of a block")
+    n_embd: Width = Field(768, description="the width; a multiple of `n_head`")
+    context_length: Annotated[Width, Field(ge=2)] = Field(
         256, description="tokens in a window, in training and in every measurement"
     )
     dropout: float = Field(
@@ -201,6 +208,20 @@ class Model(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def fits_some_machine(self) -> Model:
+        gpt2 = SIZES["124M"].hparams
+        shape = replace(
+            gpt2, n_ctx=self.context_length, n_embd=self.n_embd, n_head=1, n_layer=self.n_layer
+        )
+        if shape.parameters > MOST_PARAMETERS:
+            raise PydanticCustomError(
+                "parameters",
+                "{count} parameters are more than {most}; lower n_layer or n_embd",
+                {"count": f"{shape.parameters:.1e}", "most": f"{MOST_PARAMETERS:.0e}"},
+            )
+        return self
+
 
 class Train(Section):
     """How it is trained: AdamW, on the training split."""
@@ -217,11 +238,11 @@ class Train(Section):
         description="`restored`: with the moments of the run's or the folder's `optimizer.pth`; "
         "`fresh`: without; `auto`: restored where there is one",
     )
-    epochs: Positive = Field(10, description="passes over the training windows")
-    max_steps: Positive | None = Field(
+    epochs: Batch = Field(10, description="passes over the training windows")
+    max_steps: Count | None = Field(
         None, description="optimizer steps; where it is given, it decides and `epochs` does not"
     )
-    early_stopping: Positive | None = Field(
+    early_stopping: Count | None = Field(
         None,
         description="training ends after so many evaluations in a row without a new lowest "
         "validation loss",
@@ -231,7 +252,7 @@ class Train(Section):
         description="windows in a forward pass, all processes together; `auto`: the most that fit "
         "into a CUDA GPU, for one process",
     )
-    gradient_accumulation: Positive = Field(1, description="forward passes in an optimizer step")
+    gradient_accumulation: Batch = Field(1, description="forward passes in an optimizer step")
     optimizer: Literal[*OPTIMIZERS] = Field(  # type: ignore[valid-type]
         "adamw", description="AdamW, PyTorch's fused one"
     )
@@ -242,33 +263,33 @@ class Train(Section):
         description="of the learning rate; down to `min_learning_rate`: `cosine` from the end of "
         "the warm-up on, `wsd` (warm-up, stable, decay) linearly over the last `decay_steps`",
     )
-    warmup_steps: Natural = Field(0, description="linear, before the schedule")
+    warmup_steps: int = Field(0, ge=0, le=10**9, description="linear, before the schedule")
     decay_steps: float = Field(
-        0.2, gt=0.0, description="of `wsd`: steps, or below 1 a share of all steps"
+        0.2, gt=0.0, le=1e9, description="of `wsd`: steps, or below 1 a share of all steps"
     )
     min_learning_rate: float = Field(0.0, ge=0.0, description="where `cosine` and `wsd` end")
-    grad_clip: Annotated[float, Field(gt=0.0)] | None = Field(
+    grad_clip: Annotated[float, Field(gt=0.0, le=1e9)] | None = Field(
         None, description="the largest norm of the whole gradient; null: any"
     )
-    eval_every: Positive = Field(5, description="optimizer steps between two evaluations")
-    eval_batches: Positive = Field(
+    eval_every: Count = Field(5, description="optimizer steps between two evaluations")
+    eval_batches: Batch = Field(
         1,
         description="fixed training batches that an evaluation looks at, of two windows each (the "
         "book's) whatever `batch_size` is, so that runs can be compared",
     )
-    eval_windows: Positive | None = Field(
+    eval_windows: Count | None = Field(
         None,
         description="validation windows that it looks at, at most, evenly spread; null: all. For a "
         "corpus whose validation split alone would take longer than the training; `evaluate` "
         "measures the whole of it in any case",
     )
-    checkpoint_every: Positive = Field(
+    checkpoint_every: Count = Field(
         20, description="optimizer steps between two checkpoints, for going on after a kill"
     )
     sample_prompt: Text = Field(
         "Every effort moves you", description="completed greedily after each epoch"
     )
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")] = Field(
         "auto", description="`auto`: CUDA before MPS before the CPU"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
@@ -286,7 +307,7 @@ class Train(Section):
         description="keep each block's input alone and compute the rest again in the backward "
         "pass: less memory, more time, the same bits",
     )
-    processes: Positive = Field(
+    processes: Few = Field(
         1,
         description="on this machine, a GPU each, or a share of the CPU's cores; they divide each "
         "batch among them. `torchrun`'s count goes before it. Several machines: "
@@ -350,19 +371,17 @@ class Train(Section):
 class Evaluate(Section):
     """How losses over whole splits are measured."""
 
-    batch_size: Positive = Field(
-        8, description="windows in a forward pass; no number depends on it"
-    )
+    batch_size: Batch = Field(8, description="windows in a forward pass; no number depends on it")
 
 
 class Grid(Section):
     """Every temperature with every top-k, measured side by side."""
 
     temperature: tuple[Temperature, ...] = Field(
-        (0.0, 0.7, 1.0, 1.4), min_length=1, description="the grid's lines"
+        (0.0, 0.7, 1.0, 1.4), min_length=1, max_length=100, description="the grid's lines"
     )
-    top_k: tuple[Positive | None, ...] = Field(
-        (1, 25, 50, None), min_length=1, description="the grid's columns"
+    top_k: tuple[Count | None, ...] = Field(
+        (1, 25, 50, None), min_length=1, max_length=100, description="the grid's columns"
     )
 
     @model_validator(mode="after")
@@ -382,11 +401,12 @@ class Sample(Section):
     prompts: tuple[Text, ...] = Field(
         ("Every effort moves you",),
         min_length=1,
+        max_length=1000,
         description="what to complete; `params.yaml` names three",
     )
-    max_new_tokens: Positive = Field(50, description="fewer where end-of-text comes first")
+    max_new_tokens: NewTokens = Field(50, description="fewer where end-of-text comes first")
     temperature: Temperature = Field(1.4, description="0 is greedy")
-    top_k: Positive | None = Field(25, description="null keeps every token")
+    top_k: Count | None = Field(25, description="null keeps every token")
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
         None, description="applied after top-k"
     )
@@ -395,6 +415,26 @@ class Sample(Section):
     )
     seed: Seed = Field(123, description="reproduces each sample")
     grid: Grid = Grid()
+
+    @model_validator(mode="after")
+    def ends_some_day(self) -> Sample:
+        lines, columns = len(self.grid.temperature), len(self.grid.top_k)
+        tokens = lines * columns * len(self.prompts) * self.max_new_tokens
+        if tokens > MOST_SAMPLED:
+            raise PydanticCustomError(
+                "tokens",
+                "{lines} temperatures x {columns} top_k x {prompts} prompts x {each} "
+                "max_new_tokens are {tokens} tokens, more than {most}",
+                {
+                    "lines": lines,
+                    "columns": columns,
+                    "prompts": len(self.prompts),
+                    "each": self.max_new_tokens,
+                    "tokens": tokens,
+                    "most": MOST_SAMPLED,
+                },
+            )
+        return self
 
 
 class Gpt2(Section):
@@ -433,9 +473,10 @@ class Compare(Section):
 
     prompts: tuple[Text, ...] = Field(
         ("The capital of France is",),
+        max_length=1000,
         description="completed greedily by every model; `params.yaml` names five facts",
     )
-    max_new_tokens: Positive = Field(20, description="of each completion")
+    max_new_tokens: NewTokens = Field(20, description="of each completion")
 
 
 class Tracking(Section):
@@ -472,7 +513,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     values = read_yaml(path)
     try:
         # Through JSON: strict types, and a YAML list becomes a tuple.
-        return Params.model_validate_json(json.dumps(values, default=str))
+        return Params.model_validate_json(json.dumps(values))
     except ValidationError as error:
         raise UserError(explain(path, error, Params)) from None
 
@@ -485,26 +526,3 @@ def flatten(section: BaseModel | dict[str, Any], prefix: str = "") -> dict[str, 
         name = f"{prefix}{key}"
         flat.update(flatten(value, f"{name}.") if isinstance(value, dict) else {name: value})
     return flat
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The file's values as they stand, unchecked.
-
-    Raises:
-        UserError: the file is missing, is not YAML, or holds no sections.
-    """
-    try:
-        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8 text") from None
-    except YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {_one_line(error)}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: must hold sections such as `train:`, not {values!r}")
-    return values
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

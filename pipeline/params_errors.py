@@ -8,23 +8,24 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from pipeline.numbers import counted
+from pipeline.system.text import printable, quoted, shortened
+from pipeline.system.yaml_file import MOST_LISTED, listed
 
 
 def explain(path: Path, error: ValidationError, schema: type[BaseModel]) -> str:
-    """How many problems `path` has, and each in a line `section.key: what is wrong`."""
-    lines = []
-    for problem in error.errors():
+    """How many problems `path` has, and the first of them, `section.key: what is wrong`."""
+    lines: dict[str, None] = {}  # once each: the branches of a union say the same
+    for problem in error.errors(include_url=False):
         key = _key(problem["loc"], schema)
         message = problem["msg"][:1].lower() + problem["msg"][1:]
         if problem["type"] == "extra_forbidden":
-            message = "unknown key" + _suggestion(problem["loc"], schema)
+            message = "unknown key"
+            if len(lines) < MOST_LISTED:
+                message += _suggestion(problem["loc"], schema)
         elif not isinstance(problem["input"], dict):
-            message += f", not {problem['input']!r}"
-        line = f"{key}: {message}"
-        if line not in lines:
-            lines.append(line)
-    return f"{path} has {counted(len(lines), 'problem')}\n" + "\n".join(lines)
+            message += f", not {quoted(problem['input'])}"
+        lines[f"{printable(shortened(key), keep='')}: {message}"] = None
+    return listed(str(path), list(lines))
 
 
 def _key(location: tuple[int | str, ...], schema: Any) -> str:
@@ -49,5 +50,5 @@ def _is_section(annotation: Any) -> bool:
 def _suggestion(location: tuple[int | str, ...], schema: Any) -> str:
     for part in location[:-1]:
         schema = schema.model_fields[part].annotation
-    close = get_close_matches(str(location[-1]), schema.model_fields, n=1)
+    close = get_close_matches(shortened(str(location[-1]), 60), schema.model_fields, n=1)
     return f"; did you mean `{close[0]}`?" if close else ""

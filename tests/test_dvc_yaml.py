@@ -7,10 +7,13 @@ must not retrain.
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
+
+from pipeline.gpt2.sizes import SIZES
 
 ROOT = Path(__file__).parents[1]
 STAGES: dict[str, dict] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -172,6 +175,14 @@ def test_a_stage_reads_only_the_params_it_declares(stage: str) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_says_what_it_does(stage: str) -> None:
     assert STAGES[stage]["desc"]
+
+
+def test_no_setting_reaches_a_shell() -> None:
+    """DVC writes values into commands as they are; those that it may write stand in dvc.yaml."""
+    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    assert set(re.findall(r"\$\{(.*?)\}", text)) == {"item.size"}
+    for stage in ("fetch_gpt2", "baseline"):
+        assert STAGES[stage]["matrix"] == {"size": [*SIZES]}
 
 
 def test_nothing_is_frozen_or_persisted_and_no_plain_out_skips_the_cache() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.gpt2.export import export
+from pipeline.gpt2.sizes import SIZES
 from pipeline.model.gpt import GPT, GPTConfig, initialise
 from pipeline.tokens.tokenizer import VOCABULARY
 from tests.helpers.repository import Repository, stages_run
@@ -25,7 +26,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
         "train",
         "evaluate",
         "sample",
-        "baseline@124M",
+        *(f"baseline@{size}" for size in SIZES),  # those not asked for say so
         "compare",
     ]
     repository.commit()
@@ -77,7 +78,7 @@ def test_a_learning_rate_trains_is_compared_and_going_back_restores(
     assert repository.repro("train") == ["train"]
     assert (repository.folder / "models/scratch/model.pth").read_bytes() != before
     changed = json.loads(repository.run("dvc", "status", "--json").stdout)
-    looking_outside = {"identify", "fetch_gpt2@124M"}
+    looking_outside = {"identify", *(f"fetch_gpt2@{size}" for size in SIZES)}
     assert changed.keys() - looking_outside == {"evaluate", "sample", "compare"}
     check_the_comparison_with_the_commit(repository)
     repository.set("train.learning_rate", "4.0e-4")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import click
 
 from pipeline.errors import UserError
-from pipeline.system.text import printable, shortened
+from pipeline.system.text import printable, quoted, shortened
 
 # What the system refuses without naming a file: for the user to mend, no bug of ours.
 LIMITS = {
@@ -33,22 +35,38 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
-class Command(click.Command):
-    """A Click command whose `UserError` ends in one plain line and exit status 1.
-
-    A stage of a DVC experiment that fails before its run has begun leaves a failed run.
-    """
+class Careful(click.Command):
+    """A Click command that takes UTF-8 alone, and whose errors can be read."""
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         with _readable():
             return super().make_context(*args, **extra)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for argument in args:
+            if any("\udc80" <= character <= "\udcff" for character in argument):  # other bytes
+                raise click.UsageError(f"{quoted(argument)} is not UTF-8", ctx)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _readable():
+            return super().invoke(ctx)
+
+
+class Command(Careful):
+    """A Click command whose `UserError` ends in one plain line and exit status 1.
+
+    A stage of a DVC experiment that fails before its run has begun leaves a failed run.
+    """
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _readable():
-                return super().invoke(ctx)
+            return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort):
             raise
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted", err=True)
+            raise SystemExit(130) from None  # as shells say of SIGINT
         except Exception as error:
             if "DVC_EXP_NAME" in os.environ:
                 # Others need no tracking.
@@ -60,23 +78,18 @@ class Command(click.Command):
             raise click.ClickException(_lines(message)) from error
 
 
-class Group(click.Group):
+class Group(Careful, click.Group):
     """A group of such commands."""
 
     command_class = Command
 
-    def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        with _readable():
-            return super().make_context(*args, **extra)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        with _readable():
-            return super().invoke(ctx)
-
 
 @contextmanager
 def _readable() -> Iterator[None]:
-    """Click quotes what it was given, however long."""
+    """Click quotes what it was given, however long, in whatever encoding a terminal has."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
     except click.ClickException as error:

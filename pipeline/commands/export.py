@@ -6,24 +6,15 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.console import Command, echo
+from pipeline.commands.console import FILE, FOLDER, Command, echo
+from pipeline.commands.options import model_option, weights_option
 
 
 @click.command(cls=Command)
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option(
-    "--model",
-    default="trained",
-    show_default=True,
-    help="trained, a folder, a run's id, or gpt2-SIZE.",
-)
-@click.option("--weights", type=click.Choice(["last", "best"]), default="last", show_default=True)
-@click.option(
-    "--params",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("params.yaml"),
-    show_default=True,
-)
+@click.argument("folder", type=FOLDER)
+@model_option
+@weights_option
+@click.option("--params", type=FILE, default=Path("params.yaml"), show_default=True)
 def export(folder: Path, model: str, weights: str, params: Path) -> None:
     """Write a model into FOLDER in Hugging Face's layout, as `transformers` loads it."""
     from pipeline.gpt2.export import check_target

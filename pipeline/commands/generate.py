@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.commands.console import FILE, Command, echo
+from pipeline.commands.options import model_option, weights_option
 from pipeline.errors import UserError
-from pipeline.params import Params, load_params
+from pipeline.params import MOST_NEW_TOKENS, Params, load_params
 from pipeline.system.text import printable
 from pipeline.tokens.tokenizer import encode, token_bytes
 
@@ -23,22 +25,22 @@ if TYPE_CHECKING:  # torch comes with it
     from pipeline.generation.sequences import CompletionOutput
 
 
+MOST_BYTES = 2**20  # of a prompt, whose end alone is within a model's context
+
+
 @click.command(cls=Command)
 @click.argument("prompt", required=False)
-@click.option(
-    "--model",
-    default="trained",
-    show_default=True,
-    help="trained, a folder, a run's id, or gpt2-SIZE.",
-)
-@click.option("--weights", type=click.Choice(["last", "best"]), default="last", show_default=True)
+@model_option
+@weights_option
 @click.option("--temperature", type=float, help="0 takes the likeliest token each time.")
 @click.option("--top-k", type=int, help="Draw from the k likeliest tokens; 0 for all.")
 @click.option("--top-p", type=float, help="Draw from the likeliest tokens that make up p.")
 @click.option("--min-p", type=float, help="Leave out tokens below p times the likeliest.")
-@click.option("--max-new-tokens", type=click.IntRange(min=1), help="Stop there at the latest.")
+@click.option(
+    "--max-new-tokens", type=click.IntRange(1, MOST_NEW_TOKENS), help="No more than these."
+)
 @click.option("--seed", type=int, help="Sample i of several is drawn from seed + i.")
-@click.option("--num-samples", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--num-samples", type=click.IntRange(1, 1000), default=1, show_default=True)
 @click.option(
     "--precision",
     type=click.Choice(["model", "bf16", "int8"]),
@@ -102,18 +104,19 @@ def read_prompt(prompt: str | None) -> str:
     """The argument, or standard input to its end.
 
     Raises:
-        UserError: neither is there, or what is there is not UTF-8.
+        UserError: neither is there, or it is not UTF-8, or too long.
     """
-    if prompt is not None and prompt != "-":
-        if any("\ud800" <= c <= "\udfff" for c in prompt):
-            raise UserError("PROMPT: not UTF-8 text")  # such bytes are surrogates in an argument
-        return prompt
-    if prompt is None and sys.stdin.isatty():
-        raise UserError("PROMPT: give one, or pipe a text into the command")
+    where, raw = "PROMPT", os.fsencode(prompt or "")
+    if prompt in (None, "-"):
+        if sys.stdin is None or (prompt is None and sys.stdin.isatty()):
+            raise UserError("PROMPT: give one, or pipe a text into the command")
+        where, raw = "standard input", sys.stdin.buffer.read(MOST_BYTES + 1).removesuffix(b"\n")
+    if len(raw) > MOST_BYTES:
+        raise UserError(f"{where}: longer than {MOST_BYTES} bytes")
     try:
-        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+        return raw.decode("utf-8")
     except UnicodeDecodeError:
-        raise UserError("standard input: not UTF-8 text") from None
+        raise UserError(f"{where}: not UTF-8 text") from None
 
 
 class Stream:

@@ -13,6 +13,7 @@ from pipeline.commands.tables import print_table
 from pipeline.errors import UserError
 from pipeline.system.text import shortened
 
+EPOCH = datetime(1970, 1, 2)  # in every time zone a time that there is
 DAYS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"]
 
 
@@ -49,7 +50,7 @@ def sweep(
         where=parse_where(where),
         commit=commit,
         every_commit=all_commits,
-        since=round(since.timestamp() * 1000) if since else 0,
+        since=round(max(since, EPOCH).timestamp() * 1000) if since else 0,
     )
     found, page, files = stage.run(scope, metric, experiment, reports, log=log)
     if as_json:

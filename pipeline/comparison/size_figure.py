@@ -109,7 +109,7 @@ def _fit_sizes(
     size_axis(axes)
     axes.set_xlim(min(sizes, default=1e6) / 3, max(sizes, default=1e9) * 3)
     levels = [*losses, *([] if untrained is None else [untrained])]
-    axes.set_ylim(0.0, 1.12 * max(levels, default=1.0))
+    axes.set_ylim(0.0, 1.12 * max(levels, default=0.0) or 1.0)
 
 
 def _name_points(

@@ -22,6 +22,7 @@ from pipeline.gpt2.load import hparams_of, read
 from pipeline.gpt2.location import FileRecord, Location, locate
 from pipeline.params import Gpt2, Params
 from pipeline.reports import WeightsReport
+from pipeline.system.text import quoted
 from pipeline.tokens.tokenizer import VOCABULARY
 
 Precision = Literal["fp32", "bf16"]
@@ -56,9 +57,11 @@ def find_weights(size: str, settings: Gpt2, report: Path, context_length: int) -
     """Where the weights are that `fetch_gpt2` reported, or the reason why none can be measured.
 
     Raises:
-        UserError: they are no longer what was reported.
+        UserError: the report is about another size, or they are no longer what was reported.
     """
     found = WeightsReport.read(report)
+    if found.model != size:
+        raise UserError(f"{report}: is about GPT-2 {quoted(found.model)}, not {size}")
     if found.status != "available":
         return str(found.reason)
     location = locate(size, settings)

@@ -24,10 +24,10 @@ from pipeline.gpt2.network import web_address
 from pipeline.gpt2.sizes import SIZES
 from pipeline.params import Gpt2
 from pipeline.reports import WeightsFile
-from pipeline.system.files import sha256_of
+from pipeline.system.files import given_path, sha256_of
 from pipeline.system.records import Record
 from pipeline.system.text import quoted
-from pipeline.system.user_cache import cache_folder, expanded
+from pipeline.system.user_cache import cache_folder
 
 Source = Literal["openai", "mirror", "huggingface", "local"]
 Layout = Literal["openai", "huggingface"]
@@ -113,7 +113,7 @@ def _cached(
 
 
 def _local(size: str, source: str) -> Location:
-    given = expanded(source, "gpt2.source")
+    given = given_path(source, "gpt2.source")
     # In the workspace of a `dvc exp run`, folders that Git does not track are in the main repo.
     roots = (given, Path(os.environ.get("DVC_ROOT", ".")) / given)
     if not any(map(os.path.isdir, roots)):  # of any name, however long

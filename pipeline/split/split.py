@@ -7,7 +7,7 @@ follows every document; a single one has none, so that its tokens are exactly th
 
 The corpus's row groups are tokenised by `workers` and written in order: the bytes are the same
 for any number of them, and nothing grows with the corpus. Of many documents the sizes are needed
-first: the text is read twice, which costs a hundredth of tokenising it.
+first: the text is read twice, which costs a few hundredths of tokenising it.
 """
 
 from __future__ import annotations

@@ -188,7 +188,7 @@ def read_bounded(path: Path, limit: int = MOST_BYTES) -> bytes:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     if len(raw) > limit:
-        raise UserError(f"{path}: larger than {limit // 2**20} MiB")
+        raise UserError(f"{path}: larger than {limit // 2**10:,} KiB")
     return raw
 
 

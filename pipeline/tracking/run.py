@@ -25,13 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.params import flatten, read_yaml
+from pipeline.params import flatten
 from pipeline.reports import TrainRun
 from pipeline.system.load import LoadMeter
 from pipeline.system.markdown import inline
 from pipeline.system.names import checked_name
 from pipeline.system.process import Terminated, die_with_parent, sigterm_raises
 from pipeline.system.progress import say
+from pipeline.system.yaml_file import read_yaml
 from pipeline.tracking import paths
 from pipeline.tracking.journal import Header, Journal
 from pipeline.tracking.lifecycle import archive, hand_over, revive, take

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -80,3 +85,68 @@ def test_what_click_quotes_has_one_too(arguments: list[str]) -> None:
         assert result.exit_code == 2
         assert len(result.stderr.splitlines()[-1]) <= 500
         assert "\x1b" not in result.stderr
+
+
+PROGRAM = """
+import sys, time
+import click
+from pipeline.commands.console import Command
+
+@click.command(cls=Command)
+@click.argument("way")
+def main(way):
+    for number in range({"pipe": 100_000}.get(way, 1)):
+        click.echo(f"line {number} \\ud800 \\u2713")
+        click.echo("and", err=True)
+    if way == "wait":
+        sys.stdout.flush()
+        time.sleep(60)
+
+main()
+"""
+
+
+def start(way: str, **variables: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **variables}
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, way],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_ctrl_c_is_a_line_and_status_130() -> None:
+    process = start("wait")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.split()[-1]) == (130, b"interrupted")
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    process = start("pipe")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert process.wait() in (0, 1)
+    assert b"Traceback" not in said
+    assert set(said.split()) == {b"and"}
+
+
+@pytest.mark.parametrize(("encoding", "word"), [("ascii", "?"), ("utf-8", "\\ud800")])
+def test_what_an_encoding_cannot_write_is_no_error(encoding: str, word: str) -> None:
+    """Click itself writes UTF-8 where the system says ASCII."""
+    out, said = start("once", PYTHONIOENCODING=encoding).communicate(timeout=60)
+    assert (out, said) == (f"line 0 {word} ✓\n".encode(), b"and\n")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_error(closed: str) -> None:
+    command = ["bash", "-c", f'"$0" -c "$1" once {closed}', sys.executable, PROGRAM]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) in ((0, b"and\n"), (0, b""))

@@ -235,6 +235,12 @@ def test_the_cache_is_the_users_unless_told(monkeypatch: pytest.MonkeyPatch) -> 
     assert cache_folder().name == "lossbook"
 
 
+def test_a_cache_that_can_be_no_place_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOSSBOOK_CACHE", "~nosuchuser/cache")
+    with pytest.raises(UserError, match=r"LOSSBOOK_CACHE: '~nosuchuser/cache' is not a path"):
+        cache_folder()
+
+
 def test_retry_after_is_a_number_or_a_date() -> None:
     moment = datetime.now(UTC) + timedelta(seconds=90)
     assert retry_after("120") == 120

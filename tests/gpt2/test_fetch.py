@@ -460,8 +460,8 @@ def test_a_local_folder_is_found_from_a_workspace(
         ),
         (Gpt2(source="/nowhere/at/all"), "nor a folder that is there"),
         (Gpt2(source=__file__), "nor a folder that is there"),
-        (Gpt2(source="~nosuchuser/x"), "gpt2.source: '~nosuchuser/x' begins with the name of no"),
-        (Gpt2(source="x" * 5000), "nor a folder that is there"),
+        (Gpt2(source="~nosuchuser/x"), "gpt2.source: '~nosuchuser/x' is not a path"),
+        (Gpt2(source="x" * 5000), "gpt2.source: 'xx.*': File name too long"),
         (Gpt2(mirror="ftp://somewhere"), "must start with http"),
         (Gpt2(mirror="ftp://me:secret@somewhere"), "'ftp://somewhere' must start with http"),
         (Gpt2(mirror="http://"), "is no URL such as"),
@@ -485,7 +485,7 @@ def test_settings_that_cannot_be_right(settings: Gpt2, message: str, bring: Fetc
 
 def test_a_cache_of_no_user(mirror: Gpt2, bring: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOSSBOOK_CACHE", "~nosuchuser/cache")
-    with pytest.raises(UserError, match="LOSSBOOK_CACHE: '~nosuchuser/cache' begins with the name"):
+    with pytest.raises(UserError, match="LOSSBOOK_CACHE: '~nosuchuser/cache' is not a path"):
         bring(mirror)
 
 

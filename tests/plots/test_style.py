@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,26 @@ POINTS = [
     SizePoint("small", 124e6, 3.56, "gpt2"),
     SizePoint("XL", 1558e6, 3.1195, "published"),
 ]
+
+
+NUMBERS = st.sampled_from([math.nan, math.inf, 0.0, 6.1, 800.0, 1e30, 1e299])
+
+
+@pytest.mark.filterwarnings("error")
+@settings(max_examples=15, deadline=None)
+@given(losses=st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=4), level=NUMBERS)
+def test_losses_without_bounds_are_drawn_as_far_as_they_can_be(
+    tmp_path_factory: pytest.TempPathFactory, losses: list[tuple[float, float]], level: float
+) -> None:
+    path = tmp_path_factory.mktemp("figures") / "curves.svg"
+    table = pd.DataFrame(losses, columns=["train_loss", "val_loss"])
+    table["tokens_seen"] = [512 * i for i in range(len(table))]
+    loss_curves(table, path, tokens_per_epoch=512, references={"GPT-2 small": level})
+    assert max(map(len, re.findall(r">([^<]*)</text>", path.read_text()))) < 40
+    points = [SizePoint(f"m{i}", 1e6 * 9**i, v, "scratch") for i, (_, v) in enumerate(losses)]
+    drawn = [point for point in points if math.isfinite(point.loss)]
+    loss_by_size(drawn, path, untrained=level if math.isfinite(level) else None)
+    assert max(map(len, re.findall(r">([^<]*)</text>", path.read_text()))) < 40
 
 
 def curves(path: Path, history: pd.DataFrame = HISTORY) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import matplotlib as mpl
@@ -81,6 +82,16 @@ def test_equal_numbers_give_equal_bytes(tmp_path: Path, report: FullSampleReport
         data = (tmp_path / f"{name}.png").read_bytes()
         assert data.startswith(b"\x89PNG")
         assert data == (tmp_path / f"{name}2.png").read_bytes()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_heat_map_says_what_has_no_colour(tmp_path: Path) -> None:
+    path = tmp_path / "grid.svg"
+    maps = {"this": [[math.inf, math.nan], [1.5e305, 2.0]], "that": [[math.inf] * 2] * 2}
+    sampling_heat_maps(maps, path, temperatures=[0.0, 1.4], top_ks=[25, None])
+    svg = path.read_text()
+    for text in ("∞", "NaN", "1.5 × 10³⁰⁵", "2"):
+        assert f">{text}<" in svg, text
 
 
 def test_a_heat_map_says_every_number_and_setting(tmp_path: Path) -> None:

@@ -291,7 +291,7 @@ def test_what_was_there_is_replaced_whole(tmp_path: Path) -> None:
 def test_one_short_document_cannot_be_split(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus", {"a": "x"})
     with pytest.raises(
-        UserError, match=r"split\.train_fraction 0\.9 .* mine .* it has 1 characters"
+        UserError, match=r"split\.train_fraction 0\.9 .* mine .* it has 1 character;"
     ):
         split(corpus, tmp_path / "tokens", 0.9)
     assert not (tmp_path / "tokens").exists()

@@ -71,6 +71,16 @@ def test_what_cannot_be_had_is_told_and_the_pipeline_goes_on(run: Run) -> None:
     }
 
 
+def test_a_size_that_is_not_asked_for_is_not_fetched(run: Run, mirror: Hostile) -> None:
+    """dvc.yaml has a stage for every size, whatever `gpt2.sizes` says."""
+    requests = len(mirror.requests)
+    done = run(sizes=["355M"], required=True)
+    assert done.exit_code == 0
+    assert done.stderr == "GPT-2 124M: unavailable: gpt2.sizes does not name it\n"
+    assert report()["status"] == "unavailable"
+    assert len(mirror.requests) == requests
+
+
 def test_what_is_required_and_cannot_be_had_is_an_error(run: Run) -> None:
     done = run(mirror="http://127.0.0.1:1", required=True)
     assert done.exit_code == 1
@@ -93,7 +103,7 @@ def test_reports_hold_no_path(run: Run, tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"mirror": None, "source": "openia"}, "gpt2.source: 'openia' is neither openai nor hugg"),
-        ({"mirror": None, "source": "~nosuchuser"}, "begins with the name of no user"),
+        ({"mirror": None, "source": "~nosuchuser"}, "'~nosuchuser' is not a path"),
         ({"mirror": "http://host:port"}, "is no URL such as"),
         ({"sha256": {"124M": "0" * 64}}, "gpt2.sha256: 124M is to be 0000"),
         ({"sha256": {"124M": "abc"}}, "gpt2.sha256"),

@@ -75,6 +75,16 @@ def test_curves_name_six_settings_and_fold_the_rest(tmp_path: Path) -> None:
     assert "s6" not in shown
 
 
+@pytest.mark.filterwarnings("error")
+def test_losses_of_any_size_are_drawn(tmp_path: Path) -> None:
+    panel = Panel("lr", [PanelLine("", {"0.1": (1e299, 9e299), "0.2": (6.0,), "0.3": (6.0,)})])
+    curve = Curve("a", 0, ((0, 10.9), (512, 1e299), (1024, 6.0)))
+    draw_panel(panel, tmp_path / "panel.svg", "loss")
+    draw_curves([curve], tmp_path / "curves.svg")
+    assert "best 6.000" in texts(tmp_path / "panel.svg")
+    assert max(map(len, texts(tmp_path / "panel.svg") + texts(tmp_path / "curves.svg"))) < 60
+
+
 def test_equal_numbers_give_equal_bytes(tmp_path: Path) -> None:
     for name in ("one.png", "two.png"):
         draw_sweep([RATES, RATES], CURVES, tmp_path / name, "loss")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -159,6 +160,15 @@ def test_what_is_published(repo: Path, store: Store) -> None:
     assert described.model_size_bytes is not None
     assert described.model_size_bytes > weights.stat().st_size
     assert [path.name for path in (repo / ".lossbook").glob("model-*")] == []
+
+
+def test_a_model_may_have_an_infinite_metric(repo: Path, store: Store) -> None:
+    key = train(repo, seed=1, val_loss=math.inf)
+    run = store.find_run(key)
+    assert run is not None
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["model/val_loss"] == pytest.approx(sys.float_info.max)
+    assert champion(store).tags["val_loss"] == "inf"
 
 
 def test_a_lost_store_gets_its_registry_again(
