@@ -2,8 +2,7 @@
 
 DVC watches declared files only, and `prepare.corpus` and `train.init_from` may be any path. So this
 stage runs at each `dvc repro` and writes the digests of what lies there; `prepare` and `train`
-depend on that, and run when it differs. What is packaged or fetched is pinned elsewhere and is not
-read here.
+depend on that, and run when it differs. A GPT-2 that a training starts from is fetched for that.
 """
 
 from __future__ import annotations
@@ -33,16 +32,26 @@ def run(params: Path, report: Path, start: Path) -> None:
 
 
 def identify_start(params: Params) -> FirstWeights:
-    """What `train.init_from` reads: nothing, GPT-2 from where it is asked for, or these files."""
+    """What `train.init_from` reads: nothing, GPT-2 from where it is asked for, or these files.
+
+    Raises:
+        UserError: it cannot be had, or is of another architecture than the params ask for.
+    """
     name = params.train.init_from
     if name == "scratch":
         return FirstWeights(init_from=name)
-    from pipeline.weights import find_start  # imports torch: a second that `scratch` can do without
+    # These import torch: a second that `scratch` can do without.
+    from pipeline.gpt2.fetch import fetch
+    from pipeline.model.start import check_architecture, config_of
+    from pipeline.weights import find_start
 
     source = find_start(name)
     assert source is not None, "only scratch has none"
+    check_architecture(source.config(params.gpt2), config_of(params.model), name)
     if source.size is not None:
         mirror = params.gpt2.mirror and public(params.gpt2.mirror)
-        return Gpt2Weights(init_from=name, source=params.gpt2.source, mirror=mirror)
+        found = fetch(source.size, params.gpt2)  # which `config` has seen to
+        files = {name: file.sha256 for name, file in found.files.items()}
+        return Gpt2Weights(init_from=name, source=params.gpt2.source, mirror=mirror, files=files)
     files = {path.name: digest_of(path) for path in source.files}
     return LocalWeights(init_from=name, files=files)

@@ -62,6 +62,7 @@ Auto = Annotated[
     Annotated[Batch, Tag("number")] | Annotated[Literal["auto"], Tag("word")],
     Discriminator(lambda value: "word" if isinstance(value, str) else "number"),
 ]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Temperature = Annotated[float, Field(ge=0.0, le=1000.0)]
 
 
@@ -119,7 +120,7 @@ class Prepare(Section):
         "file, a folder or a URL of `.txt`, `.md`, `.jsonl`, `.parquet`, plain, `.gz` or `.zst`; "
         "`s3://…`, `hf://datasets/…` and what else fsspec opens ([corpora.md](corpora.md))",
     )
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+    sha256: Sha256 | None = Field(
         None, description="what a file or URL must hash to; for `gutenberg`, the catalogue"
     )
     text_field: Text = Field("text", description="the text's column in `.jsonl` and `.parquet`")
@@ -448,6 +449,12 @@ class Gpt2(Section):
     )
     mirror: Text | None = Field(
         None, description="a URL that holds `SIZE/` folders as OpenAI's does"
+    )
+    sha256: dict[Size, Sha256] = Field(
+        {},
+        description="by size, the SHA-256 that its file of weights must have, whoever sends it "
+        "(`model.ckpt.data-00000-of-00001`, `model.safetensors`); without one it must be what is "
+        "known of the size, and what was fetched first",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="`auto`: fp32; `bf16` halves the memory"

@@ -38,6 +38,7 @@ class FirstWeights(Record):
 class Gpt2Weights(FirstWeights):
     source: str
     mirror: str | None
+    files: dict[str, str] = Field(default_factory=dict)  # name to SHA-256
 
 
 class LocalWeights(FirstWeights):
@@ -295,6 +296,7 @@ class WeightsReport(Record):
     status: Literal["available", "unavailable"]
     reason: str | None = None
     source: str
+    host: str | None = Field(None, exclude_if=_is_none)  # that the weights came from
     files: dict[str, WeightsFile] = Field(default_factory=dict)
 
 
@@ -306,6 +308,7 @@ class BaselineReport(Record):
     reason: str | None = None
     parameters: int | None = None
     precision: str | None = None
+    host: str | None = Field(None, exclude_if=_is_none)  # that the weights came from
     context_length: int | None = None
     corpus_sha256: str | None = None
     train: Losses | None = None

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.gpt2.load import load_gpt2
+from pipeline.gpt2.load import architecture, available, load_gpt2
 from pipeline.gpt2.sizes import SIZES
 from pipeline.model.gpt import GPT, GPTConfig
-from pipeline.model.saved import FILES, OPTIMIZER, Weights, load_model
+from pipeline.model.saved import FILES, OPTIMIZER, Weights, load_config, load_model
 from pipeline.model.start import Start, adapted_model, random_model
 from pipeline.params import Gpt2
 from pipeline.tracking.artifacts import folder_of_run
@@ -58,12 +58,23 @@ class Source:
         assert self.folder is not None, "a source is a size or a folder"
         return load_model(self.folder, self.which)
 
+    def config(self, gpt2: Gpt2 | None = None) -> GPTConfig:
+        """The model's architecture, as `load` has it; nothing of the weights is read.
+
+        Raises:
+            UserError: it cannot be had.
+        """
+        if self.size is not None:
+            return architecture(available(self.size, gpt2 or Gpt2()))
+        assert self.folder is not None, "a source is a size or a folder"
+        return load_config(self.folder)
+
     @property
     def files(self) -> list[Path]:
         """The files of a folder that a training from it depends on."""
         if self.folder is None:
             return []
-        names = (FILES["last"], OPTIMIZER)
+        names = ("config.json", FILES["last"], OPTIMIZER)
         return [path for name in names if (path := self.folder / name).is_file()]
 
 
@@ -98,8 +109,8 @@ def _find_other(name: str, which: Weights, optional: Sequence[str], names: str) 
     if not folder.is_dir():
         files = ("config.json", FILES[which])
         return Source(name, folder=folder_of_run(name, files, optional, names), which=which)
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{name}: holds no config.json and {FILES['last']}")
+    if not all((folder / file).is_file() for file in ("config.json", FILES[which])):
+        raise UserError(f"{name}: holds no config.json and {FILES[which]}")
     return Source(name, folder=folder, which=which)
 
 
@@ -111,15 +122,24 @@ def find_start(init_from: str) -> Source | None:
     """
     if init_from == SCRATCH:
         return None
-    if init_from == TRAINED:
-        raise UserError(
-            f"train.init_from: {TRAINED} is what a training replaces; name the run that left it "
-            "(`lossbook runs --json`), or a copy of the folder"
-        )
+    refuse_output(init_from, FOLDER)
     try:
         return _find_other(init_from, "last", [OPTIMIZER], f"`{SCRATCH}`, {OTHERS}")
     except UserError as error:
         raise UserError(f"train.init_from: {error}") from None
+
+
+def refuse_output(init_from: str, folder: Path) -> None:
+    """Refuse to start a training from the folder that it is about to write.
+
+    Raises:
+        UserError: `init_from` names it; DVC has removed what it held.
+    """
+    if init_from == TRAINED or Path(init_from).resolve() == folder.resolve():
+        raise UserError(
+            f"train.init_from: {init_from} is what a training replaces; name the run that left it "
+            "(`lossbook runs --json`), or a copy of the folder"
+        )
 
 
 def starting_model(

@@ -20,7 +20,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def model_folder(path: Path) -> Path:
     path.mkdir(parents=True)
-    (path / "config.json").touch()
+    for name in ("config.json", "model.pth"):
+        (path / name).touch()
     return path
 
 
@@ -59,6 +60,18 @@ def test_a_training_names_the_key_and_every_way_out() -> None:
     assert "`trained`" not in str(caught.value)
 
 
-def test_a_training_does_not_start_from_what_it_replaces() -> None:
-    with pytest.raises(UserError, match=r"train\.init_from: trained is what a training replaces"):
-        find_start("trained")
+@pytest.mark.parametrize("name", ["trained", "models/scratch", "./models/../models/scratch/"])
+def test_a_training_does_not_start_from_what_it_replaces(name: str, here: Path) -> None:
+    model_folder(here / FOLDER)
+    with pytest.raises(UserError, match=rf"train\.init_from: {name} is what a training replaces"):
+        find_start(name)
+
+
+def test_what_else_a_training_starts_from_and_its_config_are_noted(here: Path) -> None:
+    folder = model_folder(here / "mine")
+    source = find_start("mine")
+    assert source is not None
+    assert source.files == [Path("mine/config.json"), Path("mine/model.pth")]
+    (folder / "model.pth").unlink()
+    with pytest.raises(UserError, match=r"train\.init_from: mine: holds no config\.json and model"):
+        find_start("mine")

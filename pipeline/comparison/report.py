@@ -166,7 +166,7 @@ def notes(comparison: Comparison) -> list[str]:
     ]
     if any(model.published_val_loss is not None for model in comparison.models.values()):
         sentences.append(published_note())
-    return sentences + unavailable(comparison)
+    return sentences + hosts(comparison) + unavailable(comparison)
 
 
 def published_note() -> str:
@@ -179,6 +179,15 @@ def published_note() -> str:
         f"its notebook, for this text in windows of {PUBLISHED_TEXT.context_length} tokens; the "
         f"training losses there are {listed(losses)}."
     )
+
+
+def hosts(comparison: Comparison) -> list[str]:
+    """A sentence for each host that weights came from."""
+    models: dict[str, list[str]] = {}
+    for model in comparison.models.values():
+        if model.host is not None:
+            models.setdefault(model.host, []).append(model.name)
+    return [f"The weights of {listed(names)} came from {host}." for host, names in models.items()]
 
 
 def unavailable(comparison: Comparison) -> list[str]:

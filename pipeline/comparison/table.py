@@ -35,6 +35,7 @@ class ComparedModel:
         published_val_loss: nats per token, where somebody else measured the size on this text.
         reason: why it was not measured; None where it was.
         size: of GPT-2; None for this repository's model.
+        host: that its weights came from, where they were fetched.
         completions: prompt to greedy continuation.
     """
 
@@ -45,6 +46,7 @@ class ComparedModel:
     published_val_loss: float | None = None
     reason: str | None = None
     size: Size | None = None
+    host: str | None = None
     completions: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -140,6 +142,7 @@ def _gpt2_model(size: Size, baseline: BaselineReport, ours: EvaluationReport) ->
         published_val_loss=_published_val_loss(size, ours),
         reason=reason,
         size=size,
+        host=baseline.host,
         completions=_by_prompt(baseline.completions),
     )
 

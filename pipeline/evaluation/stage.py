@@ -21,6 +21,7 @@ from pipeline.reports import (
     PerplexityReport,
     PromptCompletion,
     SplitLosses,
+    WeightsReport,
 )
 from pipeline.system.files import write_text
 from pipeline.system.progress import Progress
@@ -161,7 +162,8 @@ def baseline(
         losses = {}
     else:
         measured = measure_in_run(found, splits, params, journal)
-        written = baseline_report(size, splits, measured)
+        host = WeightsReport.read(weights).host
+        written = baseline_report(size, splits, measured, host)
         losses = {size: measured.measurement.token_losses}
     token_losses_report(splits, losses).write(token_losses)
     written.write(report)
@@ -193,12 +195,15 @@ def measure_in_run(
     return measured
 
 
-def baseline_report(size: str, splits: Splits, measured: MeasuredSize) -> BaselineReport:
+def baseline_report(
+    size: str, splits: Splits, measured: MeasuredSize, host: str | None
+) -> BaselineReport:
     return BaselineReport(
         model=size,
         status="measured",
         parameters=measured.parameters,
         precision=measured.precision,
+        host=host,
         context_length=splits.context_length,
         corpus_sha256=splits.corpus_sha256,
         train=measured.measurement.losses.train,

@@ -11,12 +11,10 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError
 from pipeline.gpt2.sizes import Hparams
 from pipeline.model.gpt import GPT, GPTConfig, meta_model
 
@@ -83,16 +81,3 @@ def _freed_memory_returned() -> Iterator[None]:
     finally:  # to where glibc's own rule would have taken them
         libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
         libc.mallopt(M_TRIM_THRESHOLD, 64 << 20)
-
-
-def check_finite(path: Path, name: str, tensor: Tensor) -> Tensor:
-    """Return `tensor`, which the file at `path` calls `name`, if it holds no NaN or infinity.
-
-    Raises:
-        UserError: it does; names the first such place.
-    """
-    # The sum is not finite where an element is not, and costs a tenth of asking each.
-    if tensor.sum().isfinite() or tensor.isfinite().all():
-        return tensor
-    place = tuple(torch.nonzero(~tensor.isfinite())[0].tolist())
-    raise UserError(f"{path}: tensor {name} holds {tensor[place].item()} at {list(place)}")

@@ -15,8 +15,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urljoin
 
-from requests import Response, Session, exceptions
+from requests import Request, Response, Session, exceptions
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from pipeline.errors import Unavailable, UserError
@@ -27,8 +28,12 @@ from pipeline.system.http import HTML, public, reason_of, retry_after
 BLOCK = 1 << 18
 PROGRESS = 1 << 16  # bytes: what counts as progress of an attempt
 TRICKLE = 1024  # bytes per second: a connection below it stalls
+SLOWEST = 16384  # bytes per second: the mean below which a file is given up, after an hour
 SMALL = 64 << 20  # bytes: more than any file whose size is not known beforehand
 WRONG_DIGESTS = 2  # a file that arrives wrong twice is wrong at its source
+REDIRECTS = 10
+LENGTH = re.compile(r"[0-9]{1,15}")
+RANGE = re.compile(r"bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,15})")
 AGAIN = (408, 425, 429)  # and every 5xx: statuses after which a later attempt may succeed
 
 
@@ -64,6 +69,7 @@ class Download:
         self.expected, self.check, self.on_progress = expected, check, on_progress
         self.part = Part(target, url, expected)
         self._wrong_digests = 0
+        self._started = patience.clock()
 
     def run(self) -> str:
         """Download the file; return its SHA-256.
@@ -104,14 +110,12 @@ class Download:
                 raise Unavailable(f"{name} cannot be written: {error.strerror}") from None
 
     def _request(self, headers: dict[str, str]) -> Response:
-        timeout = (self.patience.connect, self.patience.stall)
         try:
-            return self.session.get(self.url, headers=headers, stream=True, timeout=timeout)
+            return self._followed(headers)
         except (
-            exceptions.InvalidURL,
             exceptions.InvalidSchema,
-            exceptions.InvalidProxyURL,
             exceptions.TooManyRedirects,
+            ValueError,  # of what is no URL, by requests, urllib3 or Python
         ) as error:
             raise self._unavailable(f"cannot be followed ({type(error).__name__})") from None
         except exceptions.Timeout:
@@ -120,6 +124,22 @@ class Download:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise self._unavailable("has a certificate that cannot be trusted") from None
             raise _Broken(_breaks_off(error)) from None
+
+    def _followed(self, headers: dict[str, str]) -> Response:
+        """The answer at the end of all redirects, whose bodies requests would read to their end."""
+        timeout = (self.patience.connect, self.patience.stall)
+        session, url = self.session, self.url
+        for _ in range(REDIRECTS):
+            request = session.prepare_request(Request("GET", url, headers=headers))
+            settings = session.merge_environment_settings(url, {}, True, None, None)
+            send = session.get_adapter(url).send
+            response = send(request, timeout=timeout, **settings)  # type: ignore[arg-type]
+            target = session.get_redirect_target(response)
+            if target is None:
+                return response
+            response.close()
+            url = urljoin(url, target)
+        raise exceptions.TooManyRedirects
 
     def _accept(self, response: Response, have: int) -> None:
         """Look at status and headers; afterwards the part is ready for the body's first byte."""
@@ -147,7 +167,7 @@ class Download:
     def _continues(self, response: Response, have: int) -> bool:
         """Whether a 206 goes on exactly where the part ends, in the same file."""
         note = self.part.note
-        found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
+        found = RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if note is None or not have or found is None:
             return False
         start, end, total = map(int, found.groups())
@@ -158,8 +178,8 @@ class Download:
 
     def _note(self, response: Response) -> Note:
         """What `response`, a whole file, is; refused where its size cannot be right."""
-        length = response.headers.get("Content-Length", "")
-        total = int(length) if length.isdigit() else None
+        length = LENGTH.fullmatch(response.headers.get("Content-Length", ""))
+        total = int(length[0]) if length else None
         if self.expected is not None and total not in (None, self.expected):
             raise self._unavailable(f"has {total:,} bytes, but must have {self.expected:,}")
         if self.expected is None and (total or 0) > SMALL:
@@ -199,11 +219,19 @@ class Download:
                     return  # `_finish` says so
                 if self.on_progress is not None:
                     self.on_progress(have, total)
-                now = self.patience.clock()
-                if now - since >= self.patience.stall:
-                    if have - then < TRICKLE * (now - since):
-                        raise _Broken("stalls")
-                    since, then = now, have
+                since, then = self._check_pace(since, then, have)
+
+    def _check_pace(self, since: float, then: int, have: int) -> tuple[float, int]:
+        """The moment and the bytes from which to look at the pace again."""
+        assert self.part.note is not None, "something is being received"
+        now, most = self.patience.clock(), self.part.note.total or SMALL
+        if now - self._started > 3600 + most / SLOWEST:
+            raise self._unavailable("takes too long; a later attempt goes on from there")
+        if now - since < self.patience.stall:
+            return since, then
+        if have - then < TRICKLE * (now - since):
+            raise _Broken("stalls")
+        return now, have
 
     def _finish(self) -> str:
         """Check the part and give it its name."""

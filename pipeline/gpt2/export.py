@@ -8,10 +8,12 @@ queries, keys and values: such a model gets one of zeros, which changes no logit
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -19,30 +21,57 @@ from pipeline.errors import UserError
 from pipeline.gpt2.assemble import MATRICES
 from pipeline.gpt2.huggingface import CONFIG, FIXED, HEAD, PREFIX, WEIGHTS
 from pipeline.model.gpt import GPT, GPTConfig
-from pipeline.system.files import folder_aside, write_json
+from pipeline.system.files import folder_aside, read_json, write_json
 from pipeline.tokens.tokenizer import END_OF_TEXT, VOCABULARY, packaged
 
 TOKENIZER = {"vocab.json": "encoder.json", "merges.txt": "vocab.bpe"}  # theirs: OpenAI's
+
+
+MARK = {"written_by": "lossbook export"}  # in config.json: safetensors' metadata has no order
 
 
 def export(model: GPT, folder: Path) -> None:
     """Write `model` into `folder`, whole or not at all.
 
     Raises:
-        UserError: the folder holds something else than an earlier export.
+        UserError: as `check_target`, or the disk is full.
     """
-    if folder.exists() and not _is_export(folder):
-        raise UserError(f"{folder}: holds something else already; name a folder that is not there")
-    with folder_aside(folder) as aside:
-        save_file(_tensors(model), aside / WEIGHTS, metadata={"format": "pt"})
+    check_target(folder)
+    with folder_aside(folder.resolve()) as aside:
+        try:
+            save_file(_tensors(model), aside / WEIGHTS, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise UserError(f"{folder / WEIGHTS}: cannot be written ({error})") from None
         write_json(aside / CONFIG, _config(model.config, model.wte.weight.dtype))
         if model.config.vocab_size == VOCABULARY:
             _write_tokenizer(aside, model.config)
 
 
+def check_target(folder: Path) -> None:
+    """Make sure that an export may take the place of `folder`.
+
+    Raises:
+        UserError: it is neither absent, nor empty, nor an earlier export and nothing else; or one
+            works in it.
+    """
+    place = folder.resolve()
+    if place in (here := Path.cwd(), *here.parents):
+        raise UserError(f"{folder}: is, or holds, the folder that you are in; name another")
+    if not os.path.lexists(folder):
+        return
+    if not (place.is_dir() and (not any(place.iterdir()) or _is_export(place))):
+        raise UserError(f"{folder}: holds something else already; name a folder that is not there")
+
+
 def _is_export(folder: Path) -> bool:
     known = {CONFIG, WEIGHTS, "tokenizer_config.json", *TOKENIZER}
-    return folder.is_dir() and {path.name for path in folder.iterdir()} <= known
+    if not {path.name for path in folder.iterdir()} <= known:
+        return False
+    try:
+        config = read_json(folder / CONFIG)
+    except UserError:
+        return False
+    return isinstance(config, dict) and MARK.items() <= config.items()
 
 
 def _tensors(model: GPT) -> dict[str, Tensor]:
@@ -73,6 +102,7 @@ def _config(config: GPTConfig, dtype: torch.dtype) -> dict[str, Any]:
         "tie_word_embeddings": config.tie_weights,
         "dtype": str(dtype).removeprefix("torch."),
         **FIXED,
+        **MARK,
     }
     if config.vocab_size > END_OF_TEXT:
         values |= {"bos_token_id": END_OF_TEXT, "eos_token_id": END_OF_TEXT}

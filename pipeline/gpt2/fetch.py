@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import requests
 from filelock import FileLock, Timeout
@@ -58,22 +59,56 @@ def fetch(
         The files, or the reason why the size is unavailable.
 
     Raises:
-        UserError: `settings` cannot be right, or the size cannot be had and `gpt2.required`.
+        UserError: `settings` cannot be right, the weights are not those that `gpt2.sha256` names,
+            or the size cannot be had and `gpt2.required`.
     """
     source = source_of(settings)
     try:
         location = locate(size, settings)
-        with _locked(location):
-            record = FileRecord(location)
-            if not record.is_whole:
-                _make_whole(location, record, patience or Patience(), verify or verify_apart)
-        return WeightsReport(model=size, status="available", source=source, files=record.digests())
+        record = FileRecord(location)
+        if not record.is_whole:  # what is whole needs no lock: the cache may be another user's
+            with _locked(location):
+                record = FileRecord(location)
+                if not record.is_whole:
+                    how = (patience or Patience(), verify or verify_apart)
+                    _make_whole(location, record, settings, *how)
+        check_digest(location, record, settings)
+        return WeightsReport(
+            model=size,
+            status="available",
+            source=source,
+            host=record.weights.host,
+            files=record.digests(),
+        )
     except Unavailable as error:
         if settings.required:
             raise UserError(
                 f"GPT-2 {size} cannot be had, and gpt2.required is true: {error}"
             ) from None
         return WeightsReport(model=size, status="unavailable", reason=str(error), source=source)
+
+
+def check_digest(location: Location, record: FileRecord, settings: Gpt2) -> None:
+    """Make sure that the weights are those that are asked for, or known, or were fetched first.
+
+    Raises:
+        UserError: `gpt2.sha256` names others.
+        Unavailable: others are known; says how to accept these.
+    """
+    size, found = location.size, record.weights.sha256
+    name = f"{location.files[-1]} from {record.weights.host or 'the folder'}"
+    if (asked := settings.sha256.get(size)) is not None:
+        if found != asked:
+            raise UserError(f"gpt2.sha256: {size} is to be {asked}, but {name} has {found}")
+        return
+    known = SIZES[size].sha256.get(location.source)
+    if known is None and location.urls and not location.any_architecture:
+        known = record.first
+    if known not in (None, found):
+        raise Unavailable(
+            f"{name} is not the file that is known: its SHA-256 is {found}, not {known}; "
+            f"`gpt2.sha256: {{{size}: {found}}}` accepts it"
+        )
 
 
 def verify_apart(layout: Layout, folder: Path, data: bool) -> None:
@@ -117,7 +152,9 @@ def _locked(location: Location) -> Iterator[None]:
         lock.release()
 
 
-def _make_whole(location: Location, record: FileRecord, patience: Patience, verify: Verify) -> None:
+def _make_whole(
+    location: Location, record: FileRecord, settings: Gpt2, patience: Patience, verify: Verify
+) -> None:
     """Fetch or look at the files that are missing or changed."""
     if location.source == "local":
         return _from_folder(location, record, verify)
@@ -127,7 +164,7 @@ def _make_whole(location: Location, record: FileRecord, patience: Patience, veri
     record.forget(changed)
     if location.source == "huggingface":
         return _from_hub(location, record, verify)
-    return _from_urls(location, record, patience, verify)
+    return _from_urls(location, record, settings, patience, verify)
 
 
 def _from_folder(location: Location, record: FileRecord, verify: Verify) -> None:
@@ -144,7 +181,8 @@ def _from_hub(location: Location, record: FileRecord, verify: Verify) -> None:
         reachable([hub.endpoint()])
     for name in location.files:
         if not record.holds(name):
-            record.add(name, hub.download(location.size, name, location.folder))
+            host = urlsplit(hub.endpoint()).hostname
+            record.add(name, hub.download(location.size, name, location.folder), host)
         if name == huggingface.CONFIG:
             with _as_unavailable(location, SIZES[location.size].repository):
                 _check_architecture(location, location.folder / name)
@@ -153,7 +191,9 @@ def _from_hub(location: Location, record: FileRecord, verify: Verify) -> None:
     record.mark_verified()
 
 
-def _from_urls(location: Location, record: FileRecord, patience: Patience, verify: Verify) -> None:
+def _from_urls(
+    location: Location, record: FileRecord, settings: Gpt2, patience: Patience, verify: Verify
+) -> None:
     """Fetch from the first address that has all files, undamaged."""
     reasons = []
     # A kill may have come between the last byte and the verification: that needs no network.
@@ -163,7 +203,7 @@ def _from_urls(location: Location, record: FileRecord, patience: Patience, verif
         for url in location.urls if here else reachable(location.urls):
             try:
                 with _as_unavailable(location, public(url)):
-                    _from_url(location, record, url, session, patience, verify)
+                    _from_url(location, record, settings, url, session, patience, verify)
                 return record.mark_verified()
             except Unavailable as error:
                 reasons.append(str(error))
@@ -173,6 +213,7 @@ def _from_urls(location: Location, record: FileRecord, patience: Patience, verif
 def _from_url(
     location: Location,
     record: FileRecord,
+    settings: Gpt2,
     url: str,
     session: requests.Session,
     patience: Patience,
@@ -199,7 +240,13 @@ def _from_url(
                 check=check,
                 on_progress=meter,
             )
-            record.add(name, download.run())
+            record.add(name, download.run(), urlsplit(url).hostname)
+    if location.size not in settings.sha256:  # before anything reads what may be another's
+        try:
+            check_digest(location, record, settings)
+        except Unavailable:
+            record.forget(location.files)  # the index belongs to the weights
+            raise
     _check(location, record, verify, data=True)
 
 

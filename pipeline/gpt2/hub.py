@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from pipeline.errors import Unavailable, UserError
+from pipeline.gpt2.network import web_address
 from pipeline.gpt2.sizes import SIZES
 from pipeline.system.files import sha256_of
 from pipeline.system.http import reason_of
@@ -15,8 +16,12 @@ SHA256 = 64  # hex digits: the ETag of a large file on the hub is its SHA-256
 
 
 def endpoint() -> str:
-    """The hub's address: `HF_ENDPOINT`, or huggingface.co."""
-    return os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
+    """The hub's address: `HF_ENDPOINT`, or huggingface.co.
+
+    Raises:
+        UserError: `HF_ENDPOINT` is no URL.
+    """
+    return web_address(os.environ.get("HF_ENDPOINT") or HUB, "HF_ENDPOINT")
 
 
 def download(size: str, name: str, folder: Path) -> str:

@@ -7,13 +7,15 @@ over. A `lm_head.weight` makes a head of its own, unless `config.json` says that
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.gpt2.release import check_heads
 from pipeline.gpt2.sizes import Hparams
 from pipeline.system.files import read_json
+from pipeline.system.records import Blocks, Dimension, Record
+from pipeline.system.text import quoted
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FILES = (CONFIG, WEIGHTS)
@@ -21,14 +23,6 @@ TYPES = ("F32", "F16", "BF16", "F64")
 PREFIX = "transformer."
 HEAD = "lm_head.weight"
 MASKS = (".attn.bias", ".attn.masked_bias")
-# Hugging Face's key: ours
-KEYS = {
-    "vocab_size": "n_vocab",
-    "n_positions": "n_ctx",
-    "n_embd": "n_embd",
-    "n_head": "n_head",
-    "n_layer": "n_layer",
-}
 # What GPT-2 is and no key of ours says; a file that says otherwise is another architecture.
 FIXED = {
     "activation_function": "gelu_new",
@@ -39,29 +33,41 @@ FIXED = {
 }
 
 
+class ConfigFile(Record):
+    """What of `config.json` is an architecture."""
+
+    vocab_size: Dimension
+    n_positions: Dimension
+    n_embd: Dimension
+    n_head: Dimension
+    n_layer: Blocks
+    tie_word_embeddings: bool = True
+
+    @property
+    def hparams(self) -> Hparams:
+        """In OpenAI's words."""
+        return Hparams(self.vocab_size, self.n_positions, self.n_embd, self.n_head, self.n_layer)
+
+
 def read_config(path: Path) -> Hparams:
     """The architecture in a `config.json`.
 
     Raises:
         UserError: it is missing, lacks a key, or is not GPT-2's architecture.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    values = read_json(path)
+    return _read(path).hparams
+
+
+def _read(path: Path) -> ConfigFile:
+    values = read_json(path, remedy="")
     if not isinstance(values, dict):
         raise UserError(f"{path}: must hold an object")
     for key, wanted in FIXED.items():
         if values.get(key, wanted) != wanted:
-            raise UserError(f"{path}: {key} is {values[key]!r}, but GPT-2 has {wanted!r}")
-    sizes = {}
-    for theirs, ours in KEYS.items():
-        size = values.get(theirs)
-        if type(size) is not int or size < 1:
-            raise UserError(f"{path}: {theirs} must be a whole number above 0, not {size!r}")
-        sizes[ours] = size
-    if sizes["n_embd"] % sizes["n_head"]:
-        raise UserError(f"{path}: n_embd is not a multiple of n_head")
-    return Hparams(**sizes)
+            raise UserError(f"{path}: {key} is {quoted(values[key])}, but GPT-2 has {wanted!r}")
+    config = ConfigFile.from_value(values, str(path))
+    check_heads(path, config.hparams)
+    return config
 
 
 def verify(folder: Path) -> None:
@@ -80,7 +86,8 @@ def tensor_names(folder: Path) -> dict[str, str]:
         UserError: as `verify` does.
     """
     path = folder / WEIGHTS
-    hparams = read_config(folder / CONFIG)
+    config = _read(folder / CONFIG)
+    hparams = config.hparams
     wanted = {ours: hparams.shapes[theirs] for ours, theirs in hparams.variables.items()}
     wanted = {name: shape[-2:] if len(shape) == 3 else shape for name, shape in wanted.items()}
     found = {
@@ -89,16 +96,16 @@ def tensor_names(folder: Path) -> dict[str, str]:
         if not name.endswith(MASKS)
     }
     if HEAD in found:
-        if read_json(folder / CONFIG).get("tie_word_embeddings", True):
+        if config.tie_word_embeddings:
             del found[HEAD]
         else:
             wanted[HEAD] = wanted["wte.weight"]
     for name in sorted(wanted.keys() - found.keys()):
         raise UserError(f"{path}: tensor {name} is missing")
     for name in sorted(found.keys() - wanted.keys()):
-        raise UserError(f"{path}: tensor {name} is unknown to GPT-2")
+        raise UserError(f"{path}: tensor {quoted(name)} is unknown to GPT-2")
     for name, shape in wanted.items():
-        has = list(found[name]["shape"])
+        has = found[name]["shape"]
         if has != list(shape):
             raise UserError(
                 f"{path}: tensor {name} has shape {has}, {CONFIG} asks for {list(shape)}"
@@ -108,20 +115,19 @@ def tensor_names(folder: Path) -> dict[str, str]:
     return {ours: entry["name"] for ours, entry in found.items()}
 
 
-def _header(path: Path) -> dict[str, Any]:
+def _header(path: Path) -> dict[str, dict[str, Any]]:
     """What a safetensors file says of its tensors, where the file is as long as it says."""
+    from safetensors import SafetensorError, safe_open  # numpy comes with it
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
     try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > path.stat().st_size:
-                raise ValueError
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        if 8 + length + end != path.stat().st_size:
-            raise ValueError
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise UserError(f"{path}: is no whole safetensors file") from None
-    return dict(header)
+        with safe_open(path, framework="np") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {
+                name: {"shape": part.get_shape(), "dtype": part.get_dtype()}
+                for name, part in slices.items()
+            }
+    except SafetensorError as error:
+        reason = quoted(str(error).rpartition("header: ")[2])
+        raise UserError(f"{path}: is no whole safetensors file ({reason})") from None

@@ -9,22 +9,25 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from pipeline.errors import UserError
 from pipeline.gpt2 import huggingface, release, tf_checkpoint
-from pipeline.gpt2.assemble import assemble, check_finite, config_of
+from pipeline.gpt2.assemble import assemble, config_of
+from pipeline.gpt2.fetch import fetch
 from pipeline.gpt2.location import FileRecord, Location, locate
 from pipeline.gpt2.sizes import Hparams
-from pipeline.model.gpt import GPT
+from pipeline.model.gpt import GPT, GPTConfig
 from pipeline.model.saved import load_model, save_config, save_weights
+from pipeline.model.tensors import check_finite
 from pipeline.params import Gpt2
-from pipeline.system.checksums import write_sums
+from pipeline.system.checksums import SUMS, write_sums
 from pipeline.system.files import folder_aside
+from pipeline.system.text import quoted
 
 
 def load_gpt2(size: str, settings: Gpt2 | None = None, dtype: torch.dtype = torch.float32) -> GPT:
-    """Load GPT-2 `size` from where `settings` say that it is, without a network.
+    """Load GPT-2 `size` from where `settings` say that it is, fetched if it is not there yet.
 
     Args:
         settings: the `gpt2` section of params; OpenAI's release in the cache by default.
@@ -34,15 +37,25 @@ def load_gpt2(size: str, settings: Gpt2 | None = None, dtype: torch.dtype = torc
         The model in evaluation mode, on the CPU, without dropout.
 
     Raises:
-        UserError: the weights are not there, have changed since they were fetched, or are damaged.
+        UserError: the weights cannot be had, or are damaged.
     """
-    location = locate(size, settings or Gpt2())
-    if location.source != "local" and not FileRecord(location).is_whole:
-        raise UserError(
-            f"GPT-2 {size} is not in Lossbook's cache: name it in gpt2.sizes, and `dvc repro` "
-            f"fetches it"
-        )
-    return read(location, dtype)
+    return read(available(size, settings or Gpt2()), dtype)
+
+
+def available(size: str, settings: Gpt2) -> Location:
+    """Where the weights are, fetched if they are not there yet.
+
+    Those of a local folder are where they are; reading them is all that it takes to check them.
+
+    Raises:
+        UserError: they cannot be had.
+    """
+    location = locate(size, settings)
+    if location.source != "local":
+        found = fetch(size, settings)
+        if found.status != "available":
+            raise UserError(f"GPT-2 {size} cannot be had: {found.reason}")
+    return location
 
 
 def load_kept(size: str, settings: Gpt2) -> GPT:
@@ -51,21 +64,23 @@ def load_kept(size: str, settings: Gpt2) -> GPT:
     OpenAI's checkpoints are read with TensorFlow, whose import alone takes four to five seconds.
     So a size that was verified is kept once more, beside its record in the user's cache, as our
     own state dict: as large as the weights, and mapped into memory in a tenth of a second. The
-    copy is named by the digests of what it was made from, and made again where it is unreadable.
+    copy is named by the digests of what it was made from, and made again where it is not what was
+    written.
 
     Raises:
         UserError: as `load_gpt2`.
     """
-    location = locate(size, settings)
+    location = available(size, settings)
     record = FileRecord(location)
     if location.layout != "openai" or not record.is_whole:
-        return load_gpt2(size, settings)  # is quick without a copy, or not there
+        return read(location)  # is quick without a copy, or was not looked at
     files = {name: file.model_dump() for name, file in record.digests().items()}
     digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
     copy = location.record.with_name(f"{location.record.stem}-{digest}")
-    with suppress(UserError):
-        return load_model(copy)
-    model = load_gpt2(size, settings)
+    if (copy / SUMS).exists():  # which reading compares its files with
+        with suppress(UserError):
+            return load_model(copy)
+    model = read(location)
     with suppress(OSError):  # a full disk: without a copy, then
         _keep(model, copy)
     return model
@@ -93,6 +108,18 @@ def hparams_of(location: Location) -> Hparams:
     return release.read_hparams(location.folder / release.HPARAMS)
 
 
+def architecture(location: Location) -> GPTConfig:
+    """The model's architecture at `location`; no weights are read.
+
+    Raises:
+        UserError: the files state none.
+    """
+    untied = location.layout == "huggingface" and huggingface.HEAD in huggingface.tensor_names(
+        location.folder
+    )
+    return config_of(hparams_of(location), tie_weights=not untied)
+
+
 def read(location: Location, dtype: torch.dtype = torch.float32) -> GPT:
     """Build the model of the weights at `location`.
 
@@ -113,9 +140,12 @@ def load_huggingface(folder: Path, dtype: torch.dtype = torch.float32) -> GPT:
     path, names = folder / huggingface.WEIGHTS, huggingface.tensor_names(folder)
     hparams = huggingface.read_config(folder / huggingface.CONFIG)
     config = config_of(hparams, tie_weights=huggingface.HEAD not in names)
-    with safe_open(path, framework="pt") as file:
+    try:
+        with safe_open(path, framework="pt") as file:
 
-        def read_tensor(name: str) -> torch.Tensor:
-            return check_finite(path, name, file.get_tensor(names[name]))
+            def read_tensor(name: str) -> torch.Tensor:
+                return check_finite(path, name, file.get_tensor(names[name]))
 
-        return assemble(config, read_tensor, dtype)
+            return assemble(config, read_tensor, dtype)
+    except SafetensorError as error:  # it has changed since its header was looked at
+        raise UserError(f"{path}: is no whole safetensors file ({quoted(str(error))})") from None

@@ -11,16 +11,22 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from pydantic import Field
 
 from pipeline.errors import Unavailable, UserError
 from pipeline.gpt2 import huggingface, release
+from pipeline.gpt2.network import web_address
 from pipeline.gpt2.sizes import SIZES
 from pipeline.params import Gpt2
 from pipeline.reports import WeightsFile
-from pipeline.system.files import read_json, sha256_of, write_json
+from pipeline.system.files import given_path, sha256_of
+from pipeline.system.records import Record
+from pipeline.system.text import quoted
 from pipeline.system.user_cache import cache_folder
 
 Source = Literal["openai", "mirror", "huggingface", "local"]
@@ -68,8 +74,9 @@ def locate(size: str, settings: Gpt2) -> Location:
     """Find where the weights of `size` are, or will be, by the `settings`.
 
     Raises:
-        UserError: there is no such size, or the mirror is no URL or goes with another source.
-        Unavailable: the local folder holds no weights.
+        UserError: there is no such size or no such local folder, or the mirror is no URL or goes
+            with another source.
+        Unavailable: the local folder holds no weights of this size.
     """
     if size not in SIZES:
         raise UserError(f"GPT-2 has no size {size}; its sizes are {', '.join(SIZES)}")
@@ -88,15 +95,12 @@ def locate(size: str, settings: Gpt2) -> Location:
 
 
 def _mirror(settings: Gpt2) -> str:
-    url = (settings.mirror or "").rstrip("/")
     if settings.source != "openai":
         raise UserError(
             "gpt2.mirror stands in for OpenAI's address: with gpt2.source "
-            f"{settings.source} it must be null"
+            f"{quoted(settings.source)} it must be null"
         )
-    if not url.startswith(("http://", "https://")):
-        raise UserError(f"gpt2.mirror: {url!r} must start with http:// or https://")
-    return url
+    return web_address(settings.mirror or "", "gpt2.mirror")
 
 
 def _cached(
@@ -109,9 +113,15 @@ def _cached(
 
 
 def _local(size: str, source: str) -> Location:
-    given = Path(source).expanduser()
+    given = given_path(source, "gpt2.source")
     # In the workspace of a `dvc exp run`, folders that Git does not track are in the main repo.
-    for root in (given, Path(os.environ.get("DVC_ROOT", ".")) / given):
+    roots = (given, Path(os.environ.get("DVC_ROOT", ".")) / given)
+    if not any(map(os.path.isdir, roots)):  # of any name, however long
+        raise UserError(
+            f"gpt2.source: {quoted(source)} is neither openai nor huggingface, nor a folder that "
+            "is there"
+        )
+    for root in roots:
         for folder in (root / size, root):
             for layout, sign in SIGNS.items():
                 if (folder / sign).is_file():
@@ -136,18 +146,32 @@ def _short(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+class _File(WeightsFile):
+    mtime_ns: int
+    host: str | None = None  # that it came from
+
+
+class _RecordFile(Record):
+    """Attributes:
+    verified: whether all files together could be read.
+    first: the SHA-256 of the first weights that could.
+    """
+
+    files: dict[str, _File] = Field(default_factory=dict)
+    verified: bool = False
+    first: str | None = None
+
+
 class FileRecord:
     """The files of a location as last looked at: digests, and whether all could be read."""
 
     def __init__(self, location: Location) -> None:
         self.location = location
-        self._files: dict[str, dict[str, Any]] = {}
-        self._verified = False
         try:
-            found = read_json(location.record)
-            self._files, self._verified = dict(found["files"]), bool(found["verified"])
-        except (UserError, OSError, KeyError, TypeError, ValueError):
-            pass  # none yet, or not ours: everything is looked at again
+            found = _RecordFile.read(location.record)
+        except UserError:
+            found = _RecordFile()  # none yet, or not ours: everything is looked at again
+        self._files, self._verified, self.first = dict(found.files), found.verified, found.first
 
     def holds(self, name: str) -> bool:
         """Whether the file is there and is what was recorded."""
@@ -155,14 +179,15 @@ class FileRecord:
         if known is None or not path.is_file():
             return False
         now = path.stat()
-        if now.st_size != known.get("bytes"):
+        if now.st_size != known.bytes:
             return False
-        if now.st_mtime_ns == known.get("mtime_ns"):
+        if now.st_mtime_ns == known.mtime_ns:
             return True
-        if sha256_of(path) != known.get("sha256"):
+        if sha256_of(path) != known.sha256:
             return False
-        known["mtime_ns"] = now.st_mtime_ns
-        self._save()
+        self._files[name] = known.model_copy(update={"mtime_ns": now.st_mtime_ns})
+        with suppress(PermissionError):  # a cache that another user fills
+            self._save()
         return True
 
     @property
@@ -170,24 +195,27 @@ class FileRecord:
         """Whether every file is what was recorded when all of them together could be read."""
         return self._verified and all(self.holds(name) for name in self.location.files)
 
+    @property
+    def weights(self) -> _File:
+        """The large one of the files, the last."""
+        return self._files[self.location.files[-1]]
+
     def knows(self, name: str) -> bool:
         """Whether the file was there once."""
         return name in self._files
 
-    def add(self, name: str, sha256: str) -> None:
+    def add(self, name: str, sha256: str, host: str | None = None) -> None:
         """Record a file as it is now; the whole has to be verified again."""
         now = (self.location.folder / name).stat()
-        self._files[name] = {
-            "bytes": now.st_size,
-            "sha256": sha256,
-            "mtime_ns": now.st_mtime_ns,
-        }
+        self._files[name] = _File(
+            bytes=now.st_size, sha256=sha256, mtime_ns=now.st_mtime_ns, host=host
+        )
         self._verified = False
         self._save()
 
     def mark_verified(self) -> None:
         """Record that all files together were read without an error."""
-        self._verified = True
+        self._verified, self.first = True, self.weights.sha256
         self._save()
 
     def forget(self, names: Iterable[str]) -> None:
@@ -201,7 +229,9 @@ class FileRecord:
 
     def digests(self) -> dict[str, WeightsFile]:
         """Each file's size and digest, for the report."""
-        return {name: WeightsFile(**self._files[name]) for name in self.location.files}
+        files = {name: self._files[name] for name in self.location.files}
+        return {name: WeightsFile(bytes=f.bytes, sha256=f.sha256) for name, f in files.items()}
 
     def _save(self) -> None:
-        write_json(self.location.record, {"verified": self._verified, "files": self._files})
+        record = _RecordFile(files=self._files, verified=self._verified, first=self.first)
+        record.write(self.location.record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import random
+import re
 import socket
 import threading
 import time
@@ -13,8 +14,9 @@ from urllib.parse import urlsplit
 
 from requests.utils import get_environ_proxies, select_proxy
 
-from pipeline.errors import Unavailable
+from pipeline.errors import Unavailable, UserError
 from pipeline.system.http import reason_of
+from pipeline.system.text import quoted
 
 REACH = 2.0  # seconds for the hosts to accept a connection, all asked at once
 PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080, "socks4": 1080}
@@ -42,6 +44,29 @@ class Patience:
     def wait_after(self, failures: int) -> float:
         """1, 2, 4 … at most 30 seconds, times 0.5 to 1.5, so that many clients spread out."""
         return float(min(2 ** (failures - 1), 30) * (0.5 + self.jitter()))
+
+
+def web_address(url: str, where: str) -> str:
+    """The URL without a slash at its end; `where` names it in errors.
+
+    Raises:
+        UserError: it is no URL of a web server.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise UserError(f"{where}: {_shown(url)} must start with http:// or https://")
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").encode("idna").decode()
+        if re.fullmatch(r"[A-Za-z0-9._:%-]+", host) and parts.port != 0:
+            return url.rstrip("/")
+    except ValueError:  # of the host's name, its brackets or its port
+        pass
+    raise UserError(f"{where}: {_shown(url)} is no URL such as https://example.org/gpt2")
+
+
+def _shown(url: str) -> str:
+    """What can be shown of a URL that may be none: not what stands before an `@`."""
+    return quoted(re.sub(r"//[^/]*@", "//", url))
 
 
 def reachable(urls: Sequence[str], seconds: float = REACH) -> list[str]:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline.errors import Unavailable
-from pipeline.system.files import write_json
+from pydantic import ConfigDict, Field
+
+from pipeline.errors import Unavailable, UserError
+from pipeline.system.records import Record
 
 SPARE = 64 << 20  # bytes of disk to leave free
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(Record):
     """What the bytes of a part belong to.
 
     Attributes:
@@ -26,8 +25,10 @@ class Note:
         md5: of the whole file, in base64, where the server sent it.
     """
 
+    model_config = ConfigDict(extra="forbid")
+
     url: str
-    validator: str | None
+    validator: str | None = Field(pattern=r"^[ -~\x80-\xff]*$")  # becomes a header's value
     total: int | None
     md5: str | None
 
@@ -60,7 +61,7 @@ class Part:
         self.drop()
         check_room(self.target.parent, note.total or 0)
         self.note = note
-        write_json(self._note_file, asdict(note))
+        note.write(self._note_file)
 
     def drop(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -86,12 +87,12 @@ class Part:
     def _take_up(self, url: str, expected: int | None) -> None:
         """Keep what an earlier process left, where its note says that it is of this file."""
         try:
-            note = Note(**json.loads(self._note_file.read_text(encoding="utf-8")))
+            note = Note.read(self._note_file)
             fits = note.total is not None and self.have <= note.total
             if note.url == url and fits and expected in (None, note.total):
                 self.note = note
                 return
-        except (OSError, ValueError, TypeError):
+        except UserError:
             pass  # none, torn or not ours
         self.drop()
 

@@ -10,7 +10,8 @@ to the byte: 4 bytes per parameter.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import prod
 
 # Ours, within a block: OpenAI's. Weights of rank 2 are stored [1, in, out] there, (out, in) here.
@@ -110,6 +111,7 @@ class Size:
         hparams: the architecture; the number of parameters and of bytes follow from it.
         repository: the weights' repository on Hugging Face's Hub.
         published: None where nobody has published losses.
+        sha256: of the file of weights, by source, where it is on public record.
     """
 
     name: str
@@ -117,6 +119,7 @@ class Size:
     hparams: Hparams
     repository: str
     published: PublishedLosses | None = None
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -142,7 +145,10 @@ PUBLISHED_TEXT = PublishedText(
     val_windows=2,
 )
 
-# By name, from small to large: the order of every table.
+# By name, from small to large: the order of every table. OpenAI states no digests; those of its own
+# files are what public checksum lists agree on (for 124M, two that are independent of each other;
+# one of them has `hparams.json` and `checkpoint` too, whose digests follow from their few lines).
+# Those of the hub are the names that it gives its large files.
 SIZES = {
     size.name: size
     for size in (
@@ -152,6 +158,10 @@ SIZES = {
             Hparams(n_vocab=50257, n_ctx=1024, n_embd=768, n_head=12, n_layer=12),
             "openai-community/gpt2",
             PublishedLosses(val=3.5596, train=3.7547),
+            {
+                "openai": "2060c885360cc0cf41d7a6dbc4d24b5127aae20260c8b5ae521b5a6578407118",
+                "huggingface": "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
+            },
         ),
         Size(
             "355M",
@@ -164,6 +174,9 @@ SIZES = {
             "GPT-2 large",
             Hparams(n_vocab=50257, n_ctx=1024, n_embd=1280, n_head=20, n_layer=36),
             "openai-community/gpt2-large",
+            sha256={
+                "huggingface": "5f47f3e12f91cd33b662ce7e433b6150ad5512b5884a2cee961b50e9c3bbebce"
+            },
         ),
         Size(
             "1558M",
@@ -171,6 +184,7 @@ SIZES = {
             Hparams(n_vocab=50257, n_ctx=1024, n_embd=1600, n_head=25, n_layer=48),
             "openai-community/gpt2-xl",
             PublishedLosses(val=3.1195, train=3.3046),
+            {"huggingface": "0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a"},
         ),
     )
 }

@@ -22,10 +22,12 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.gpt2.assemble import assemble, check_finite, config_of
+from pipeline.gpt2.assemble import assemble, config_of
 from pipeline.gpt2.release import DATA, HPARAMS, INDEX, PREFIX, read_hparams
 from pipeline.gpt2.sizes import Hparams
 from pipeline.model.gpt import GPT
+from pipeline.model.tensors import check_finite
+from pipeline.system.text import printable, quoted, shortened
 
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
@@ -112,7 +114,7 @@ class _Variables:
         for name in sorted(hparams.shapes.keys() - shapes.keys()):
             raise UserError(f"{path}: tensor {name} is missing")
         for name in sorted(shapes.keys() - hparams.shapes.keys()):
-            raise UserError(f"{path}: tensor {name} is unknown to GPT-2")
+            raise UserError(f"{path}: tensor {quoted(name)} is unknown to GPT-2")
         for name, shape in hparams.shapes.items():
             if tuple(shapes[name]) != shape:
                 raise UserError(
@@ -149,5 +151,5 @@ def _errors_named(what: str) -> Iterator[None]:
     ) as error:  # as its reader translates
         text = str(getattr(error, "message", error))
         damaged = any(word in text.lower() for word in ("checksum", "corrupt", "sstable"))
-        reason = "it is damaged" if damaged else text.split("\n")[0]
+        reason = "it is damaged" if damaged else printable(shortened(text.split("\n")[0]), "")
         raise UserError(f"{what} cannot be read: {reason}") from None

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+import torch
 
 from pipeline.errors import UserError
 from pipeline.model.gpt import GPT, GPTConfig, initialise, meta_model
@@ -14,27 +14,25 @@ from pipeline.model.runtime import derive_seed
 from pipeline.model.saved import REMEDY
 from pipeline.params import Model
 from pipeline.system.checksums import check_where_known
-from pipeline.system.files import read_json, write_json
+from pipeline.system.records import Record
 
 START = "start.json"
 
 
-class Start(BaseModel):
+class Start(Record):
     """What it takes to build the weights of step 0 again, for the untrained row."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     init_from: str
     init: Literal["pytorch", "gpt2"]
     seed: int
 
     def save(self, folder: Path) -> None:
-        write_json(folder / START, self.model_dump())
+        self.write(folder / START)
 
     @classmethod
     def load(cls, folder: Path) -> Start:
         check_where_known(folder / START, REMEDY)
-        return cls.model_validate(read_json(folder / START))
+        return cls.read(folder / START)
 
 
 def config_of(section: Model) -> GPTConfig:
@@ -53,9 +51,25 @@ def adapted_model(model: GPT, config: GPTConfig, start: Start) -> GPT:
     """A copy of `model` under this run's dropout and, where it is shorter, context length.
 
     Raises:
-        UserError: the architectures differ otherwise; names every key.
+        UserError: as `check_architecture`.
     """
-    given, wanted = asdict(model.config), asdict(config)
+    check_architecture(model.config, config, start.init_from)
+    state: dict[str, Any] = model.state_dict()
+    state["wpe.weight"] = state["wpe.weight"][: config.context_length]
+    adapted = meta_model(config)
+    # copies: weights that were memory-mapped must not be written to; and training is in float32
+    copies = {name: tensor.to(torch.float32, copy=True) for name, tensor in state.items()}
+    adapted.load_state_dict(copies, assign=True)
+    return adapted
+
+
+def check_architecture(of_start: GPTConfig, config: GPTConfig, init_from: str) -> None:
+    """Make sure that weights of one architecture can start a training of the other.
+
+    Raises:
+        UserError: they differ in more than dropout and a shorter context; names every key.
+    """
+    given, wanted = asdict(of_start), asdict(config)
     free = {"dropout"}
     if wanted["context_length"] <= given["context_length"]:
         free.add("context_length")
@@ -65,12 +79,4 @@ def adapted_model(model: GPT, config: GPTConfig, start: Start) -> GPT:
         if key not in free and wanted[key] != value
     ]
     if differing:
-        raise UserError(
-            f"train.init_from: {start.init_from} fits no such model: {', '.join(differing)}"
-        )
-    state: dict[str, Any] = model.state_dict()
-    state["wpe.weight"] = state["wpe.weight"][: config.context_length]
-    adapted = meta_model(config)
-    # copies: weights that were memory-mapped must not be written to
-    adapted.load_state_dict({name: t.clone() for name, t in state.items()}, assign=True)
-    return adapted
+        raise UserError(f"train.init_from: {init_from} fits no such model: {', '.join(differing)}")

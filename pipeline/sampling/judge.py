@@ -14,11 +14,19 @@ from pipeline.model.runtime import Runtime
 from pipeline.params import Gpt2
 from pipeline.sampling.grid import Judge
 
+SIZE = "124M"
+
 
 def gpt2_judge(settings: Gpt2, runtime: Runtime, notify: Callable[[str], None]) -> Judge | None:
-    """GPT-2 small in the precision that is fast here; None, and a line, where it is not at hand."""
+    """GPT-2 small in the precision that is fast here, where `gpt2.sizes` names it.
+
+    Like every size that is named it is fetched if it is not there; None, and a line, where it
+    cannot be had or is not named.
+    """
     try:
-        model = load_kept("124M", settings).to(runtime.device)
+        if SIZE not in settings.sizes:
+            raise UserError(f"gpt2.sizes does not name {SIZE}")
+        model = load_kept(SIZE, settings).to(runtime.device)
     except UserError as error:
         notify(f"no perplexity under GPT-2 small: {error}")
         return None

@@ -10,7 +10,7 @@ import platform
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from io import BufferedReader
 from pathlib import Path
@@ -33,42 +33,80 @@ HOST = platform.node()
 def written_aside(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` when the block ends well.
 
-    A block that raises leaves `path` as it was and no temporary file behind; a process that is
-    killed leaves one, which `remove_left` removes.
+    The file gets the mode that the umask gives, whatever the block writes it with. A block that
+    raises leaves `path` as it was and no temporary file behind; a process that is killed leaves
+    one, which `remove_left` removes.
+
+    Raises:
+        OSError: the disk is full, or fails; its `filename` is `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = _beside(path, "part")
-    try:
-        yield aside
-        with open(aside, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with _named(aside, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            aside.touch()
+            mode = aside.stat().st_mode
+            yield aside
+            with open(aside, "rb") as file:
+                os.fsync(file.fileno())
+            _set_mode(aside, mode)
+            os.replace(aside, path)
+        finally:
+            with suppress(OSError):  # a folder or a name that cannot be
+                aside.unlink()
 
 
 @contextmanager
 def folder_aside(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`; when the block ends well, it takes the place of `path`.
 
-    A block that raises leaves `path` as it was. What a killed process left aside is removed.
+    Its files get the mode that the umask gives. A block that raises leaves `path` as it was. What
+    a killed process left aside is removed.
+
+    Raises:
+        OSError: the disk is full, or fails; its `filename` is in `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_left(path)
     aside, replaced = _beside(path, "part"), _beside(path, "old")
-    aside.mkdir()
+    with _named(aside, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_left(path)
+        aside.mkdir()
+        try:
+            yield aside
+            for inner in aside.rglob("*"):
+                if inner.is_file() and not inner.is_symlink():
+                    _set_mode(inner, aside.stat().st_mode & 0o666)
+            if path.exists():  # no system call swaps two folders everywhere
+                os.replace(path, replaced)
+            os.replace(aside, path)
+        except BaseException:
+            if replaced.exists() and not path.exists():
+                os.replace(replaced, path)
+            raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextmanager
+def _named(aside: Path, path: Path) -> Iterator[None]:
+    """Let errors of writing name `path`, which people know, and not what is aside."""
     try:
-        yield aside
-        if path.exists():  # no system call swaps two folders everywhere
-            os.replace(path, replaced)
-        os.replace(aside, path)
-    except BaseException:
-        if replaced.exists() and not path.exists():
-            os.replace(replaced, path)
+        yield
+    except OSError as error:
+        if isinstance(error, shutil.Error):  # it has a list of what went wrong, and no number
+            error.strerror = str(error.args[0][0][2] if error.args[0] else error)
+        elif error.errno is None:  # not the system's: a network library's
+            raise
+        name = aside if error.filename is None else error.filename
+        error.filename = str(name).replace(str(aside), str(path))
         raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    """Undo what a temporary file of some library is: readable by its owner alone."""
+    if stat.S_IMODE(path.stat().st_mode) != stat.S_IMODE(mode):
+        path.chmod(stat.S_IMODE(mode))
 
 
 def remove_left(path: Path) -> None:

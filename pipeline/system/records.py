@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import UserError
 from pipeline.system.files import parse_json, read_json, write_json
 from pipeline.system.text import printable, shortened
+
+# Of a model in a file. Products of two dimensions, times four, fit 64 bits; lists of blocks memory.
+Dimension = Annotated[int, Field(strict=True, ge=1, le=2**24)]
+Blocks = Annotated[int, Field(strict=True, ge=1, le=10_000)]
 
 
 class Record(BaseModel):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
+from pydantic import ConfigDict
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.distributed.base import load_optimizer
@@ -16,10 +18,15 @@ from pipeline.model.gpt import GPT
 from pipeline.model.runtime import Runtime
 from pipeline.model.saved import OPTIMIZER, REMEDY
 from pipeline.model.start import Start, config_of
-from pipeline.params import Params
+from pipeline.model.tensors import checked, load_pth
+from pipeline.params import Params, Train
 from pipeline.system.checksums import check_where_known
+from pipeline.system.records import Record
+from pipeline.system.text import quoted
 from pipeline.training.optim import build_optimizer
 from pipeline.weights import Source, starting_model
+
+NEVER_NEGATIVE = {"step", "exp_avg_sq"}
 
 
 def initial_state(
@@ -38,41 +45,94 @@ def initial_state(
     if full is not None:
         of_full = optimizer if full is model else build_optimizer(full, settings)
         folder = source.folder if source is not None else None
-        restored = restore_optimizer(of_full, folder, settings.init_optimizer)
+        restored = restore_optimizer(of_full, folder, settings)
     if world.broadcast(restored) and not world.is_alone:
         load_optimizer(world, model, optimizer, of_full.state_dict())
     return model, optimizer
 
 
-def restore_optimizer(
-    optimizer: Optimizer,
-    folder: Path | None,
-    wanted: Literal["auto", "fresh", "restored"] = "auto",
-) -> bool:
-    """Load the state that lies beside the first weights, where it is wanted and there.
+def restore_optimizer(optimizer: Optimizer, folder: Path | None, settings: Train) -> bool:
+    """Load the moments that lie beside the first weights, where they are wanted and there.
+
+    Learning rate and all else that the optimizer's groups hold stay what the settings say.
 
     Raises:
-        UserError: it must be restored and is not there, or it is not this model's.
+        UserError: they must be restored and are not there, or are not this model's.
     """
     path = folder / OPTIMIZER if folder is not None else None
     if path is None or not path.is_file():
-        if wanted == "restored":
+        if settings.init_optimizer == "restored":
             where = "names no folder" if folder is None else f"leads to {folder}"
             raise UserError(
                 f"train.init_optimizer: restored asked for, but train.init_from {where} with "
                 f"{OPTIMIZER}"
             )
         return False
-    if wanted == "fresh":
+    if settings.init_optimizer == "fresh":
         return False
     check_where_known(path, REMEDY)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        rates = [group["lr"] for group in optimizer.param_groups]
-        decays = [group["weight_decay"] for group in optimizer.param_groups]
-        optimizer.load_state_dict(state)
-    except Exception as error:  # torch raises many types for a damaged or foreign file
-        raise UserError(f"{path}: not this model's optimizer state ({error})") from None
-    for group, rate, decay in zip(optimizer.param_groups, rates, decays, strict=True):
-        group.update(lr=rate, weight_decay=decay)  # what params.yaml says now
+    groups = optimizer.state_dict()["param_groups"]
+    saved = OptimizerFile.from_value(load_pth(path), f"{path}: not an optimizer's state")
+    if [group.params for group in saved.param_groups] != [group["params"] for group in groups]:
+        raise UserError(f"{path}: not this model's optimizer state: it groups other parameters")
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state = _checked_state(path, saved.state, parameters, _state_of_one(settings))
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
     return True
+
+
+class _Group(Record):
+    params: list[int]
+
+
+class OptimizerFile(Record):
+    """What `Optimizer.state_dict` gave: each parameter's moments, by its number."""
+
+    model_config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+
+    state: dict[int, dict[str, Tensor]]
+    param_groups: list[_Group]
+
+
+def _state_of_one(settings: Train) -> dict[str, Tensor]:
+    """What the optimizer keeps of a (2, 2) parameter after a step."""
+    layer = nn.Linear(2, 2, bias=False)
+    layer.weight.grad = torch.zeros(2, 2)
+    optimizer = build_optimizer(layer, settings)
+    optimizer.step()
+    return dict(optimizer.state[layer.weight])
+
+
+def _checked_state(
+    path: Path,
+    state: dict[int, dict[str, Tensor]],
+    parameters: Sequence[Tensor],
+    wanted: dict[str, Tensor],
+) -> dict[int, dict[str, Tensor]]:
+    """The state, if it is just what the optimizer keeps of these parameters.
+
+    Fused kernels believe what they are given: another shape there is memory of others.
+    """
+    for number in sorted(state.keys() ^ set(range(len(parameters)))):
+        kind = "unknown" if number in state else "missing"
+        raise UserError(f"{path}: the state of parameter {number} is {kind}")
+    found: dict[int, dict[str, Tensor]] = {}
+    for number, parameter in enumerate(parameters):
+        for name in sorted(state[number].keys() ^ wanted.keys()):
+            kind = "unknown" if name in state[number] else "missing"
+            raise UserError(f"{path}: tensor state.{number}.{quoted(name)} is {kind}")
+        found[number] = {
+            name: checked(
+                path,
+                f"state.{number}.{name}",
+                state[number][name],
+                parameter.shape if like.dim() else (),
+                (like.dtype,),
+                "the model",
+            )
+            for name, like in wanted.items()
+        }
+        for name in NEVER_NEGATIVE & found[number].keys():
+            if found[number][name].min() < 0:
+                raise UserError(f"{path}: tensor state.{number}.{name} has a number below 0")
+    return found

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from pipeline.distributed.launch import launch
 from pipeline.distributed.world import World
-from pipeline.errors import UserError
 from pipeline.numbers import counted
 from pipeline.params import flatten, load_params
 from pipeline.params_advice import advice
@@ -28,7 +27,7 @@ from pipeline.training.outputs import (
 )
 from pipeline.training.recorder import Recorder, greedy_sampler, log_inputs, run_header
 from pipeline.training.worker import run_torchrun_worker, run_worker
-from pipeline.weights import TRAINED
+from pipeline.weights import refuse_output
 
 
 def train(params_file: Path, tokens: Path, folder: Path, reports: Path, journal: Path) -> None:
@@ -42,24 +41,10 @@ def train(params_file: Path, tokens: Path, folder: Path, reports: Path, journal:
     if not world.is_first:
         run_torchrun_worker(world, params_file, tokens)
         return
-    refuse_own_output(params.train.init_from, folder)
+    refuse_output(params.train.init_from, folder)
     job = TrainingJob.open(params, tokens, world)
     worker = partial(run_worker, params_file=params_file, tokens=tokens)
     train_as_rank_0(job, worker, folder, reports, journal)
-
-
-def refuse_own_output(init_from: str, folder: Path) -> None:
-    """Refuse to start from the folder that this stage is about to write.
-
-    Raises:
-        UserError: `init_from` names it; DVC has removed what it held.
-    """
-    if init_from == TRAINED or Path(init_from).resolve() == folder.resolve():
-        raise UserError(
-            f"train.init_from: {init_from} is what this stage writes, and DVC removes it before "
-            "the stage starts; name the run that left it (`lossbook runs --json`), or a copy of "
-            "the folder"
-        )
 
 
 def train_as_rank_0(

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.comparison.columns import cells, comparison_report
+from pipeline.comparison.report import hosts, notes
 from pipeline.comparison.table import Comparison, read_comparison
 from pipeline.comparison.verdict import MEMORISED, comparison_verdict
 from pipeline.errors import UserError
@@ -189,6 +190,15 @@ def test_completions_keep_the_rows_that_have_any(reports: Path) -> None:
     completions = {key: model.completions for key, model in models.items() if model.completions}
     assert list(completions) == ["scratch_best", "gpt2_124M"]
     assert completions["gpt2_124M"] == {"The capital of France is": " Paris.", "Water is": " wet."}
+
+
+def test_the_host_that_weights_came_from_is_said(reports: Path, edit: Edit) -> None:
+    assert hosts(compared(reports, "124M", "1558M")) == []
+    edit("baselines/124M.json", host="mirror.example.org")
+    comparison = compared(reports, "124M", "1558M")
+    (sentence,) = hosts(comparison)
+    assert sentence == "The weights of GPT-2 small (124M) came from mirror.example.org."
+    assert sentence in notes(comparison)
 
 
 def test_a_model_that_began_with_other_weights_is_not_called_scratch(reports: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 import shutil
@@ -67,6 +68,12 @@ HEALS = {
         Fault(headers={"Content-Range": "bytes 150000-299998/299999"}),
     ],
     "range under another ETag": [Fault(cut=150_000), Fault(headers={"ETag": '"other"'})],
+    "range of thousands of digits": [
+        Fault(cut=150_000),
+        Fault(headers={"Content-Range": f"bytes 150000-299999/{'3' * 5000}"}),
+    ],
+    "length of letters": [Fault(headers={"Content-Length": "abc"})],
+    "length of a digit that is none": [Fault(headers={"Content-Length": "\xb3"})],
     "wrong Content-MD5 once": [Fault(headers={"Content-MD5": "AAAA"})],
     "altered once": [Fault(body=OTHER)],
     "chunked": [Fault(chunked=True)],
@@ -76,6 +83,7 @@ HEALS = {
 WHOLE_AGAIN = {  # what came before cannot be trusted, or cannot be continued
     "ignores ranges",
     "ignores ranges and drops",
+    "range of thousands of digits",
     "range not satisfiable",
     "another range than asked for",
     "range of a file of another size",
@@ -134,6 +142,22 @@ ENDS = {
         Fault(status=302, headers={"Location": "file:///etc/hostname"}),
         "cannot be followed",
     ),
+    "redirect to no URL": (
+        Fault(status=302, headers={"Location": "http://[::1"}),
+        "cannot be followed",
+    ),
+    "redirect to no host": (
+        Fault(status=302, headers={"Location": "http://a..b/x"}),
+        "cannot be followed",
+    ),
+    "redirect to no text": (
+        Fault(status=302, headers={"Location": "/\xff\xfe"}),
+        "cannot be followed",
+    ),
+    "redirect to itself and more": (
+        Fault(status=301, headers={"Location": "?again"}),
+        "cannot be followed",
+    ),
     "endless": (Fault(body=BODY * 2, chunked=True), "sends more than it should"),
     "short without a length": (
         Fault(body=BODY[:-1], chunked=True, deaf=True),
@@ -163,6 +187,26 @@ def test_a_redirect_is_followed_and_resumed(
     download(hostile, target, patience)
     assert target.read_bytes() == BODY
     assert hostile.sent("/elsewhere") == len(BODY)
+
+
+def test_a_redirects_own_body_is_not_read(
+    hostile: Hostile, target: Path, patience: Patience, waits: list[float]
+) -> None:
+    """It may be endless."""
+    hostile.files["/elsewhere"] = BODY
+    endless = Fault(status=302, headers={"Location": "/elsewhere"}, body=b"x" * 10**6, stall=1000)
+    hostile.faults = [endless]
+    download(hostile, target, patience)
+    assert target.read_bytes() == BODY
+    assert waits == []
+
+
+def test_what_comes_too_slowly_is_given_up_and_kept(hostile: Hostile, target: Path) -> None:
+    hours = itertools.count(step=2000)
+    patience = Patience(clock=lambda: float(next(hours)), stall=1e9)
+    with pytest.raises(Unavailable, match="takes too long; a later attempt goes on"):
+        download(hostile, target, patience, expected=len(BODY))
+    assert target.with_name("data.part").stat().st_size > 0
 
 
 def test_drops_at_random_bytes_cost_nothing(
@@ -245,6 +289,8 @@ LEFT = {
     "of another address": (BODY[:1000], {"url": "http://127.0.0.1:1/data"}),
     "of a file of another size": (BODY[:1000], {"total": 1234}),
     "without a size": (BODY[:1000], {"total": None}),
+    "with a note of other types": (BODY[:1000], {"total": [1], "validator": 5}),
+    "with a header in its note": (BODY[:1000], {"validator": '"x"\r\nHost: elsewhere'}),
     "with a torn note": (BODY[:1000], None),
     "with a note of other keys": (BODY[:1000], {"what": 1}),
 }

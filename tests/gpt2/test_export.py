@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,6 +106,86 @@ def test_an_earlier_export_is_replaced_and_nothing_else_is(tmp_path: Path) -> No
     assert (out / "thesis.tex").read_text() == "years of work"
     with pytest.raises(UserError, match="holds something else already"):
         export(scratch(), out / "thesis.tex")
+
+
+FOREIGN = {"config.json": b"{}", "model.safetensors": b"another program's"}
+
+
+@pytest.mark.parametrize("names", [["config.json"], ["model.safetensors"], list(FOREIGN), [".git"]])
+def test_what_another_program_wrote_is_not_replaced(names: list[str], tmp_path: Path) -> None:
+    """Its files are named as ours: the mark is in the weights."""
+    for name in names:
+        (tmp_path / name).write_bytes(FOREIGN.get(name, b""))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UserError, match="holds something else already"):
+        export(scratch(), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    export(scratch(), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "there" / "model.safetensors").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "there"]
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="holds something else already"):
+        export(scratch(), tmp_path / "dangling")
+
+
+@pytest.mark.parametrize("name", [".", "..", "/", "sub/.."])
+def test_the_folder_one_is_in_stays(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "sub").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(UserError, match="the folder that you are in"):
+        export(scratch(), Path(name))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 250, "a/" * 3000 + "b"])
+def test_a_name_that_no_disk_takes_is_one_line(name: str, tmp_path: Path) -> None:
+    save_config(tmp_path / "model", SMALL)
+    save_weights(tmp_path / "model", scratch().state_dict(), "last")
+    arguments = ["export", str(tmp_path / "out" / name), "--model", str(tmp_path / "model")]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
+    assert done.output.strip().count("\n") == 0
+    assert "File name too long" in done.output
+
+
+def test_names_that_are_odd_are_names(tmp_path: Path) -> None:
+    for name in ("[a]*", "-x", "a\nb", "ü ", "x" * 200):
+        export(scratch(), tmp_path / "out" / name)
+        assert load_huggingface(tmp_path / "out" / name).config.n_layer == 3
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_others_may_read_what_the_umask_lets_them(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        export(scratch(), tmp_path / "out")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
+    assert modes == dict.fromkeys(modes, 0o666 & ~umask)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+def test_a_full_disk_leaves_the_earlier_export(tmp_path: Path) -> None:
+    export(scratch(), tmp_path / "out")
+    before = (tmp_path / "out" / "model.safetensors").read_bytes()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        with pytest.raises(UserError, match=r"model\.safetensors: cannot be written .*too large"):
+            export(scratch(seed=1), tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_the_command_exports_best_or_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

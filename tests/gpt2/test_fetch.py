@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UserError
+from pipeline.errors import Unavailable, UserError
 from pipeline.gpt2 import release
 from pipeline.gpt2.fetch import fetch, verify_apart, verify_here
 from pipeline.gpt2.load import load_gpt2
@@ -22,6 +22,7 @@ from pipeline.gpt2.release import DATA, FILES, HPARAMS, INDEX
 from pipeline.gpt2.sizes import SIZES
 from pipeline.params import Gpt2
 from pipeline.system.files import sha256_of
+from pipeline.weights import find
 from tests.helpers.checkpoints import TINY
 from tests.helpers.hostile import Fault, Hostile
 
@@ -48,6 +49,11 @@ def bring(patience: Patience) -> Fetch:
         return fetch(size, settings, patience=patience, verify=verify_here).model_dump()
 
     return bring
+
+
+@pytest.fixture
+def quick_verify(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.gpt2.fetch.verify_apart", verify_here)
 
 
 @pytest.fixture
@@ -80,6 +86,7 @@ def test_a_mirror_is_believed_fetched_once_and_needed_no_more(
         "status": "available",
         "reason": None,
         "source": "mirror",
+        "host": "127.0.0.1",
         "files": {
             name: {"bytes": (tiny / name).stat().st_size, "sha256": sha256_of(tiny / name)}
             for name in FILES
@@ -128,7 +135,7 @@ def test_altered_data_of_the_right_size_is_refused_and_only_it_is_fetched_again(
     assert report["status"] == "unavailable"
     assert report["reason"].startswith(f"{hostile.address}/124M/{DATA}: tensor model/")
     assert report["reason"].endswith("cannot be read: it is damaged")
-    with pytest.raises(UserError, match="is not in Lossbook's cache"):
+    with pytest.raises(UserError, match=r"GPT-2 124M cannot be had: .* it is damaged"):
         load_gpt2("124M", mirror)
     asked(hostile)
     hostile.files[f"/124M/{DATA}"] = right
@@ -190,8 +197,7 @@ def test_a_change_of_what_was_fetched_is_noticed(
     assert asked(hostile) == []
     content = data.read_bytes()
     data.write_bytes(altered(content))
-    with pytest.raises(UserError, match="is not in Lossbook's cache"):
-        load_gpt2("124M", mirror)
+    load_gpt2("124M", mirror)
     assert bring(mirror) == report
     assert asked(hostile) == [DATA]
     assert data.read_bytes() == content
@@ -237,8 +243,73 @@ def openai(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> Gpt2:
     """OpenAI's address and the fallback, both here; OpenAI's 124M is tiny."""
     monkeypatch.setattr(release, "OPENAI", f"{hostile.address}/openai")
     monkeypatch.setattr(release, "FALLBACK", f"{hostile.address}/fallback")
-    monkeypatch.setitem(SIZES, "124M", replace(SIZES["124M"], hparams=TINY))
+    monkeypatch.setitem(SIZES, "124M", replace(SIZES["124M"], hparams=TINY, sha256={}))
     return Gpt2()
+
+
+@pytest.fixture
+def other(write: Write) -> Path:
+    """Whole and of the right size, as OpenAI's is, but other weights."""
+    return write(name="other", seed=1)
+
+
+def test_another_s_weights_are_not_taken_for_those_that_are_known(
+    openai: Gpt2,
+    hostile: Hostile,
+    tiny: Path,
+    other: Path,
+    bring: Fetch,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known, found = sha256_of(tiny / DATA), sha256_of(other / DATA)
+    monkeypatch.setitem(SIZES, "124M", replace(SIZES["124M"], sha256={"openai": known}))
+    serve(hostile, other, "/fallback/124M")
+    assert bring(openai)["reason"].endswith(
+        f"{DATA} from 127.0.0.1 is not the file that is known: its SHA-256 is {found}, "
+        f"not {known}; `gpt2.sha256: {{124M: {found}}}` accepts it"
+    )
+    with pytest.raises(UserError, match="is not the file that is known"):
+        load_gpt2("124M", openai)
+    accepting = openai.model_copy(update={"sha256": {"124M": found}})
+    report = bring(accepting)
+    assert (report["status"], report["host"]) == ("available", "127.0.0.1")
+    assert bring(openai)["status"] == "unavailable"
+    serve(hostile, tiny, "/openai/124M")
+    locate("124M", openai).record.unlink()
+    assert bring(openai)["files"][DATA]["sha256"] == known
+
+
+def test_a_later_fetch_must_bring_what_the_first_one_brought(
+    openai: Gpt2, hostile: Hostile, tiny: Path, other: Path, bring: Fetch
+) -> None:
+    """From another host, say: the fallback is not OpenAI."""
+    serve(hostile, tiny, "/openai/124M")
+    first = bring(openai)
+    hostile.files.clear()
+    serve(hostile, other, "/fallback/124M")
+    (locate("124M", openai).folder / DATA).unlink()
+    assert "is not the file that is known" in bring(openai)["reason"]
+    found = sha256_of(other / DATA)
+    accepting = openai.model_copy(update={"sha256": {"124M": found}})
+    assert bring(accepting)["files"][DATA]["sha256"] == found
+    assert bring(openai)["files"][DATA]["sha256"] == found  # what was accepted stays so
+    assert found != first["files"][DATA]["sha256"]
+
+
+def test_weights_that_params_do_not_name_are_an_error_and_stay(
+    mirror: Gpt2, hostile: Hostile, write: Write, bring: Fetch
+) -> None:
+    found = bring(mirror)["files"][DATA]["sha256"]
+    asked(hostile)
+    naming = mirror.model_copy(update={"sha256": {"124M": "0" * 64, "355M": found}})
+    with pytest.raises(UserError, match=f"gpt2.sha256: 124M is to be 0*, but {DATA} from") as error:
+        bring(naming)
+    assert not isinstance(error.value, Unavailable)
+    assert bring(mirror)["status"] == "available"
+    assert asked(hostile) == []
+    local = Gpt2(source=str(write(name="weights/124M").parent), sha256={"124M": "0" * 64})
+    with pytest.raises(UserError, match=f"gpt2.sha256: 124M is to be 0*, but {DATA} from the fold"):
+        bring(local)
 
 
 def test_the_fallback_is_asked_when_openai_has_it_not(
@@ -247,6 +318,7 @@ def test_the_fallback_is_asked_when_openai_has_it_not(
     serve(hostile, tiny, "/fallback/124M")
     report = bring(openai)
     assert (report["status"], report["source"]) == ("available", "openai")
+    assert report["host"] == "127.0.0.1"
     serve(hostile, tiny, "/openai/124M")
     assert bring(openai) == report
 
@@ -281,12 +353,52 @@ def test_openai_s_hparams_must_be_the_size_s_own(
     assert len(hostile.requests) == 2
 
 
-def test_a_mirror_s_weights_are_never_taken_for_openai_s(mirror: Gpt2, bring: Fetch) -> None:
+def test_a_mirror_s_weights_are_never_taken_for_openai_s(
+    mirror: Gpt2, openai: Gpt2, bring: Fetch
+) -> None:
     bring(mirror)
-    with pytest.raises(UserError, match=r"GPT-2 124M is not in Lossbook's cache"):
-        load_gpt2("124M")
-    with pytest.raises(UserError, match=r"GPT-2 124M is not in Lossbook's cache"):
+    with pytest.raises(UserError, match=r"GPT-2 124M cannot be had: .*/openai/124M"):
+        load_gpt2("124M", openai)
+    with pytest.raises(UserError, match=r"GPT-2 124M cannot be had"):
         load_gpt2("124M", Gpt2(mirror="http://127.0.0.1:1"))
+
+
+def test_what_was_not_fetched_yet_is_fetched_by_who_reads_it(
+    mirror: Gpt2, hostile: Hostile, quick_verify: None
+) -> None:
+    """Nobody need run `fetch_gpt2` first, or name the size in `gpt2.sizes`."""
+    assert load_gpt2("124M", mirror).count_parameters() == TINY.parameters
+    assert asked(hostile) == list(FILES)
+    find("gpt2-124M").load(mirror)
+    assert asked(hostile) == []
+
+
+def test_what_is_there_can_be_read_where_nothing_can_be_written(
+    mirror: Gpt2, bring: Fetch, cache: Path, hostile: Hostile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache that another user fills; its times may differ after a copy."""
+    report = bring(mirror)
+    asked(hostile)
+    folder = locate("124M", mirror).folder
+    os.utime(folder / DATA, (1, 1))
+
+    def read_only(record: object, path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pipeline.gpt2.location._RecordFile.write", read_only)
+    monkeypatch.setattr("pipeline.gpt2.fetch.FileLock", None)
+    assert bring(mirror) == report
+    assert asked(hostile) == []
+
+
+def test_files_of_the_cache_are_others_to_read(mirror: Gpt2, bring: Fetch, cache: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        bring(mirror)
+    finally:
+        os.umask(before)
+    for path in cache.rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o775 if path.is_dir() else 0o664), path
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -341,13 +453,40 @@ def test_a_local_folder_is_found_from_a_workspace(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        (Gpt2(source="openia"), "gpt2.source: 'openia' is neither openai nor huggingface"),
+        (
+            Gpt2(source="hugging face", required=True),
+            "neither openai nor huggingface, nor a folder",
+        ),
+        (Gpt2(source="/nowhere/at/all"), "nor a folder that is there"),
+        (Gpt2(source=__file__), "nor a folder that is there"),
+        (Gpt2(source="~nosuchuser/x"), "gpt2.source: '~nosuchuser/x' is not a path"),
+        (Gpt2(source="x" * 5000), "gpt2.source: 'xx.*': File name too long"),
         (Gpt2(mirror="ftp://somewhere"), "must start with http"),
+        (Gpt2(mirror="ftp://me:secret@somewhere"), "'ftp://somewhere' must start with http"),
+        (Gpt2(mirror="http://"), "is no URL such as"),
+        (Gpt2(mirror="http://[::1"), "is no URL such as"),
+        (Gpt2(mirror="http://host:port/x"), "is no URL such as"),
+        (Gpt2(mirror="http://host:99999/x"), "is no URL such as"),
+        (Gpt2(mirror="http://a..b/x"), "is no URL such as"),
+        (Gpt2(mirror="http://" + "x" * 64 + ".org"), "is no URL such as"),
+        (Gpt2(mirror="http://two words/x"), "is no URL such as"),
         (Gpt2(mirror="http://x", source="huggingface"), "it must be null"),
     ],
 )
 def test_settings_that_cannot_be_right(settings: Gpt2, message: str, bring: Fetch) -> None:
-    with pytest.raises(UserError, match=message):
+    """They are errors whether or not a size is required: no other day would mend them."""
+    with pytest.raises(UserError, match=message) as caught:
         bring(settings)
+    assert not isinstance(caught.value, Unavailable)
+    assert len(str(caught.value)) < 300
+    assert "secret" not in str(caught.value)
+
+
+def test_a_cache_of_no_user(mirror: Gpt2, bring: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOSSBOOK_CACHE", "~nosuchuser/cache")
+    with pytest.raises(UserError, match="LOSSBOOK_CACHE: '~nosuchuser/cache' is not a path"):
+        bring(mirror)
 
 
 def test_an_unknown_size_is_an_error(bring: Fetch) -> None:

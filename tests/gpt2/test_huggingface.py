@@ -120,7 +120,7 @@ def spoil(tensors: dict[str, torch.Tensor]) -> None:
     ("how", "message"),
     [
         (drop, "tensor h.2.ln_1.bias is missing"),
-        (add, "tensor h.3.ln_1.bias is unknown to GPT-2"),
+        (add, "tensor 'h.3.ln_1.bias' is unknown to GPT-2"),
         (misshape, r"tensor h.0.mlp.c_fc.weight has shape \[128, 32\], config.json asks for \[32,"),
         (retype, "tensor ln_f.bias is I64, no floating point"),
         (spoil, r"tensor wpe.weight holds nan at \[3, 4\]"),
@@ -137,9 +137,13 @@ def test_a_wrong_tensor_is_named(how: Change, message: str, theirs: Path) -> Non
     [
         ({"activation_function": "relu"}, "activation_function is 'relu', but GPT-2 has"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
-        ({"n_layer": None}, "n_layer must be a whole number above 0, not None"),
-        ({"n_head": 5}, "n_embd is not a multiple of n_head"),
-        ({"n_layer": 2}, "tensor h.2.attn.c_attn.bias is unknown"),
+        ({"n_layer": None}, "n_layer: input should be a valid integer"),
+        ({"n_head": 5}, "n_embd 32 is not a multiple of n_head 5"),
+        ({"n_layer": 10**9}, "n_layer: .* less than or equal to 10000"),
+        ({"n_positions": -5}, "n_positions: .* greater than or equal to 1"),
+        ({"vocab_size": 10**30}, "vocab_size: .* less than or equal to"),
+        ({"tie_word_embeddings": "perhaps"}, "tie_word_embeddings: "),
+        ({"n_layer": 2}, "tensor 'h.2.attn.c_attn.bias' is unknown"),
     ],
 )
 def test_another_architecture_is_refused(values: dict, message: str, theirs: Path) -> None:
@@ -154,6 +158,41 @@ def test_a_short_or_long_file_is_refused(size: int, theirs: Path) -> None:
     (theirs / WEIGHTS).write_bytes(content + b"x" if size == -1 else content[:size])
     with pytest.raises(UserError, match="is no whole safetensors file"):
         huggingface.verify(theirs)
+
+
+ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(
+    ("length", "header"),
+    [
+        (2**60, {}),
+        (2**64 - 1, {}),
+        (None, {"wte.weight": {**ENTRY, "shape": [3]}}),
+        (None, {"wte.weight": {**ENTRY, "shape": [2**40, 2**40]}}),
+        (None, {"wte.weight": {**ENTRY, "shape": [-2]}}),
+        (None, {"wte.weight": {**ENTRY, "dtype": "F99"}}),
+        (None, {"wte.weight": {**ENTRY, "data_offsets": [8, 0]}}),
+        (None, {"wte.weight": {**ENTRY, "data_offsets": [0, 2**62]}}),
+        (None, {"wte.weight": ENTRY, "wpe.weight": ENTRY}),
+        (None, {"wte.weight": [ENTRY]}),
+        (None, "[" * 10**6),
+        (None, '{"\x1b[31mname\ud800": 5}'),
+    ],
+)
+def test_a_header_that_lies_is_refused(
+    length: int | None, header: dict | str, theirs: Path
+) -> None:
+    text = header if isinstance(header, str) else json.dumps(header)
+    raw = text.encode("utf-8", "surrogatepass")
+    start = (len(raw) if length is None else length).to_bytes(8, "little")
+    (theirs / WEIGHTS).write_bytes(start + raw + bytes(8))
+    for read in (huggingface.verify, load_huggingface):
+        with pytest.raises(UserError, match="is no whole safetensors file") as caught:
+            read(theirs)
+        message = str(caught.value)
+        assert message.isprintable()
+        assert len(message) < len(str(theirs)) + 200
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])

@@ -60,8 +60,24 @@ def test_a_damaged_copy_is_made_again(verified: Gpt2, cache: Path) -> None:
     assert copy.read_bytes() == whole
 
 
+@pytest.mark.parametrize("name", ["model.pth", "config.json", "_SHA256SUMS"])
+def test_an_altered_copy_is_made_again(name: str, verified: Gpt2, cache: Path) -> None:
+    """Whole and readable, but not what was written: another's weights, or one byte of them."""
+    wanted = load_kept("124M", verified).state_dict()
+    path = copies(cache)[0].with_name(name)
+    right = path.read_bytes()
+    if name == "model.pth":
+        altered = {key: tensor + 1 for key, tensor in wanted.items()}
+        torch.save(altered, path)
+    else:
+        path.write_bytes(right.replace(b"2", b"1", 1))
+    found = load_kept("124M", verified).state_dict()
+    assert all(torch.equal(found[key], tensor) for key, tensor in wanted.items())
+    assert path.read_bytes() == right
+
+
 def test_without_verified_weights_nothing_is_kept(tiny: Path, cache: Path) -> None:
     load_kept("124M", Gpt2(source=str(tiny)))
     assert copies(cache) == []
-    with pytest.raises(UserError, match="GPT-2 124M is not in Lossbook's cache"):
-        load_kept("124M", Gpt2())
+    with pytest.raises(UserError, match="GPT-2 124M cannot be had"):
+        load_kept("124M", Gpt2(mirror="http://127.0.0.1:1"))

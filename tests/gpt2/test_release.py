@@ -59,13 +59,17 @@ def test_hparams_are_read_whatever_else_they_hold(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("<html>", "must be JSON with the keys n_vocab"),
-        ("[]", "must be JSON with the keys"),
-        ('{"n_vocab": 1}', "must be JSON with the keys"),
-        ("\xff", "must be JSON"),
-        (json.dumps(asdict(Hparams(50257, 1024, 768, 0, 12))), "whole numbers above 0"),
-        (json.dumps(asdict(Hparams(50257, 1024, 768, True, 12))), "whole numbers above 0"),
-        (json.dumps(asdict(Hparams(50257, 1024, 768, 12.0, 12))), "whole numbers"),  # type: ignore[arg-type]
+        ("<html>", "not valid JSON"),
+        ("[]", "should be a valid dictionary"),
+        ('{"n_vocab": 1}', "n_ctx: field required"),
+        ("\xff", "not valid JSON"),
+        ("[" * 10**6, "not valid JSON"),
+        (json.dumps(asdict(Hparams(50257, 1024, 768, 12, 10**9))), "n_layer: .* or equal to 10000"),
+        (json.dumps(asdict(Hparams(10**400, 1024, 768, 12, 12))), "n_vocab: "),
+        (json.dumps(asdict(Hparams(50257, -1, 768, 12, 12))), "n_ctx: .* or equal to 1"),
+        (json.dumps(asdict(Hparams(50257, 1024, 768, 0, 12))), "n_head: .* or equal to 1"),
+        (json.dumps(asdict(Hparams(50257, 1024, 768, True, 12))), "n_head: .* valid integer"),
+        (json.dumps(asdict(Hparams(50257, 1024, 768, 12.0, 12))), "n_head: .* valid integer"),  # type: ignore[arg-type]
         (json.dumps(asdict(Hparams(50257, 1024, 768, 11, 12))), "not a multiple of n_head 11"),
     ],
 )
@@ -78,5 +82,5 @@ def test_hparams_that_are_none(text: str, message: str, tmp_path: Path) -> None:
 
 
 def test_hparams_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"hparams.json: No such file"):
+    with pytest.raises(UserError, match=r"hparams.json: no such file"):
         read_hparams(tmp_path / "hparams.json")

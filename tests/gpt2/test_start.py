@@ -39,7 +39,7 @@ def test_says_every_setting_that_gpt2_asks_for(tiny: Path) -> None:
     assert "model.tie_weights is False and would have to be True" in str(caught.value)
 
 
-def test_weights_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOSSBOOK_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match="GPT-2 124M is not in Lossbook's cache"):
-        starting_model(config_of(TINY), START, SOURCE)
+@pytest.mark.usefixtures("cache")
+def test_weights_that_cannot_be_had() -> None:
+    with pytest.raises(UserError, match=r"cannot be had: 127\.0\.0\.1 cannot be reached"):
+        starting_model(config_of(TINY), START, SOURCE, Gpt2(mirror="http://127.0.0.1:1"))

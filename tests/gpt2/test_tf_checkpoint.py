@@ -104,7 +104,7 @@ def test_the_weights_are_the_model_s_own(write: Write) -> None:
 
 WRONG_TENSORS = {
     "missing": ({"model/h1/ln_2/g": None}, "model/h1/ln_2/g is missing"),
-    "unknown": ({"model/h2/ln_1/g": np.ones(8, np.float32)}, "model/h2/ln_1/g is unknown"),
+    "unknown": ({"model/h2/ln_1/g": np.ones(8, np.float32)}, "'model/h2/ln_1/g' is unknown"),
     "misshapen": (
         {"model/h0/mlp/c_fc/w": np.ones((1, 32, 8), np.float32)},
         r"model/h0/mlp/c_fc/w has shape \[1, 32, 8\], hparams.json asks for \[1, 8, 32\]",

@@ -41,6 +41,7 @@ class Repository:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        (folder.parent / "gpt2").mkdir(exist_ok=True)
         for name in ("pipeline", "stages"):
             shutil.copytree(
                 ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from torch.nn import functional as F
 from pipeline.generation.sampling import Sampling
 from pipeline.generation.sequences import CompletionOutput, FinishReason
 from pipeline.model.gpt import GPT
-from pipeline.sampling.judge import nats_under
+from pipeline.model.runtime import Runtime
+from pipeline.params import Gpt2
+from pipeline.sampling.judge import gpt2_judge, nats_under
 from pipeline.sampling.memorisation import CopiedSpans
 from pipeline.sampling.metrics import SampleGroup, distinct, measure, repetition
 
@@ -90,3 +93,19 @@ def test_nats_of_more_than_a_context_are_of_its_end(tiny: Callable[..., GPT]) ->
         logits = model(torch.tensor([tokens[-7:-1]]))[0]
     expected = F.cross_entropy(logits, torch.tensor(tokens[-6:]), reduction="sum")
     assert nats == pytest.approx(float(expected), rel=1e-6)
+
+
+def said_by_the_judge(settings: Gpt2) -> list[str]:
+    said: list[str] = []
+    assert gpt2_judge(settings, Runtime(torch.device("cpu"), bf16=False), said.append) is None
+    return said
+
+
+def test_what_gpt2_thinks_depends_on_params_and_not_on_what_happens_to_be_cached(
+    cache: Path,
+) -> None:
+    asked_for = Gpt2(sizes=("124M",), mirror="http://127.0.0.1:1")
+    (line,) = said_by_the_judge(asked_for)
+    assert "GPT-2 124M cannot be had: 127.0.0.1 cannot be reached" in line
+    (line,) = said_by_the_judge(asked_for.model_copy(update={"sizes": ("774M",)}))
+    assert line == "no perplexity under GPT-2 small: gpt2.sizes does not name 124M"

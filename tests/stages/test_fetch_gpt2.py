@@ -102,6 +102,12 @@ def test_reports_hold_no_path(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"mirror": None, "source": "openia"}, "gpt2.source: 'openia' is neither openai nor hugg"),
+        ({"mirror": None, "source": "~nosuchuser"}, "'~nosuchuser' is not a path"),
+        ({"mirror": "http://host:port"}, "is no URL such as"),
+        ({"sha256": {"124M": "0" * 64}}, "gpt2.sha256: 124M is to be 0000"),
+        ({"sha256": {"124M": "abc"}}, "gpt2.sha256"),
+        ({"sha256": {"125M": "0" * 64}}, "gpt2.sha256"),
         ({"mirror": "ftp://x"}, "gpt2.mirror: 'ftp://x' must start with http:// or https://"),
         ({"source": "huggingface"}, "gpt2.mirror stands in for OpenAI's address"),
         ({"sources": "openai"}, "gpt2.sources: unknown key; did you mean `source`?"),

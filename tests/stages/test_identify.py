@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from pipeline.errors import UserError
+from pipeline.gpt2.export import export
+from pipeline.identify import identify_start
+from pipeline.model.gpt import GPT, GPTConfig, initialise
+from pipeline.model.saved import save_config
+from pipeline.model.start import config_of
+from pipeline.params import Gpt2, Model, Params, Train
+from pipeline.system.files import sha256_of
 
 PIPELINE = """
 stages:
@@ -73,8 +82,7 @@ def test_other_first_weights_in_the_same_folder_train_anew_and_nothing_else(
     repository: Path,
 ) -> None:
     folder = repository / "models" / "first"
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
+    save_config(folder, GPTConfig())
     (folder / "model.pth").write_bytes(b"one")
     params = repository / "params.yaml"
     params.write_text(params.read_text().replace("scratch", "models/first"))
@@ -89,17 +97,59 @@ def test_other_first_weights_in_the_same_folder_train_anew_and_nothing_else(
     assert "models/first" in (repository / "reports" / "start.json").read_text()
 
 
-def test_where_gpt2_comes_from_is_noted_for_a_training_that_starts_from_it(
-    repository: Path,
-) -> None:
-    params = repository / "params.yaml"
-    params.write_text(
-        "prepare: {corpus: mine.txt}\ntrain: {init_from: gpt2-124M}\n"
-        "gpt2: {mirror: 'https://me:secret@example.org/gpt2'}\n"
-    )
-    dvc(repository, "repro", "identify")
-    assert json.loads((repository / "reports" / "start.json").read_text()) == {
+TINY = Model(n_layer=1, n_head=2, n_embd=8, context_length=16, qkv_bias=True, tie_weights=True)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A folder `124M` of a tiny GPT-2 in Hugging Face's layout."""
+    model = GPT(config_of(TINY))
+    initialise(model, "gpt2", 1)
+    export(model, tmp_path / "124M")
+    return tmp_path
+
+
+def test_what_a_gpt2_that_a_training_starts_from_holds_is_noted(weights: Path, cache: Path) -> None:
+    params = Params(train=Train(init_from="gpt2-124M"), gpt2=Gpt2(source=str(weights)), model=TINY)
+    first = identify_start(params).model_dump()
+    digests = {name: sha256_of(weights / "124M" / name) for name in first["files"]}
+    assert first == {
         "init_from": "gpt2-124M",
-        "source": "openai",
-        "mirror": "https://example.org/gpt2",
+        "source": str(weights),
+        "mirror": None,
+        "files": digests,
     }
+    assert list(digests) == ["config.json", "model.safetensors"]
+
+
+def test_a_gpt2_that_cannot_be_had_ends_it(cache: Path) -> None:
+    """Before anything is prepared for a training that could not start; and without the secret."""
+    mirror = Gpt2(mirror="http://me:secret@127.0.0.1:1/gpt2")
+    params = Params(train=Train(init_from="gpt2-124M"), gpt2=mirror)
+    with pytest.raises(UserError, match=r"GPT-2 124M cannot be had: 127\.0\.0\.1 cannot") as error:
+        identify_start(params)
+    assert "secret" not in str(error.value)
+
+
+def test_a_folder_of_another_architecture_or_of_none_ends_it(tmp_path: Path) -> None:
+    params = Params(train=Train(init_from=str(tmp_path)), model=TINY)
+    for name in ("config.json", "model.pth"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=r"config\.json: n_layer: field required"):
+        identify_start(params)
+    save_config(tmp_path, GPTConfig(n_layer=2, n_head=2, n_embd=8))
+    with pytest.raises(UserError, match=r"fits no such model: model\.n_layer is 1 and would have"):
+        identify_start(params)
+    with pytest.raises(UserError, match=r"models/scratch is what a training replaces"):
+        identify_start(Params(train=Train(init_from="models/scratch")))
+
+
+def test_a_changed_config_trains_anew(tmp_path: Path) -> None:
+    """As many heads as divide the width fit the same weights, and are another model."""
+    config = config_of(TINY)
+    save_config(tmp_path, config)
+    (tmp_path / "model.pth").write_bytes(b"one")
+    params = Params(train=Train(init_from=str(tmp_path)), model=TINY)
+    first = identify_start(params)
+    save_config(tmp_path, replace(config, dropout=0.2))
+    assert identify_start(params) != first

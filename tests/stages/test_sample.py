@@ -18,6 +18,7 @@ from pipeline.cli import main as lossbook
 PARAMS = """
 prepare: {corpus: story.txt}
 model: {n_layer: 1, n_head: 2, n_embd: 16, context_length: 64}
+gpt2: {sizes: []}
 sample:
   prompts: [Every effort moves you, He said]
   max_new_tokens: 8

@@ -198,13 +198,15 @@ def test_the_same_params_give_the_same_bytes(repository: Path) -> None:
         ("train: {init_from: nowhere}", "train.init_from: nowhere: no such model"),
         ("train: {device: 'cuda:7'}", "train.device: cuda:7 asked for, but this machine has"),
         ("model: {context_length: 1000}", "tokens are too few for one window of model.context"),
-        ("train: {init_from: models/scratch}", "fits no such model: model.n_layer is 12"),
+        ("train: {init_from: models/scratch}", "init_from: models/scratch is what a training"),
+        ("train: {init_from: models/copy}", "fits no such model: model.n_layer is 12"),
     ],
 )
 def test_what_cannot_be_trained_ends_in_one_line(repository: Path, section: str, said: str) -> None:
     Path("params.yaml").write_text(
         section + "\nmodel: {context_length: 64}" * ("model:" not in section)
     )
+    shutil.copytree("models/scratch", "models/copy", dirs_exist_ok=True)
     try:
         result = train("models/wrong", "wrong")
     finally:
@@ -244,7 +246,7 @@ def test_a_run_is_trained_on_by_its_key_or_its_mlflow_id(
 @pytest.mark.parametrize(
     ("init_from", "message"),
     [
-        ("models/scratch", r"what this stage writes.*lossbook runs.*copy of the folder"),
+        ("models/scratch", r"what a training replaces.*lossbook runs.*copy of the folder"),
         ("0123456789abcdef", "no such model; give `scratch`"),
     ],
 )
@@ -262,3 +264,21 @@ def test_a_start_that_cannot_be_is_one_line(
     assert done.exit_code == 1
     assert re.search(f"train.init_from: {init_from}.*{message}", done.output)
     assert len(done.output.strip().splitlines()) == 1
+
+
+def test_a_disk_that_takes_no_weights_is_one_line_and_the_training_goes_on_from_its_checkpoint(
+    repository: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    values = PARAMS.replace("seed: 5", "seed: 6").replace("epochs: 2", "max_steps: 3")
+    Path("params.yaml").write_text(values.replace("train: {", "train: {checkpoint_every: 1, "))
+    try:
+        failed = train(f"{tmp_path}/file/scratch", str(tmp_path / "reports"))
+        done = train(str(tmp_path / "model"), str(tmp_path / "reports"))
+    finally:
+        Path("params.yaml").write_text(PARAMS)
+    assert failed.exit_code == 1
+    line = failed.output.splitlines()[-1]
+    assert line == f"Error: {tmp_path}/file/scratch: Not a directory"
+    assert done.exception is None, done.output
+    assert "going on from the checkpoint of step" in done.output

@@ -48,7 +48,7 @@ def test_a_folders_last_weights_and_optimizer(trained, config) -> None:
     for name, tensor in trainer.model.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor)
     optimizer = build_optimizer(model, Train(learning_rate=0.1, weight_decay=0.0))
-    assert restore_optimizer(optimizer, folder)
+    assert restore_optimizer(optimizer, folder, Train())
     moments = optimizer.state[model.wte.weight]
     assert torch.equal(
         moments["exp_avg"], trainer.optimizer.state[trainer.model.wte.weight]["exp_avg"]
@@ -61,7 +61,7 @@ def test_a_fresh_optimizer_forgets_the_moments(trained, config) -> None:
     _, folder = trained
     model = start_from(folder, config)
     optimizer = build_optimizer(model, Train())
-    assert not restore_optimizer(optimizer, folder, "fresh")
+    assert not restore_optimizer(optimizer, folder, Train(init_optimizer="fresh"))
     assert not optimizer.state
 
 
@@ -72,7 +72,11 @@ def test_an_optimizer_that_must_be_restored_must_be_there(trained, config, init_
     optimizer = build_optimizer(GPT(config), Train())
     found = find_start(init_from.replace("FOLDER", str(folder)))
     with pytest.raises(UserError, match=r"train\.init_optimizer: restored asked for"):
-        restore_optimizer(optimizer, found and found.folder, "restored")
+        restore_optimizer(
+            optimizer,
+            found and found.folder,
+            Train(init_from=str(folder), init_optimizer="restored"),
+        )
 
 
 def test_training_on_leaves_the_first_model_alone(trained, config) -> None:
@@ -105,7 +109,98 @@ def test_a_foreign_optimizer_is_refused(trained, config) -> None:
     write_sums(folder)
     optimizer = build_optimizer(GPT(config), Train())
     with pytest.raises(UserError, match=r"optimizer\.pth: not this model's optimizer"):
-        restore_optimizer(optimizer, folder)
+        restore_optimizer(optimizer, folder, Train())
+
+
+def test_training_from_half_precision_weights_is_in_float32(trained, config) -> None:
+    _, folder = trained
+    path = folder / "model.pth"
+    state = torch.load(path, weights_only=True)
+    torch.save({name: t.bfloat16() for name, t in state.items()}, path)
+    write_sums(folder)
+    assert start_from(folder, config).wte.weight.dtype == torch.float32
+
+
+def without(values: dict, key: object) -> dict:
+    return {k: v for k, v in values.items() if k != key}
+
+
+MOMENT = [
+    (lambda t: t[:1], "has shape"),
+    (lambda t: t.double(), "is float64, not float32"),
+    (lambda t: t.bfloat16(), "is bfloat16, not float32"),
+    (lambda t: t.to(torch.complex64), "is complex64, not float32"),
+    (lambda t: t.to_sparse(), "is not a dense tensor"),
+    (lambda t: t.to("meta"), "is not a dense tensor"),
+    (lambda t: torch.zeros(1).expand(t.shape), "repeats its numbers"),
+    (lambda t: torch.full_like(t, float("nan")), "holds nan at"),
+    (lambda t: t - 1, "has a number below 0"),
+    (lambda t: [1.0], "instance of Tensor"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), MOMENT)
+def test_a_moment_that_is_not_the_models_is_refused(trained, config, change, message) -> None:
+    """The fused kernel would write beyond its memory."""
+    _, folder = trained
+    path = folder / "optimizer.pth"
+    saved = torch.load(path, weights_only=True)
+    moments = saved["state"][0]
+    torch.save(
+        saved
+        | {"state": saved["state"] | {0: moments | {"exp_avg_sq": change(moments["exp_avg_sq"])}}},
+        path,
+    )
+    write_sums(folder)
+    with pytest.raises(UserError, match=r"optimizer\.pth: .*state\.0\.") as caught:
+        restore_optimizer(build_optimizer(GPT(config), Train()), folder, Train())
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: [s],
+        lambda s: torch.zeros(2),
+        lambda s: without(s, "state"),
+        lambda s: s | {"state": without(s["state"], 0)},
+        lambda s: s | {"state": s["state"] | {10**6: s["state"][0]}},
+        lambda s: s | {"state": s["state"] | {0: without(s["state"][0], "exp_avg")}},
+        lambda s: s | {"state": s["state"] | {0: s["state"][0] | {"momentum": torch.zeros(1)}}},
+        lambda s: s | {"state": s["state"] | {0: s["state"][0] | {"step": "three"}}},
+        lambda s: s | {"state": s["state"] | {0: s["state"][0] | {"step": torch.zeros(3)}}},
+        lambda s: s | {"state": s["state"] | {0: s["state"][0] | {"step": torch.tensor(3)}}},
+        lambda s: s | {"param_groups": s["param_groups"][:1]},
+        lambda s: s | {"param_groups": s["param_groups"][::-1]},
+        lambda s: s | {"param_groups": [{"params": torch.zeros(2)}] * 2},
+        lambda s: s | {"param_groups": 5},
+    ],
+)
+def test_an_optimizer_file_of_another_form_is_refused(trained, config, change) -> None:
+    _, folder = trained
+    path = folder / "optimizer.pth"
+    torch.save(change(torch.load(path, weights_only=True)), path)
+    write_sums(folder)
+    optimizer = build_optimizer(GPT(config), Train())
+    with pytest.raises(UserError, match=r"optimizer\.pth: ") as caught:
+        restore_optimizer(optimizer, folder, Train())
+    assert "\n" not in str(caught.value)
+    assert not optimizer.state
+
+
+def test_of_a_saved_optimizer_only_the_moments_are_taken(trained, config) -> None:
+    """`capturable` or another eps would change what the kernel does."""
+    _, folder = trained
+    path = folder / "optimizer.pth"
+    saved = torch.load(path, weights_only=True)
+    for group in saved["param_groups"]:
+        group.update(lr="fast", betas=None, eps=1.0, fused=False, capturable=True)
+    torch.save(saved, path)
+    write_sums(folder)
+    optimizer = build_optimizer(GPT(config), Train(learning_rate=0.1))
+    before = [without(group, "params") for group in optimizer.param_groups]
+    assert restore_optimizer(optimizer, folder, Train())
+    assert [without(group, "params") for group in optimizer.param_groups] == before
 
 
 @pytest.mark.parametrize(
@@ -115,7 +210,7 @@ def test_a_foreign_optimizer_is_refused(trained, config) -> None:
         ("best.pth", lambda folder: load_model(folder, "best")),
         ("config.json", load_model),
         ("start.json", Start.load),
-        ("optimizer.pth", lambda folder: restore_optimizer(None, folder)),
+        ("optimizer.pth", lambda folder: restore_optimizer(None, folder, Train())),
     ],
 )
 def test_what_was_changed_after_the_training_is_refused(trained, name: str, read) -> None:

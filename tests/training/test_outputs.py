@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+import resource
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.model.start import Start
 from pipeline.reports import HISTORY_COLUMNS, HistoryRow, Training
-from pipeline.training.outputs import describe_outcome, summary, write_history
+from pipeline.training.outputs import describe_outcome, save_training, summary, write_history
 
 
 def evaluation(step: int, val_loss: float, train_loss: float = 1.0) -> HistoryRow:
@@ -80,3 +83,25 @@ def test_the_summary_is_the_record_of_train_json(make_trainer, tmp_path: Path) -
         "last": {"train_loss": 0.5, "val_loss": 6.5},
         "overfit": 0.5,
     }
+
+
+@pytest.mark.parametrize("bytes_left", [0, 500, 5000])
+def test_a_full_disk_names_the_file_and_leaves_the_old_ones_whole(
+    make_trainer, tmp_path: Path, bytes_left: int
+) -> None:
+    trainer, _ = make_trainer()
+    trainer.run()
+    start = Start(init_from="scratch", init="pytorch", seed=3)
+    save_training(tmp_path / "model", trainer, start)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    del before["_SHA256SUMS"]  # the mark that all of them are of one training
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            save_training(tmp_path / "model", trainer, start)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    name = "best.pth" if bytes_left else "config.json"
+    assert caught.value.filename == str(tmp_path / "model" / name)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before

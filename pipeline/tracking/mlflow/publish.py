@@ -27,6 +27,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 import pipeline
 from pipeline.errors import UserError
+from pipeline.system.files import written_aside
 from pipeline.system.text import quoted
 from pipeline.tracking import paths
 from pipeline.tracking.journal import Artifact, Model
@@ -232,4 +233,5 @@ def to_safetensors(state_dict: Path, target: Path) -> None:
     from safetensors.torch import save_file
 
     state = torch.load(state_dict, map_location="cpu", mmap=True, weights_only=True)
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, target)
+    with written_aside(target) as aside:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, aside)
