@@ -156,40 +156,63 @@ def dotted(path: tuple[Any, ...]) -> str:
     return ".".join(str(part) for part in path)
 
 
+def _flip(data: bytearray, at: int, random_: random.Random) -> None:
+    if data:
+        data[min(at, len(data) - 1)] ^= 1 << random_.randrange(8)
+
+
+def _flips(data: bytearray, at: int, random_: random.Random) -> None:
+    for _ in range(50 if data else 0):
+        data[random_.randrange(len(data))] = random_.randrange(256)
+
+
+def _cut(data: bytearray, at: int, random_: random.Random) -> None:
+    del data[at:]
+
+
+def _insert(data: bytearray, at: int, random_: random.Random) -> None:
+    data[at:at] = random_.randbytes(random_.randrange(1, 200))
+
+
+def _swap(data: bytearray, at: int, random_: random.Random) -> None:
+    block = max(1, len(data) // 7)
+    one = random_.randrange(len(data) + 1)
+    here, there = data[one : one + block], data[at : at + block]
+    data[one : one + len(here)], data[at : at + len(there)] = there, here
+
+
+def _zero(data: bytearray, at: int, random_: random.Random) -> None:
+    block = max(1, len(data) // 5)
+    data[at : at + block] = bytes(len(data[at : at + block]))
+
+
+def _ones(data: bytearray, at: int, random_: random.Random) -> None:
+    data[at : at + 8] = b"\xff" * len(data[at : at + 8])
+
+
+def _double(data: bytearray, at: int, random_: random.Random) -> None:
+    data += data[:]
+
+
+def _page(data: bytearray, at: int, random_: random.Random) -> None:
+    data[:] = b"<!DOCTYPE html><html><title>404</title>"
+
+
+def _head(data: bytearray, at: int, random_: random.Random) -> None:
+    data[:16] = random_.randbytes(len(data[:16]))
+
+
+def _tail(data: bytearray, at: int, random_: random.Random) -> None:
+    data[-16:] = random_.randbytes(len(data[-16:]))
+
+
+DAMAGE = (_flip, _flips, _cut, _insert, _swap, _zero, _ones, _double, _page, _head, _tail)
+
+
 def mutated(data: bytes, name: str) -> tuple[str, bytes]:
     """What was done, and the bytes after it."""
     random_ = rng(name)
-    size = len(data)
-    at = random_.randrange(size + 1)
-    kind = random_.choice(
-        ("flip", "flips", "cut", "insert", "swap", "zero", "double", "ones", "text", "head", "tail")
-    )
+    damage, at = random_.choice(DAMAGE), random_.randrange(len(data) + 1)
     changed = bytearray(data)
-    if kind == "flip":
-        at = min(at, size - 1)
-        changed[at] ^= 1 << random_.randrange(8)
-    elif kind == "flips":
-        for _ in range(50):
-            changed[random_.randrange(size)] = random_.randrange(256)
-    elif kind == "cut":
-        del changed[at:]
-    elif kind == "insert":
-        changed[at:at] = random_.randbytes(random_.randrange(1, 200))
-    elif kind == "swap":
-        block = max(1, size // 7)
-        one, two = random_.randrange(size), random_.randrange(size)
-        a, b = data[one : one + block], data[two : two + block]
-        changed[one : one + len(b)], changed[two : two + len(a)] = b, a
-    elif kind == "zero":
-        changed[at : at + max(1, size // 5)] = bytes(len(changed[at : at + max(1, size // 5)]))
-    elif kind == "double":
-        changed += data
-    elif kind == "ones":
-        changed[at : at + 8] = b"\xff" * len(changed[at : at + 8])
-    elif kind == "text":
-        changed = bytearray(b"<!DOCTYPE html><html><title>404</title>")
-    elif kind == "head":
-        changed[: min(size, 16)] = random_.randbytes(min(size, 16))
-    else:
-        changed[-min(size, 16) :] = random_.randbytes(min(size, 16))
-    return f"{kind} at {at}", bytes(changed)
+    damage(changed, at, random_)
+    return f"{damage.__name__[1:]} at {at}", bytes(changed)

@@ -1,4 +1,4 @@
-"""A process that has imported everything once, and forks for each command: milliseconds, not seconds.
+"""A process that has imported everything once, and forks for each command, in milliseconds.
 
     python -m tests.helpers.zygote SOCKET MODULE...
 
@@ -10,6 +10,7 @@ as a shell would, to the exit status; what it does to itself, a crash included, 
 from __future__ import annotations
 
 import atexit
+import ctypes
 import json
 import os
 import resource
@@ -22,6 +23,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -51,8 +53,11 @@ STAGES = (
     "pipeline.comparison.stage",
     "pipeline.gpt2.stage",
     "matplotlib.pyplot",
+    "torch._dynamo",  # the first optimizer imports it
 )
 GIB = 1 << 30
+CLONE_NEWNS = 0x20000  # linux/sched.h
+MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18  # linux/mount.h
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,7 @@ class Zygote:
         seconds: float = 20.0,
         memory: int = 2 * GIB,
         limits: Mapping[str, int] | None = None,
+        mounts: Mapping[str, str] | None = None,
         stdin: Path | None = None,
     ) -> Ended:
         """Run a command in `folder`.
@@ -117,6 +123,8 @@ class Zygote:
             logs: a folder for its output.
             memory: bytes of address space that it may take beyond what it begins with.
             limits: of `resource`, by name, such as `RLIMIT_FSIZE`.
+            mounts: what is mounted over a folder, for this command alone: `ro`, itself to be read
+                only, or the size of a disk, such as `64k`.
         """
         logs.mkdir(parents=True, exist_ok=True)
         request = {
@@ -128,6 +136,7 @@ class Zygote:
             "seconds": seconds,
             "memory": memory,
             "limits": dict(limits or {}),
+            "mounts": dict(mounts or {}),
             "stdin": str(stdin or os.devnull),
         }
         self._socket.sendall(json.dumps(request).encode("ascii") + b"\n")
@@ -163,6 +172,16 @@ def _warm_up(modules: Sequence[str]) -> None:
     from pipeline.tokens.tokenizer import encode
 
     encode("warm")
+    if "matplotlib.pyplot" in modules:  # the first figure looks for fonts
+        import io
+
+        from matplotlib import pyplot
+
+        figure, axes = pyplot.subplots()
+        axes.plot([1, 2], label="warm")
+        axes.legend()
+        figure.savefig(io.BytesIO(), format="png")
+        pyplot.close(figure)
 
 
 def _serve(request: dict[str, Any], connection: socket.socket) -> dict[str, Any]:
@@ -180,15 +199,13 @@ def _serve(request: dict[str, Any], connection: socket.socket) -> dict[str, Any]
     late = ended = False
     clock = _Clock(child, request["seconds"])
     while not ended:
-        late = clock.is_over()
+        late = late or clock.is_over()
         if late:
             os.kill(child, signal.SIGKILL)
         _drain(pipes, said, wait=0.05)
         ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    try:
+    with suppress(ProcessLookupError, PermissionError):
         os.killpg(child, signal.SIGKILL)  # with what it left behind
-    except (ProcessLookupError, PermissionError):
-        pass
     _, status, usage = os.wait4(child, 0)
     _drain(pipes, said, wait=0)
     for read, _ in pipes:
@@ -239,7 +256,7 @@ def _drain(pipes: Sequence[tuple[int, int]], said: Sequence[bytearray], wait: fl
     """Read what is there; when nothing is, wait as long as that."""
     reads = [read for read, _ in pipes]
     ready, _, _ = select.select(reads, [], [], wait)
-    if len(ready) == 0 or not any([_read(r, s) for r, s in zip(reads, said, strict=True)]):
+    if len(ready) == 0 or not sum(map(_read, reads, said)):
         time.sleep(min(wait, 0.005))
 
 
@@ -262,6 +279,7 @@ def _be(request: dict[str, Any], outputs: Sequence[int]) -> None:
             os.dup2(pipe, number)
         os.chdir(request["folder"].encode("latin-1"))
         os.environ.update(request["environment"])
+        _mount(request["mounts"])
         for name, value in request["limits"].items():
             resource.setrlimit(getattr(resource, name), (value, value))
         with open("/proc/self/statm") as file:
@@ -279,6 +297,36 @@ def _be(request: dict[str, Any], outputs: Sequence[int]) -> None:
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def _mount(mounts: Mapping[str, str]) -> None:
+    """In a namespace of its own, which goes with the process."""
+    if not mounts:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def checked(result: int) -> None:
+        if result:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    checked(libc.unshare(CLONE_NEWNS))
+    checked(libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None))
+    for place, how in mounts.items():
+        path = os.fsencode(os.path.realpath(place))
+        if how != "ro":
+            checked(libc.mount(b"none", path, b"tmpfs", 0, f"size={how}".encode()))
+            continue
+        checked(libc.mount(path, path, None, MS_BIND | MS_REC, None))
+        checked(libc.mount(None, path, None, MS_BIND | MS_REMOUNT | MS_RDONLY, None))
+    os.chdir(Path.cwd())  # the folder may have been mounted over
+
+
+def may_mount() -> bool:
+    """Whether this process may give a child mounts of its own (Linux, as root)."""
+    child = os.fork()
+    if child == 0:
+        os._exit(int(ctypes.CDLL(None).unshare(CLONE_NEWNS) != 0))
+    return os.waitpid(child, 0)[1] == 0
 
 
 def _call(argv: list[str]) -> int:

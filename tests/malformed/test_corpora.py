@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.helpers.arena import COMMANDS, Arena, Case
 from tests.helpers.malformed import VALUES, dump, mutated
-from tests.malformed.conftest import COMMANDS, Arena, Case
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -51,7 +51,7 @@ LINES = {
     "empty": b"",
     "blank lines": b"\n\n\n",
     "not JSON": b"surprise\n",
-    "no object": b"[1]\n1\nnull\n\"text\"\n",
+    "no object": b'[1]\n1\nnull\n"text"\n',
     "no text": b'{"title": "x"}\n',
     "text is null": b'{"text": null}\n',
     "text is a number": b'{"text": 1}\n',
@@ -114,7 +114,9 @@ TABLES: dict[str, bytes] = {
     "large strings": _parquet(pa.table({"text": pa.array([TEXT], pa.large_string())})),
     "dictionary": _parquet(pa.table({"text": pa.array([TEXT] * 3).dictionary_encode()})),
     "columns with escapes": _parquet(pa.table({"text": [TEXT], "\x1b[31m": [1]})),
-    "a column twice": _parquet(pa.Table.from_arrays([pa.array([TEXT]), pa.array([TEXT])], names=["text", "text"])),
+    "a column twice": _parquet(
+        pa.Table.from_arrays([pa.array([TEXT]), pa.array([TEXT])], names=["text", "text"])
+    ),
     "a bomb": _parquet(pa.table({"text": pa.array(["a" * 1000] * 300_000)}), compression="zstd"),
     "many row groups": _parquet(pa.Table.from_pylist(ROWS * 20), row_group_size=1),
     "length lies": PARQUET[:-8] + b"\xff\xff\xff\x7f" + b"PAR1",
@@ -131,12 +133,16 @@ PACKED = {
     "a bomb": gzip.compress(bytes(100_000_000)),
     "a bomb of text": gzip.compress(b"word " * 8_000_000),
     "checksum": gzip.compress(TEXT.encode())[:-8] + bytes(8),
-    "name with escapes": b"\x1f\x8b\x08\x08\0\0\0\0\0\x03\x1b[31m\0" + gzip.compress(TEXT.encode())[10:],
+    "name with escapes": b"\x1f\x8b\x08\x08\0\0\0\0\0\x03\x1b[31m\0"
+    + gzip.compress(TEXT.encode())[10:],
 }
 NAMES = (
-    b"caf\xe9.txt", b"\x1b[31m.txt", b"line\nError: two.txt", "\u202etxt.exe.txt".encode(), b"-rf.txt",
-    b"$(touch X).txt", b"; touch X #.txt", b"<script>.txt", b"{{7*7}}.txt", b" .txt", b"n" * 240 + b".txt",
-    b"..txt", b"a:b.jsonl", b"%s.txt", b"tab\there.txt", "ё.txt".encode(), b"\xed\xa0\x80.txt", b"a\\b.txt",
+    b"caf\xe9.txt", b"\x1b[31m.txt", b"line\nError: two.txt", "\u202etxt.exe.txt".encode(),
+    b"-rf.txt",
+    b"$(touch X).txt", b"; touch X #.txt", b"<script>.txt", b"{{7*7}}.txt", b" .txt",
+    b"n" * 240 + b".txt",
+    b"..txt", b"a:b.jsonl", b"%s.txt", b"tab\there.txt", "ё.txt".encode(), b"\xed\xa0\x80.txt",
+    b"a\\b.txt",
     b"~.txt", b"*.txt", b"?.txt", b"'.txt", b'".txt', b"\x7f.txt", b"\xc2\x9b.txt",
 )  # fmt: skip
 
@@ -162,8 +168,7 @@ def _in_folder(name: bytes, data: bytes, beside: bool = True) -> Callable[[Path]
         folder.mkdir()
         if beside:
             (folder / "good.txt").write_text(TEXT)
-        with open(os.path.join(os.fsencode(folder), name), "wb") as file:
-            file.write(data)
+        (folder / os.fsdecode(name)).write_bytes(data)
         _params(repo, corpus="corpus")
 
     return change
@@ -187,8 +192,12 @@ def _files() -> Iterator[tuple[str, Callable[[Path], None], tuple[str, ...]]]:
             what, data = mutated(valid, f"{name} {index}")
             yield f"{name}: {index}: {what}", _file(name, data), (name,)
     for name in NAMES:
-        yield f"named {ascii(name)}", _in_folder(name, TEXT.encode()), ("corpus",)
-        yield f"named {ascii(name)}, not UTF-8 inside", _in_folder(name, b"\xff\xfe\xfd", beside=False), ("corpus", "UTF-8")
+        yield f"named {name!a}", _in_folder(name, TEXT.encode()), ("corpus",)
+        yield (
+            f"named {name!a}, not UTF-8 inside",
+            _in_folder(name, b"\xff\xfe\xfd", beside=False),
+            ("corpus", "UTF-8"),
+        )
 
 
 def _set(corpus: object, **settings: object) -> Callable[[Path], None]:
@@ -271,27 +280,70 @@ def _places() -> Iterator[tuple[str, Callable[[Path], None], tuple[str, ...]]]:
     yield "a path that is too long", _deep, ("deep",)
     yield "3,000 files", _many, ("corpus",)
     yield "the folder that is written", _itself, ("corpus",)
-    for target in ("nowhere", "corpus", "link.txt", ".", "..", "../corpus", "/dev/zero", "/dev/random", "/proc/self/mem", "/dev/tty", "/proc", "/", "good.txt", "../story.txt"):
+    for target in (
+        "nowhere",
+        "corpus",
+        "link.txt",
+        ".",
+        "..",
+        "../corpus",
+        "/dev/zero",
+        "/dev/random",
+        "/proc/self/mem",
+        "/dev/tty",
+        "/proc",
+        "/",
+        "good.txt",
+        "../story.txt",
+    ):
         if target != "/":
-            yield f"a link to {target} in a folder", _link("link.txt", target), ("corpus", "link.txt")
+            yield (
+                f"a link to {target} in a folder",
+                _link("link.txt", target),
+                ("corpus", "link.txt"),
+            )
     for name, value in VALUES.items():
         yield f"prepare.corpus={name}", _set(value), ("corpus", "params.yaml")
         if isinstance(value, str) and value:
-            yield f"prepare.text_field={name}", _file("x.jsonl", JSONL, text_field=value), ("x.jsonl", "text_field", "params.yaml")
+            yield (
+                f"prepare.text_field={name}",
+                _file("x.jsonl", JSONL, text_field=value),
+                ("x.jsonl", "text_field", "params.yaml"),
+            )
     for corpus in (
-        "s3://x", "hf://x", "ftp://127.0.0.1:9/x.txt", "memory://x.txt", "file://story.txt", "file:///nowhere.txt",
-        "zip://x::story.txt", "nonsense://x", "://", "http://", "https://", "http:///x.txt", "http://[::1/x.txt",
-        "http://127.0.0.1:99999/x.txt", "http://127.0.0.1:9/x.txt", "http://user:secret@127.0.0.1:9/x.txt",
-        "local://story.txt", "github://a:b@c/x.txt", "data:text/plain,hello", "data://text/plain,hello",
-        "simplecache::file://story.txt", "filecache::nowhere", "tar://x", "git://x", "reference://x", "~", "/", ".",
-        "", " ", "story.txt ", "STORY.TXT", "story", "what-seemed-likel", "./story.txt", "story.txt/", "story.txt/x",
+        "s3://x", "hf://x", "ftp://127.0.0.1:9/x.txt", "memory://x.txt", "file://story.txt",
+        "file:///nowhere.txt",
+        "zip://x::story.txt", "nonsense://x", "://", "http://", "https://", "http:///x.txt",
+        "http://[::1/x.txt",
+        "http://127.0.0.1:99999/x.txt", "http://127.0.0.1:9/x.txt",
+        "http://user:secret@127.0.0.1:9/x.txt",
+        "local://story.txt", "github://a:b@c/x.txt", "data:text/plain,hello",
+        "data://text/plain,hello",
+        "simplecache::file://story.txt", "filecache::nowhere", "tar://x", "git://x",
+        "reference://x", "~", "/", ".",
+        "", " ", "story.txt ", "STORY.TXT", "story", "what-seemed-likel", "./story.txt",
+        "story.txt/", "story.txt/x",
         "/dev/null", "/dev/zero", "/dev/stdin", "/proc/self/mem", "\x1b[31m", "params.yaml",
     ):  # fmt: skip
         if corpus not in ("/", "~", "."):
-            yield f"corpus {corpus!r}", _set(corpus), ("corpus", "params.yaml", corpus.strip() or "corpus")
+            yield (
+                f"corpus {corpus!r}",
+                _set(corpus),
+                ("corpus", "params.yaml", corpus.strip() or "corpus"),
+            )
     for sha256 in ("", "0" * 64, "A" * 64, "0" * 63, None, 1):
         yield f"sha256 {sha256!r}", _set("story.txt", sha256=sha256), ("sha256",)
-    for scheduler in ("", "tcp://", "tcp://127.0.0.1:9", "tcp://nowhere.invalid:1", "tls://x", "surprise", "tcp://127.0.0.1", "tcp://[", "ws://127.0.0.1:9"):
+    for scheduler in (
+        "",
+        "tcp://",
+        "tcp://127.0.0.1:9",
+        "tcp://nowhere.invalid:1",
+        "tls://x",
+        "surprise",
+        "tcp://127.0.0.1",
+        "tcp://[",
+        "ws://127.0.0.1:9",
+    ):
         yield f"scheduler {scheduler!r}", _set("story.txt", scheduler=scheduler), ("scheduler",)
 
 

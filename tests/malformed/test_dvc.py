@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pipeline.cli import COMMANDS as SUBCOMMANDS
-from tests.helpers.repository import Repository, outside
-from tests.malformed.conftest import COMMANDS, Arena, Case
-from tests.malformed.test_params import LOADS, WORST
+from tests.helpers.arena import Arena, Case
+from tests.helpers.repository import Repository
+from tests.malformed.test_params import WORST
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 VALUES = {
-    "gpt2.sizes": ('["124M; touch X #"]', '["$(touch X)"]', "null", "124M", "[../x]", '["124M\\ntouch X"]', "[]", "[[124M]]", "[{a: b}]", '["124M && touch X"]'),
+    "gpt2.sizes": ('["124M; touch X #"]', '["$(touch X)"]', "null", "124M", "[../x]",
+        '["124M\\ntouch X"]', "[]", "[[124M]]", "[{a: b}]", '["124M && touch X"]'),
     "gpt2.source": ("'$(touch X)'", "'`touch X`'", "'; touch X #'"),
     "tracking.experiment": ("'; touch X #'", "'$(touch X)'", "'${seed}'", "'a\\nb'", "''"),
     "prepare.corpus": ("'; touch X #'", "'$(touch X)'", "'${train}'", "'../story.txt'"),
@@ -26,7 +23,18 @@ VALUES = {
     "sample.prompts": ("['$HOME', '${seed}', '%(x)s']", "[]", "['{{x}}']"),
     "seed": ("${train}", "123", "-1"),
 }  # fmt: skip
-FILES = ("sizes with a command", "nested anchors", "interpolation", "merge", "twice", "several documents", "key of a list", "python tag", "octal", "long number")
+FILES = (
+    "sizes with a command",
+    "nested anchors",
+    "interpolation",
+    "merge",
+    "twice",
+    "several documents",
+    "key of a list",
+    "python tag",
+    "octal",
+    "long number",
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +67,12 @@ def cases(repository: Repository) -> Iterator[Case]:
 
             yield Case(f"{key} {index} {value[:40]}", argv, change, seconds=90)
     for name in FILES:
-        yield Case(f"file: {name}", argv, lambda repo, name=name: (repo / "params.yaml").write_text(WORST[name]), seconds=90)
+        yield Case(
+            f"file: {name}",
+            argv,
+            lambda repo, name=name: (repo / "params.yaml").write_text(WORST[name]),
+            seconds=90,
+        )
 
 
 def test_check_then_repro(arena: Arena, repository: Repository) -> None:

@@ -6,13 +6,15 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.helpers.arena import COMMANDS, Arena, Case, swapped
 from tests.helpers.malformed import VALUES, Raw, dump, json_mutations, mutated, replaced
-from tests.malformed.conftest import COMMANDS, Arena, Case
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -46,10 +48,14 @@ def _forged(lines: list[Any], seed: str, count: int) -> Iterator[tuple[str, byte
     kinds: dict[str, int] = {}
     for index, line in enumerate(lines):
         kinds.setdefault(",".join(sorted(line.keys() - {"t"})), index)
-    each = max(2, count // len(kinds))
     for kind, index in kinds.items():
-        for name, text in json_mutations(lines[index], f"{seed} {kind}", each):
-            before, after = _text(lines[:index]), _text(lines[index + 1 :])
+        for name, text in json_mutations(
+            lines[index], f"{seed} {kind}", max(2, count // len(kinds))
+        ):
+            # to publish a model takes seconds
+            others = [line if "model" not in line or kind == "model" else None for line in lines]
+            before = _text([line for line in others[:index] if line])
+            after = _text([line for line in others[index + 1 :] if line])
             line = text.replace("\n", " ").encode("utf-8", "surrogatepass") + b"\n"
             yield f"{kind}: {name}", before + line + after
 
@@ -57,7 +63,25 @@ def _forged(lines: list[Any], seed: str, count: int) -> Iterator[tuple[str, byte
 def _headers(lines: list[Any]) -> Iterator[tuple[str, bytes]]:
     """Journals whose first line names what it should not."""
     for key in ("run", "stage", "experiment", "name", "parent", "state"):
-        for label in ("parent", "absolute", "dots", "long-name", "nul", "escapes", "lines", "empty-text", "list", "null", "5000-digits", "surrogate", "shell", "markup", "home", "bidi", "map"):
+        for label in (
+            "parent",
+            "absolute",
+            "dots",
+            "long-name",
+            "nul",
+            "escapes",
+            "lines",
+            "empty-text",
+            "list",
+            "null",
+            "5000-digits",
+            "surrogate",
+            "shell",
+            "markup",
+            "home",
+            "bidi",
+            "map",
+        ):
             forged = replaced(lines, (0, "create", key), VALUES[label])
             yield f"create.{key}={label}", _text(forged)
 
@@ -91,26 +115,96 @@ def _worst(lines: list[Any]) -> Iterator[tuple[str, bytes]]:
     yield "a metric of 5,000 digits", whole + _text([{"t": 1, "s": 1, "m": {"a": Raw("9" * 5000)}}])
     yield "a metric's name with escapes", whole + _text([{"t": 1, "s": 1, "m": {"\x1b[31m": 1}}])
     yield "a metric's name that leaves", whole + _text([{"t": 1, "s": 1, "m": {"../../victim": 1}}])
-    yield "10,000 metrics in a line", whole + _text([{"t": 1, "s": 1, "m": {f"m{i}": i for i in range(10_000)}}])
+    yield (
+        "10,000 metrics in a line",
+        whole + _text([{"t": 1, "s": 1, "m": {f"m{i}": i for i in range(10_000)}}]),
+    )
     yield "params of numbers", whole + _text([{"t": 1, "params": {"a": 1, "b": [2]}}])
     yield "params of a list", whole + _text([{"t": 1, "params": [1]}])
     yield "a param of a megabyte", whole + _text([{"t": 1, "params": {"a": "x" * 1_000_000}}])
     yield "a param with another value", whole + _text([{"t": 1, "params": {"seed": "surprise"}}])
     yield "tags of numbers", whole + _text([{"t": 1, "tags": {"a": 1}}])
     yield "tags with escapes", whole + _text([{"t": 1, "tags": {"\x1b[31m": "\x1b[31m"}}])
-    yield "a tag of null that was never there", whole + _text([{"t": 1, "tags": {"surprise": None}}])
-    yield "a tag of the process", whole + _text([{"t": 1, "tags": {"lossbook.pid": "../1", "lossbook.host": "\x1b"}}])
+    yield (
+        "a tag of null that was never there",
+        whole + _text([{"t": 1, "tags": {"surprise": None}}]),
+    )
+    yield (
+        "a tag of the process",
+        whole + _text([{"t": 1, "tags": {"lossbook.pid": "../1", "lossbook.host": "\x1b"}}]),
+    )
     yield "an input of text", whole + _text([{"t": 1, "input": "text"}])
-    yield "an input of nulls", whole + _text([{"t": 1, "input": {"name": None, "source": None, "digest": None, "context": None, "profile": None}}])
-    for path in ("../../../../victim/keep.txt", "/nowhere/victim", "", ".", "..", "a/../../b", "n" * 300, "nul\0", "\x1b[31m", "artifact", "x" * 5000):
+    yield (
+        "an input of nulls",
+        whole
+        + _text(
+            [
+                {
+                    "t": 1,
+                    "input": {
+                        "name": None,
+                        "source": None,
+                        "digest": None,
+                        "context": None,
+                        "profile": None,
+                    },
+                }
+            ]
+        ),
+    )
+    for path in (
+        "../../../../victim/keep.txt",
+        "/nowhere/victim",
+        "",
+        ".",
+        "..",
+        "a/../../b",
+        "n" * 300,
+        "nul\0",
+        "\x1b[31m",
+        "artifact",
+        "x" * 5000,
+    ):
         for where in ("path", "reference"):
-            artifact = {"path": "figures/loss.png", "sha256": "0" * 64, "bytes": 5, "md5": "0" * 32, where: path}
-            yield f"an artifact's {where} {path[:30]!r}", whole + _text([{"t": 1, "artifact": artifact}])
+            artifact = {
+                "path": "figures/loss.png",
+                "sha256": "0" * 64,
+                "bytes": 5,
+                "md5": "0" * 32,
+                where: path,
+            }
+            yield (
+                f"an artifact's {where} {path[:30]!r}",
+                whole + _text([{"t": 1, "artifact": artifact}]),
+            )
     for md5 in ("../../../../victim/keep.txt", "", "/etc/passwd", None, 7):
-        artifact = {"path": "a.bin", "sha256": "0" * 64, "bytes": 5, "reference": "nowhere", "md5": md5}
+        artifact = {
+            "path": "a.bin",
+            "sha256": "0" * 64,
+            "bytes": 5,
+            "reference": "nowhere",
+            "md5": md5,
+        }
         yield f"an artifact's md5 {md5!r}", whole + _text([{"t": 1, "artifact": artifact}])
     for size in (-1, 10**30, "many", None, 1.5):
-        yield f"an artifact's bytes {size!r}", whole + _text([{"t": 1, "artifact": {"path": "a.bin", "sha256": "0" * 64, "bytes": size, "reference": "story.txt", "md5": "0"}}])
+        yield (
+            f"an artifact's bytes {size!r}",
+            whole
+            + _text(
+                [
+                    {
+                        "t": 1,
+                        "artifact": {
+                            "path": "a.bin",
+                            "sha256": "0" * 64,
+                            "bytes": size,
+                            "reference": "story.txt",
+                            "md5": "0",
+                        },
+                    }
+                ]
+            ),
+        )
     yield "an artifact of text", whole + _text([{"t": 1, "artifact": "text"}])
     yield "a model of text", whole + _text([{"t": 1, "model": "text"}])
     yield "a model of nothing", whole + _text([{"t": 1, "model": {}}])
@@ -121,7 +215,10 @@ def _worst(lines: list[Any]) -> Iterator[tuple[str, bytes]]:
     yield "a long line", whole + b'{"t": 1, "a": "' + b"x" * 20_000_000 + b'"}\n'
     yield "zeroes", whole + bytes(100_000)
     yield "a resume after the end", whole + _text([{"t": 9, "resume": {}}])
-    yield "its own parent", _text(replaced(lines, (0, "create", "parent"), lines[0]["create"]["run"]))
+    yield (
+        "its own parent",
+        _text(replaced(lines, (0, "create", "parent"), lines[0]["create"]["run"])),
+    )
 
 
 Put = Callable[[Path, bytes], None]
@@ -133,6 +230,8 @@ def _archived(repo: Path, data: bytes) -> None:
 
 def _pulled(repo: Path, data: bytes) -> None:
     shutil.rmtree(repo / ".lossbook")
+    for name in ("evaluate", "baseline", "compare"):
+        shutil.rmtree(repo / "journals" / name)
     (repo / "journals/train/journal.jsonl").write_bytes(data)
 
 
@@ -152,13 +251,31 @@ def _put(how: Put, data: bytes) -> Callable[[Path], None]:
 
 
 def _cursors() -> Iterator[tuple[str, bytes]]:
-    valid = {"mlflow.db": {"run_id": "0" * 32, "offset": 100, "linked": False, "missing": [], "refused": {}}}
+    valid = {
+        "mlflow.db": {
+            "run_id": "0" * 32,
+            "offset": 100,
+            "linked": False,
+            "missing": [],
+            "refused": {},
+        }
+    }
     for name, text in json_mutations(valid, "cursor", 25):
         yield name, text.encode("utf-8", "surrogatepass")
     for offset in (-1, 10**9, 10**30, 1.5, "x"):
         yield f"offset {offset!r}", dump(replaced(valid, ("mlflow.db", "offset"), offset)).encode()
-    for missing in ("x", [1], [{}], [{"artifact": {}}], [{"artifact": {"path": "../../../../victim/keep.txt"}, "why": "x"}], [{"model": {}}]):
-        yield f"missing {missing!r}", dump(replaced(valid, ("mlflow.db", "missing"), missing)).encode()
+    for missing in (
+        "x",
+        [1],
+        [{}],
+        [{"artifact": {}}],
+        [{"artifact": {"path": "../../../../victim/keep.txt"}, "why": "x"}],
+        [{"model": {}}],
+    ):
+        yield (
+            f"missing {missing!r}",
+            dump(replaced(valid, ("mlflow.db", "missing"), missing)).encode(),
+        )
 
 
 def _odd(repo: Path, file: str, how: str, place: str = "journals") -> None:
@@ -185,57 +302,23 @@ def _linked_folder(repo: Path, name: str, place: str) -> None:
     (repo / ".lossbook" / place / name).symlink_to(repo.parent / "victim")
 
 
-def _killed_cases(killed: Path) -> Iterator[Case]:
-    """A training that goes on with what a kill left."""
-    (state,) = (killed / "repo/.lossbook/state").glob("train-*")
-    files = sorted(p.relative_to(state) for p in state.rglob("*") if p.is_file())
-    argv = COMMANDS["train"]
-
-    def put(file: Path, data: bytes | None, how: str = "") -> Callable[[Path], None]:
-        def change(repo: Path) -> None:
-            path = repo / ".lossbook/state" / state.name / file
-            path.unlink()
-            if data is not None:
-                path.write_bytes(data)
-            elif how == "a folder":
-                path.mkdir()
-            elif how == "a fifo":
-                os.mkfifo(path)
-            elif how == "a link to itself":
-                path.symlink_to(path.name)
-
-        return change
-
-    yield Case("go on: unharmed", argv, fails=False)
-    for file in files:
-        valid = (state / file).read_bytes()
-        if not valid:
-            continue
-        for index in range(8):
-            what, data = mutated(valid, f"{file} {index}")
-            yield Case(f"go on: {file}: {index}: {what}", argv, put(file, data), (state.name, "checkpoint", file.name))
-        for how in ("missing", "a folder", "a fifo", "a link to itself"):
-            yield Case(f"go on: {file} is {how}", argv, put(file, None, how), (state.name, "checkpoint", file.name))
-    lines = _lines(state / "journal.jsonl")
-    for name, data in [*_headers(lines)][::4]:
-        yield Case(f"go on: {name}", argv, put(Path("journal.jsonl"), data), (state.name, "journal"))
-    for name, data in [*_worst(lines)][::3]:
-        yield Case(f"go on: {name}", argv, put(Path("journal.jsonl"), data), (state.name, "journal"))
+VERBS = {"runs": RUNS, "sync": SYNC, "reap": REAP, "discard": DISCARD, "json": JSON}
+ODD = ("a folder", "a fifo", "a link to itself", "a broken link", "a link outside", "missing")
 
 
-def cases(finished: Path) -> Iterator[Case]:
-    lines = _lines(_journal(finished / "repo"))
-    headers, worst = [*_headers(lines)], [*_worst(lines)]
-    forged = [*_forged(lines, "journal", 70)]
-    commands = {"runs": RUNS, "sync": SYNC, "reap": REAP, "discard": DISCARD, "json": JSON}
-    for index, (name, data) in enumerate(headers):
-        for verb in ("sync",) if index % 3 else ("sync", "runs"):
-            yield Case(f"{verb}, pulled: {name}", commands[verb], _put(_pulled, data), NAMES)
+def _from_headers(lines: list[Any]) -> Iterator[Case]:
+    for index, (name, data) in enumerate(_headers(lines)):
+        yield Case(f"sync, pulled: {name}", SYNC, _put(_pulled, data), NAMES)
+        if index % 3 == 0:
+            yield Case(f"runs, pulled: {name}", RUNS, _put(_pulled, data), NAMES)
         if index % 2 == 0:
             yield Case(f"discard: {name}", DISCARD, _put(_at_work, data), NAMES)
         if index % 5 == 0:
             yield Case(f"runs: {name}", RUNS, _put(_archived, data), NAMES)
-    for index, (name, data) in enumerate([*worst, *forged]):
+
+
+def _from_lines(journals: list[tuple[str, bytes]]) -> Iterator[Case]:
+    for index, (name, data) in enumerate(journals):
         yield Case(f"sync: {name}", SYNC, _put(_archived, data), NAMES)
         if index % 2 == 0:
             yield Case(f"runs: {name}", RUNS, _put(_archived, data), NAMES)
@@ -243,21 +326,60 @@ def cases(finished: Path) -> Iterator[Case]:
             yield Case(f"reap: {name}", REAP, _put(_at_work, data), NAMES)
         if index % 9 == 0:
             yield Case(f"a stage starts: {name}", COMMANDS["sample"], _put(_at_work, data), NAMES)
+
+
+def _from_cursors() -> Iterator[Case]:
     for name, data in _cursors():
-        change = lambda repo, data=data: (_journal(repo).parent / "shipped.json").write_bytes(data)  # noqa: E731
+
+        def change(repo: Path, data: bytes = data) -> None:
+            (_journal(repo).parent / "shipped.json").write_bytes(data)
+
         yield Case(f"sync: shipped.json: {name}", SYNC, change, NAMES)
         yield Case(f"runs: shipped.json: {name}", JSON, change, NAMES)
-    for file in ("journal.jsonl", "shipped.json", "ship.lock", "lock", "exited", "artifacts"):
-        for how in ("a folder", "a fifo", "a link to itself", "a broken link", "a link outside", "missing"):
-            for verb in ("sync", "runs", "reap"):
-                if (len(file) + len(how) + len(verb)) % 2 == 0:
-                    yield Case(f"{verb}: {file} is {how}", commands[verb], lambda repo, file=file, how=how: _odd(repo, file, how), NAMES)
-    for place in ("state", "journals"):
-        for verb, argv in commands.items():
-            yield Case(f"{verb}: a linked folder in {place}", argv, lambda repo, place=place: _linked_folder(repo, "train-linked", place))
-    for index in range(25):
-        what, data = mutated(_text(lines), f"journal {index}")
+
+
+def _from_files() -> Iterator[Case]:
+    files = ("journal.jsonl", "shipped.json", "ship.lock", "lock", "exited", "artifacts")
+    for index, (file, how) in enumerate(product(files, ODD)):
+        for verb in ("sync", "reap") if index % 2 else ("runs",):
+            change = partial(_odd, file=file, how=how)
+            yield Case(f"{verb}: {file} is {how}", VERBS[verb], change, NAMES)
+    for place, verb in product(("state", "journals"), VERBS):
+        change = partial(_linked_folder, name="train-linked", place=place)
+        yield Case(f"{verb}: a linked folder in {place}", VERBS[verb], change)
+
+
+def cases(finished: Path) -> Iterator[Case]:
+    lines = _lines(_journal(finished / "repo"))
+    forged = [*_forged(lines, "journal", 75)]
+    lines = [line for line in lines if "model" not in line]
+    damaged = [mutated(_text(lines), f"journal {index}") for index in range(25)]
+    yield from _from_headers(lines)
+    yield from _from_lines([*_worst(lines), *forged])
+    yield from _from_cursors()
+    yield from _from_files()
+    for index, (what, data) in enumerate(damaged):
         yield Case(f"sync: {index}: {what}", SYNC, _put(_archived, data), NAMES)
+
+
+def _going_on(killed: Path) -> Iterator[Case]:
+    """A training that goes on with what a kill left."""
+    (state,) = (killed / "repo/.lossbook/state").glob("train-*")
+    for file in sorted(p.relative_to(state) for p in state.rglob("*") if p.is_file()):
+        valid = (state / file).read_bytes()
+        names = (state.name, "checkpoint", file.name)
+        for index in range(8 if valid else 0):
+            what, data = mutated(valid, f"{file} {index}")
+            change = swapped(f".lossbook/state/{state.name}/{file}", data)
+            yield Case(f"go on: {file}: {index}: {what}", COMMANDS["train"], change, names)
+        for odd in ("missing", "a folder", "a fifo", "a link to itself"):
+            change = swapped(f".lossbook/state/{state.name}/{file}", None, odd)
+            yield Case(f"go on: {file} is {odd}", COMMANDS["train"], change, names)
+    lines = _lines(state / "journal.jsonl")
+    for name, data in [*[*_headers(lines)][::4], *[*_worst(lines)][::3]]:
+        change = swapped(f".lossbook/state/{state.name}/journal.jsonl", data)
+        yield Case(f"go on: {name}", COMMANDS["train"], change, (state.name, "journal"))
+    yield Case("go on: unharmed", COMMANDS["train"], fails=False)
 
 
 @pytest.fixture(scope="session")
@@ -270,14 +392,27 @@ def killed(arena: Arena, finished: Path, tmp_path_factory: pytest.TempPathFactor
         shutil.rmtree(repo / folder)
     command = ("tests.malformed.programs:train_killed", *COMMANDS["train"][1:])
     environment = {"LOSSBOOK_CACHE": str(place / "cache"), "LOSSBOOK_OFFLINE": "1"}
-    ended = arena._all[0].run(command, repo, place.with_suffix(".log"), environment=environment, seconds=60)
+    ended = arena._all[0].run(
+        command, repo, place.with_suffix(".log"), environment=environment, seconds=60
+    )
     assert ended.status == -9, ended
     return place
 
 
-def test_journals(arena: Arena, finished: Path) -> None:
-    arena.check("journals", cases(finished), finished)
+@pytest.fixture(scope="session")
+def journalled(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `finished`, with the journals of a training and of what was sampled from it."""
+    place = tmp_path_factory.mktemp("journalled") / "place"
+    shutil.copytree(finished, place, symlinks=True)
+    for path in (place / "repo/.lossbook/journals").iterdir():
+        if not path.name.startswith(("train-", "sample-")):
+            shutil.rmtree(path)
+    return place
+
+
+def test_journals(arena: Arena, journalled: Path) -> None:
+    arena.check("journals", cases(journalled), journalled)
 
 
 def test_state(arena: Arena, killed: Path) -> None:
-    arena.check("state", _killed_cases(killed), killed)
+    arena.check("state", _going_on(killed), killed)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.malformed.conftest import COMMANDS, Arena, Case
+from tests.helpers.arena import COMMANDS, Arena, Case
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -42,55 +42,63 @@ TEXTS = {
 }  # fmt: skip
 
 
-def _reports(repo: Path, file: str, change: Callable[[Any], object]) -> None:
-    path = repo / "reports" / file
-    value = json.loads(path.read_text())
-    change(value)
-    path.write_text(json.dumps(value))
+def _corpus(value: Any, text: str) -> None:
+    value["corpus"] = value["source"] = text
+    value["skipped"] = {text: 3}
+    for excerpt in value["statistics"]["excerpts"]:
+        excerpt.update(source=text, title=text, text=text)
+
+
+def _split(value: Any, text: str) -> None:
+    value["corpus"] = text
+    for token in value["statistics"]["most_common"]:
+        token["text"] = text
+
+
+def _baseline(value: Any, text: str) -> None:
+    for completion in value["completions"]:
+        completion["completion"] = text
+
+
+def _unavailable(value: Any, text: str) -> None:
+    value.update(status="unavailable", reason=text)
+
+
+def _samples(value: Any, text: str) -> None:
+    for sample in value["samples"]:
+        sample.update(completion=text, prompt=text, longest_copy=text, copies=[])
+
+
+def _evaluation(value: Any, text: str) -> None:
+    for completions in value["completions"].values():
+        for completion in completions:
+            completion["completion"] = text
+
+
+def _run(value: Any, text: str) -> None:
+    value["name"] = value["experiment"] = text
+
+
+PLACES: dict[str, tuple[str, Callable[[Any, str], None]]] = {
+    "corpus": ("corpus.json", _corpus),
+    "split": ("split.json", _split),
+    "baseline": ("baselines/124M.json", _baseline),
+    "unavailable": ("baselines/124M.json", _unavailable),
+    "samples": ("sampling_grid.json", _samples),
+    "evaluation": ("evaluate.json", _evaluation),
+    "run": ("train_run.json", _run),
+}
 
 
 def _into(place: str, text: str) -> Callable[[Path], None]:
-    def corpus(value: Any) -> None:
-        value["corpus"] = value["source"] = text
-        value["skipped"] = {text: 3}
-        for excerpt in value["statistics"]["excerpts"]:
-            excerpt.update(source=text, title=text, text=text)
+    def change(repo: Path) -> None:
+        file, put = PLACES[place]
+        path = repo / "reports" / file
+        value = json.loads(path.read_text())
+        put(value, text)
+        path.write_text(json.dumps(value))
 
-    def split(value: Any) -> None:
-        value["corpus"] = text
-        for token in value["statistics"]["most_common"]:
-            token["text"] = text
-
-    def baseline(value: Any) -> None:
-        for completion in value["completions"]:
-            completion["completion"] = text
-
-    def unavailable(value: Any) -> None:
-        value.update(status="unavailable", reason=text)
-
-    def samples(value: Any) -> None:
-        for sample in value["samples"]:
-            sample.update(completion=text, prompt=text, longest_copy=text, copies=[])
-
-    def evaluation(value: Any) -> None:
-        for completions in value["completions"].values():
-            for completion in completions:
-                completion["completion"] = text
-
-    def run(value: Any) -> None:
-        value["name"] = text
-        value["experiment"] = text
-
-    files: dict[str, tuple[str, Callable[[Any], None]]] = {
-        "corpus": ("corpus.json", corpus),
-        "split": ("split.json", split),
-        "baseline": ("baselines/124M.json", baseline),
-        "unavailable": ("baselines/124M.json", unavailable),
-        "samples": ("sampling_grid.json", samples),
-        "evaluation": ("evaluate.json", evaluation),
-        "run": ("train_run.json", run),
-    }
-    return lambda repo: _reports(repo, *files[place])
+    return change
 
 
 def _in_params(text: str) -> Callable[[Path], None]:
@@ -114,12 +122,16 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.scripts += tag == "script"
-        if tag in ("iframe", "object", "embed", "base", "form", "link", "meta") and tag not in ("meta",):
+        if tag in ("iframe", "object", "embed", "base", "form", "link", "meta") and tag not in (
+            "meta",
+        ):
             self.faults.append(f"the page has <{tag}>")
         for name, value in attrs:
             if name.startswith("on"):
                 self.faults.append(f"the page has {name}=")
-            if name in ("href", "src") and not (value or "").startswith(("#", "data:", "https://", "comparison", "sweep")):
+            if name in ("href", "src") and not (value or "").startswith(
+                ("#", "data:", "https://", "comparison", "sweep")
+            ):
                 self.faults.append(f"the page has {name}={value!r}")
             if (value or "").startswith("https://example.org"):
                 self.faults.append(f"the page has {name}={value!r}")
@@ -132,7 +144,11 @@ def _look(repo: Path) -> Iterator[str]:
     reader = Reader()
     reader.feed(text)
     yield from dict.fromkeys(reader.faults)
-    if "49" in text and "{{ 7 * 7 }}" in (repo / "params.yaml").read_text() and "{{ 7 * 7 }}" not in text:
+    if (
+        "49" in text
+        and "{{ 7 * 7 }}" in (repo / "params.yaml").read_text()
+        and "{{ 7 * 7 }}" not in text
+    ):
         yield "the page computes its text"
     if odd := {c for c in text if ord(c) < 32 and c not in "\n\t\r"}:
         yield f"the page holds {sorted(odd)!r}"
@@ -145,7 +161,7 @@ def _look(repo: Path) -> Iterator[str]:
 
 def cases() -> Iterator[Case]:
     for label, text in TEXTS.items():
-        for place in ("corpus", "split", "baseline", "unavailable", "samples", "evaluation", "run"):
+        for place in PLACES:
             name = f"{place}: {label}"
             yield Case(name, COMMANDS["compare"], _into(place, text), after=_look)
         if text:

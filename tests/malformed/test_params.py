@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from pipeline.cli import COMMANDS as SUBCOMMANDS
 from pipeline.params import Params
+from tests.helpers.arena import COMMANDS, Arena, Case
 from tests.helpers.malformed import VALUES, dotted, dump, json_mutations, places, replaced
-from tests.malformed.conftest import COMMANDS, Arena, Case
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -76,12 +77,13 @@ WORST = {
     "anchor in itself": "train: &a {epochs: *a}\n",
     "anchor list in itself": "gpt2: {sizes: &a [*a]}\n",
     "nested anchors": "a: &a [x,x,x,x,x,x,x,x,x]\n"
-    + "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi")),
+    + "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefghi")),
     "nested anchors as prompts": "x: &a [p,p,p,p,p,p,p,p,p]\n"
-    + "".join(f"x{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi"))
+    + "".join(f"x{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefghi"))
     + "sample: {prompts: *i}\n",
     "nested anchors as maps": "a: &a {k: v}\n"
-    + "".join(f"{b}: &{b} {{p: *{a}, q: *{a}, r: *{a}, s: *{a}}}\n" for a, b in zip("abcdefghijklmno", "bcdefghijklmnop")),
+    + "".join(f"{b}: &{b} {{p: *{a}, q: *{a}, r: *{a}, s: *{a}}}\n" for a,
+    b in pairwise("abcdefghijklmnop")),
     "deep block": "".join(f"{' ' * i}a:\n" for i in range(1500)),
     "deep flow": "train: " + "[" * 5000 + "]" * 5000,
     "deep flow maps": "train: " + "{a: " * 3000 + "1" + "}" * 3000,
@@ -152,10 +154,27 @@ def cases() -> Iterator[Case]:
     runs = [("loads", LOADS)] + ([("check", COMMANDS["check"])] if "check" in SUBCOMMANDS else [])
     for by, argv in runs:
         for name, data, names in _texts():
-            yield Case(f"{by}: {name}", argv, lambda repo, data=data: (repo / "params.yaml").write_bytes(data), names)
+            yield Case(
+                f"{by}: {name}",
+                argv,
+                lambda repo, data=data: (repo / "params.yaml").write_bytes(data),
+                names,
+            )
         for name, change in _odd_files():
-            yield Case(f"{by}: {name}", argv, lambda repo, change=change: change(repo / "params.yaml"), ("params.yaml",), fails=True)
-    for name in ("sizes with a command", "nested anchors", "deep flow", "long number", "control characters"):
+            yield Case(
+                f"{by}: {name}",
+                argv,
+                lambda repo, change=change: change(repo / "params.yaml"),
+                ("params.yaml",),
+                fails=True,
+            )
+    for name in (
+        "sizes with a command",
+        "nested anchors",
+        "deep flow",
+        "long number",
+        "control characters",
+    ):
         yield Case(
             f"in an experiment: {name}",
             COMMANDS["prepare"],

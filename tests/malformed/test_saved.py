@@ -7,15 +7,15 @@ import json
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.helpers.arena import COMMANDS, ODD, Arena, Case, swapped
 from tests.helpers.malformed import dump, json_mutations, mutated
-from tests.malformed.conftest import COMMANDS, Arena, Case
-from tests.malformed.test_reports import ODD, swapped
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -117,7 +117,10 @@ def _moments(valid: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
         "an empty dict": {},
         "no groups": {"state": valid["state"], "param_groups": []},
         "groups of text": {"state": valid["state"], "param_groups": "groups"},
-        "a group more": {**valid, "param_groups": [*valid["param_groups"], valid["param_groups"][0]]},
+        "a group more": {
+            **valid,
+            "param_groups": [*valid["param_groups"], valid["param_groups"][0]],
+        },
         "no state": {**valid, "state": {}},
         "state is a list": {**valid, "state": [1]},
         "state is None": {**valid, "state": None},
@@ -155,13 +158,28 @@ def _moments(valid: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
         "step is None": {"step": None},
         "an unknown key": {"surprise\x1b[31m": torch.zeros(2)},
     }.items():
-        yield f"moment: {name}", saved({**valid, "state": {**valid["state"], 0: {**entry, **change}}})
+        yield (
+            f"moment: {name}",
+            saved({**valid, "state": {**valid["state"], 0: {**entry, **change}}}),
+        )
     for key in entry:
         less = {k: v for k, v in entry.items() if k != key}
         yield f"moment: without {key}", saved({**valid, "state": {**valid["state"], 0: less}})
     yield "moment: none", saved({**valid, "state": {**valid["state"], 0: {}}})
     yield "moment: a list", saved({**valid, "state": {**valid["state"], 0: [1]}})
-    for key, value in {"lr": "fast", "betas": None, "eps": float("nan"), "weight_decay": [1], "fused": "yes", "params": [0], "amsgrad": True, "maximize": True, "capturable": True, "foreach": 7, "step": 1}.items():
+    for key, value in {
+        "lr": "fast",
+        "betas": None,
+        "eps": float("nan"),
+        "weight_decay": [1],
+        "fused": "yes",
+        "params": [0],
+        "amsgrad": True,
+        "maximize": True,
+        "capturable": True,
+        "foreach": 7,
+        "step": 1,
+    }.items():
         groups = [{**valid["param_groups"][0], key: value}, *valid["param_groups"][1:]]
         yield f"group: {key} is {value!r}", saved({**valid, "param_groups": groups})
 
@@ -189,48 +207,89 @@ def _both(*changes: Any) -> Callable[[Path], None]:
     return change
 
 
-def cases(finished: Path) -> Iterator[Case]:
-    folder = finished / "repo" / MODEL
-    model = {k: v.clone() for k, v in torch.load(folder / "model.pth", weights_only=True).items()}
-    optimizer = torch.load(folder / "optimizer.pth", weights_only=True)
-    config = json.loads((folder / "config.json").read_text())
-    start = _into(START)
-    for name, data in _weights(model):
-        put = swapped(f"{MODEL}/model.pth", data)
-        yield Case(f"generate: model.pth: {name}", GENERATE, put, ("model.pth",), shows_text=True)
+OTHER_TYPES = ("nan", "int64", "sparse", "meta", "expanded", "float64", "a parameter", "float16")
+
+
+def _in_model(data: bytes, file: str = "model.pth") -> Callable[[Path], None]:
+    return swapped(f"{MODEL}/{file}", data)
+
+
+def _in_start(data: bytes | None, file: str, odd: str = "") -> Callable[[Path], None]:
+    """In the folder that a training begins with."""
+    return _both(_into(START), swapped(f"{START}/{file}", data, odd))
+
+
+def _generate(name: str, change: Callable[[Path], None], **more: Any) -> Case:
+    names = more.pop("names", ("config.json", "model.pth"))
+    return Case(f"generate: {name}", GENERATE, change, names, shows_text=True, **more)
+
+
+def _train(name: str, change: Callable[[Path], None], *names: str) -> Case:
+    return Case(f"train: {name}", COMMANDS["train"], change, (*names, "loss"))
+
+
+def _evaluate(name: str, change: Callable[[Path], None], *names: str) -> Case:
+    return Case(f"evaluate: {name}", COMMANDS["evaluate"], change, names)
+
+
+def _with_weights(folder: Path) -> Iterator[Case]:
+    model = torch.load(folder / "model.pth", weights_only=True)
+    for name, data in _weights({k: v.clone() for k, v in model.items()}):
+        yield _generate(f"model.pth: {name}", _in_model(data), names=("model.pth",))
         if "is " in name or name in ("a list", "a number", "None"):
-            put = swapped(f"{MODEL}/best.pth", data)
-            yield Case(f"evaluate: best.pth: {name}", COMMANDS["evaluate"], put, ("best.pth",))
-        if name.endswith(("nan", "int64", "sparse", "meta", "expanded", "float64", "a parameter", "float16")):
-            both = _both(start, swapped(f"{START}/model.pth", data))
-            yield Case(f"train: model.pth: {name}", COMMANDS["train"], both, ("model.pth", "loss"))
-    for name, data in _moments(optimizer):
-        both = _both(start, swapped(f"{START}/optimizer.pth", data))
-        yield Case(f"train: optimizer.pth: {name}", COMMANDS["train"], both, ("optimizer.pth", "loss"))
-    for name, text in json_mutations(config, "config.json", 40):
-        put = swapped(f"{MODEL}/config.json", text.encode("utf-8", "surrogatepass"))
-        yield Case(f"generate: config.json: {name}", GENERATE, put, ("config.json", "model.pth"), shows_text=True)
-    for key in ("n_layer", "n_embd", "n_head", "context_length", "vocab_size"):
-        for size in (0, -1, 10**9, 2**63, 1.5, True, "12"):
-            put = swapped(f"{MODEL}/config.json", dump({**config, key: size}).encode())
-            yield Case(f"generate: config.json: {key} {size!r}", GENERATE, put, ("config.json", "model.pth"), shows_text=True, fails=True)
-    for file, argv in (("model.pth", GENERATE), ("best.pth", COMMANDS["evaluate"]), ("model.pth", EXPORT)):
-        for index in range(10):
-            what, data = mutated((folder / file).read_bytes(), f"{file} {argv[1]} {index}")
-            yield Case(f"{argv[1]}: {file}: {index}: {what}", argv, swapped(f"{MODEL}/{file}", data), (file,), shows_text=True)
+            yield _evaluate(f"best.pth: {name}", _in_model(data, "best.pth"), "best.pth")
+        if name.endswith(OTHER_TYPES):
+            yield _train(f"model.pth: {name}", _in_start(data, "model.pth"), "model.pth")
+    for index in range(10):
+        what, data = mutated((folder / "model.pth").read_bytes(), f"model {index}")
+        yield _generate(f"model.pth: {index}: {what}", _in_model(data))
+        yield Case(f"export: model.pth: {index}: {what}", EXPORT, _in_model(data), ("model.pth",))
+        what, data = mutated((folder / "best.pth").read_bytes(), f"best {index}")
+        yield _evaluate(f"best.pth: {index}: {what}", _in_model(data, "best.pth"), "best.pth")
+
+
+def _with_moments(folder: Path) -> Iterator[Case]:
+    file = "optimizer.pth"
+    for name, data in _moments(torch.load(folder / file, weights_only=True)):
+        yield _train(f"{file}: {name}", _in_start(data, file), file)
     for index in range(12):
-        what, data = mutated((folder / "optimizer.pth").read_bytes(), f"optimizer {index}")
-        both = _both(start, swapped(f"{START}/optimizer.pth", data))
-        yield Case(f"train: optimizer.pth: {index}: {what}", COMMANDS["train"], both, ("optimizer.pth", "loss"))
+        what, data = mutated((folder / file).read_bytes(), f"optimizer {index}")
+        yield _train(f"{file}: {index}: {what}", _in_start(data, file), file)
+
+
+def _with_settings(folder: Path) -> Iterator[Case]:
+    config = json.loads((folder / "config.json").read_text())
+    for name, text in json_mutations(config, "config.json", 40):
+        data = text.encode("utf-8", "surrogatepass")
+        yield _generate(f"config.json: {name}", _in_model(data, "config.json"))
+    keys = ("n_layer", "n_embd", "n_head", "context_length", "vocab_size")
+    for key, size in product(keys, (0, -1, 10**9, 2**63, 1.5, True, "12")):
+        change = _in_model(dump({**config, key: size}).encode(), "config.json")
+        yield _generate(f"config.json: {key} {size!r}", change, fails=True)
+    start = json.loads((folder / "start.json").read_text())
+    for name, text in json_mutations(start, "start.json", 20):
+        change = _in_model(text.encode("utf-8", "surrogatepass"), "start.json")
+        yield _evaluate(f"start.json: {name}", change, "start.json", "init_from")
+
+
+def _with_odd_files() -> Iterator[Case]:
     for odd in ODD:
         for file in ("model.pth", "config.json"):
-            yield Case(f"generate: {file} is {odd}", GENERATE, swapped(f"{MODEL}/{file}", None, odd), (file,), fails=True)
-        yield Case(f"evaluate: best.pth is {odd}", COMMANDS["evaluate"], swapped(f"{MODEL}/best.pth", None, odd), ("best.pth",), fails=True)
-        yield Case(f"train: optimizer.pth is {odd}", COMMANDS["train"], _both(start, swapped(f"{START}/optimizer.pth", None, odd)), ("optimizer.pth",))
-    if (folder / "start.json").exists():
-        for name, text in json_mutations(json.loads((folder / "start.json").read_text()), "start.json", 20):
-            put = swapped(f"{MODEL}/start.json", text.encode("utf-8", "surrogatepass"))
-            yield Case(f"evaluate: start.json: {name}", COMMANDS["evaluate"], put, ("start.json", "init_from"))
+            change = swapped(f"{MODEL}/{file}", None, odd)
+            yield _generate(f"{file} is {odd}", change, names=(file,), fails=True)
+        change = swapped(f"{MODEL}/best.pth", None, odd)
+        yield _evaluate(f"best.pth is {odd}", change, "best.pth")
+        yield _train(
+            f"optimizer.pth is {odd}", _in_start(None, "optimizer.pth", odd), "optimizer.pth"
+        )
+
+
+def cases(finished: Path) -> Iterator[Case]:
+    folder = finished / "repo" / MODEL
+    yield from _with_weights(folder)
+    yield from _with_moments(folder)
+    yield from _with_settings(folder)
+    yield from _with_odd_files()
 
 
 def test_saved(arena: Arena, finished: Path) -> None:

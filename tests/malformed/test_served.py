@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.malformed import VALUES, Raw, dump, json_mutations
-from tests.malformed.conftest import COMMANDS, Arena, Case
+from tests.helpers.arena import COMMANDS, Arena, Case
+from tests.helpers.malformed import Raw, dump, json_mutations
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PARAMS = {"temperature": 0.7, "top_k": 3, "max_new_tokens": 2, "seed": 1}
 VALID: dict[str, Any] = {"inputs": [{"prompt": "The"}], "params": PARAMS}
-NUMBERS = (0, -1, 1.5, 10**9, 10**12, 2**31, 2**62, 2**63, 10**30, -(2**63), 1e308, -1e308, 5e-324, Raw("NaN"), Raw("Infinity"), Raw("-Infinity"), Raw("1e999"), Raw("9" * 5000), True, None, "1", "x", [], {}, [1])  # fmt: skip
+NUMBERS = (0, -1, 1.5, 10**9, 10**12, 2**31, 2**62, 2**63, 10**30, -(2**63), 1e308, -1e308, 5e-324,
+    Raw("NaN"), Raw("Infinity"), Raw("-Infinity"), Raw("1e999"), Raw("9" * 5000), True, None, "1",
+    "x", [], {}, [1])  # fmt: skip
 BODIES: dict[str, bytes] = {
     "empty": b"",
     "not JSON": b"surprise",
@@ -33,10 +35,18 @@ BODIES: dict[str, bytes] = {
     "deep": b"[" * 100_000,
     "deep inputs": b'{"inputs": ' + b"[" * 900 + b"]" * 900 + b"}",
     "5000 digits": b'{"inputs": [{"prompt": ' + b"9" * 5000 + b"}]}",
-    "a thousand prompts": json.dumps({"inputs": [{"prompt": "a"}] * 1000, "params": {"max_new_tokens": 1}}).encode(),
-    "a long prompt": json.dumps({"inputs": [{"prompt": "word " * 100_000}], "params": {"max_new_tokens": 1}}).encode(),
-    "no spaces": json.dumps({"inputs": [{"prompt": "a" * 1_000_000}], "params": {"max_new_tokens": 1}}).encode(),
-    "spaces": json.dumps({"inputs": [{"prompt": " " * 300_000}], "params": {"max_new_tokens": 1}}).encode(),
+    "a thousand prompts": json.dumps(
+        {"inputs": [{"prompt": "a"}] * 1000, "params": {"max_new_tokens": 1}}
+    ).encode(),
+    "a long prompt": json.dumps(
+        {"inputs": [{"prompt": "word " * 100_000}], "params": {"max_new_tokens": 1}}
+    ).encode(),
+    "no spaces": json.dumps(
+        {"inputs": [{"prompt": "a" * 1_000_000}], "params": {"max_new_tokens": 1}}
+    ).encode(),
+    "spaces": json.dumps(
+        {"inputs": [{"prompt": " " * 300_000}], "params": {"max_new_tokens": 1}}
+    ).encode(),
     "no prompts": b'{"inputs": []}',
     "prompt empty": b'{"inputs": [{"prompt": ""}]}',
     "prompt null": b'{"inputs": [{"prompt": null}]}',
@@ -75,14 +85,37 @@ def _requests() -> Iterator[tuple[str, bytes, str]]:
         yield name, body, "application/json"
     for param in PARAMS:
         for index, value in enumerate(NUMBERS):
-            yield f"{param} {index} {ascii(value)[:30]}", dump({**VALID, "params": {**PARAMS, param: value}}).encode(), "application/json"
+            yield (
+                f"{param} {index} {ascii(value)[:30]}",
+                dump({**VALID, "params": {**PARAMS, param: value}}).encode(),
+                "application/json",
+            )
     for name in ("surprise", "\x1b[31m", "", "prompt", "x" * 5000, "../x", "\ud800"):
-        yield f"unknown param {name[:20]!r}", dump({**VALID, "params": {name: 1}}).encode("utf-8", "surrogatepass"), "application/json"
+        yield (
+            f"unknown param {name[:20]!r}",
+            dump({**VALID, "params": {name: 1}}).encode("utf-8", "surrogatepass"),
+            "application/json",
+        )
     for name, text in json_mutations(VALID, "request", 40):
         yield f"mutation {name}", text.encode("utf-8", "surrogatepass"), "application/json"
-    for kind in ("text/plain", "", "text/csv", "application/json; charset=latin-1", "application/json; x=y", "\x1b[31m", "x" * 5000, "application/vnd.apache.parquet"):
+    for kind in (
+        "text/plain",
+        "",
+        "text/csv",
+        "application/json; charset=latin-1",
+        "application/json; x=y",
+        "\x1b[31m",
+        "x" * 5000,
+        "application/vnd.apache.parquet",
+    ):
         yield f"content type {kind[:30]!r}", dump(VALID).encode(), kind
-    for name, body in {"no prompt": b"a,b\n1,2\n", "empty": b"", "prompt": b"prompt\nThe\n", "quote": b'prompt\n"The\n', "binary": bytes(100)}.items():
+    for name, body in {
+        "no prompt": b"a,b\n1,2\n",
+        "empty": b"",
+        "prompt": b"prompt\nThe\n",
+        "quote": b'prompt\n"The\n',
+        "binary": bytes(100),
+    }.items():
         yield f"csv: {name}", body, "text/csv"
 
 
@@ -106,7 +139,14 @@ def published(arena: Arena, finished: Path, tmp_path_factory: pytest.TempPathFac
         path = repo / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     environment = {"LOSSBOOK_CACHE": str(place / "cache"), "LOSSBOOK_OFFLINE": ""}
-    ended = arena._all[0].run(COMMANDS["train"], repo, place.with_suffix(".log"), environment=environment, seconds=200, memory=8 << 30)
+    ended = arena._all[0].run(
+        COMMANDS["train"],
+        repo,
+        place.with_suffix(".log"),
+        environment=environment,
+        seconds=200,
+        memory=8 << 30,
+    )
     assert ended.status == 0, ended
     (found,) = (repo / "mlartifacts").rglob("MLmodel")
     return found.parent

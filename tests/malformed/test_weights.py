@@ -6,15 +6,15 @@ import json
 import shutil
 import struct
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.helpers import zygote
+from tests.helpers.arena import ODD, Arena, Case, swapped
 from tests.helpers.malformed import dump, json_mutations, mutated
-from tests.malformed.conftest import COMMANDS, Arena, Case
-from tests.malformed.test_reports import ODD, swapped
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -33,7 +33,14 @@ def _safetensors(data: bytes) -> Iterator[tuple[str, bytes]]:
 
     name = next(key for key in header if key != "__metadata__")
     entry = header[name]
-    for label, length in {"0": 0, "1": 1, "too long": len(data) * 2, "2^63": 2**63, "2^64 - 1": 2**64 - 1, "10^8": 10**8}.items():
+    for label, length in {
+        "0": 0,
+        "1": 1,
+        "too long": len(data) * 2,
+        "2^63": 2**63,
+        "2^64 - 1": 2**64 - 1,
+        "10^8": 10**8,
+    }.items():
         yield f"a header's length of {label}", struct.pack("<Q", length) + data[8:]
     for label, change in {
         "dtype of numbers": {"dtype": 5},
@@ -92,48 +99,76 @@ def _in(folder: str, *changes: Any) -> Callable[[Path], None]:
     return change
 
 
-def cases(template: Path) -> Iterator[Case]:
-    huggingface, openai = template / "repo/gpt2/124M", template / "repo/openai/124M"
-    weights = (huggingface / "model.safetensors").read_bytes()
-    config = json.loads((huggingface / "config.json").read_text())
-    safetensors = [*_safetensors(weights)]
-    safetensors += [(f"{i}: {w}", d) for i in range(20) for w, d in [mutated(weights, f"safetensors {i}")]]
-    for index, (name, data) in enumerate(safetensors):
+GENERATE = ("lossbook", "generate", "--model", "gpt2-124M", "--max-new-tokens", "2", "The")
+
+
+def _huggingface(folder: Path) -> Iterator[Case]:
+    weights = (folder / "model.safetensors").read_bytes()
+    damaged = [mutated(weights, f"safetensors {index}") for index in range(20)]
+    lies = [*_safetensors(weights), *((f"{i}: {what}", d) for i, (what, d) in enumerate(damaged))]
+    for index, (name, data) in enumerate(lies):
         put = _in("gpt2", swapped("gpt2/124M/model.safetensors", data))
-        for verb, argv in {"read": READ, "fetch": FETCH}.items():
-            if verb == "read" or index % 3 == 0:
-                yield Case(f"{verb}: model.safetensors: {name}", argv, put, ("model.safetensors", "124M"))
+        names = ("model.safetensors", "124M")
+        yield Case(f"read: model.safetensors: {name}", READ, put, names)
+        if index % 3 == 0:
+            yield Case(f"fetch: model.safetensors: {name}", FETCH, put, names)
+    config = json.loads((folder / "config.json").read_text())
     for name, text in json_mutations(config, "config.json of GPT-2", 25):
-        put = _in("gpt2", swapped("gpt2/124M/config.json", text.encode("utf-8", "surrogatepass")))
+        data = text.encode("utf-8", "surrogatepass")
+        put = _in("gpt2", swapped("gpt2/124M/config.json", data))
         yield Case(f"read: config.json: {name}", READ, put, ("config.json", "model.safetensors"))
-    hparams = json.loads((openai / "hparams.json").read_text())
+
+
+def _openai(folder: Path) -> Iterator[Case]:
+    hparams = json.loads((folder / "hparams.json").read_text())
     for name, text in _hparams(hparams):
-        put = _in("openai", swapped("openai/124M/hparams.json", text.encode("utf-8", "surrogatepass")))
-        yield Case(f"read: hparams.json: {name}", READ, put, ("hparams.json", "model.ckpt", "model/"))
-    for path in sorted(openai.iterdir()):
-        for index in range(8):
-            what, data = mutated(path.read_bytes(), f"{path.name} {index}")
-            put = _in("openai", swapped(f"openai/124M/{path.name}", data))
-            verb, argv = ("read", READ) if index % 2 else ("fetch", FETCH)
-            yield Case(f"{verb}: {path.name}: {index}: {what}", argv, put, ("openai/124M", "124M", "model"))
-        for odd in ODD:
-            put = _in("openai", swapped(f"openai/124M/{path.name}", None, odd))
-            yield Case(f"fetch: {path.name} is {odd}", FETCH, put, ("124M",))
-            if odd in ("a fifo", "missing"):
-                yield Case(f"read: {path.name} is {odd}", READ, put, (path.name, "model.ckpt", "gpt2.source"))
-    for folder, name in (("gpt2", "model.safetensors"), ("gpt2", "config.json"), ("openai", "hparams.json")):
-        for odd in ODD:
-            put = _in(folder, swapped(f"{folder}/124M/{name}", None, odd))
-            yield Case(f"generate: {folder}: {name} is {odd}", ("lossbook", "generate", "--model", "gpt2-124M", "--max-new-tokens", "2", "The"), put, (name, "gpt2.source"), shows_text=True, fails=True)
-    yield Case("generate: unharmed", ("lossbook", "generate", "--model", "gpt2-124M", "--max-new-tokens", "2", "The"), _in("openai"), shows_text=True, fails=False)
-    yield Case("baseline: unharmed", COMMANDS["baseline"], _in("openai"), fails=None)
+        data = text.encode("utf-8", "surrogatepass")
+        put = _in("openai", swapped("openai/124M/hparams.json", data))
+        names = ("hparams.json", "model.ckpt", "model/")
+        yield Case(f"read: hparams.json: {name}", READ, put, names)
+    for path, index in product(sorted(folder.iterdir()), range(8)):
+        what, data = mutated(path.read_bytes(), f"{path.name} {index}")
+        put = _in("openai", swapped(f"openai/124M/{path.name}", data))
+        verb, argv = ("read", READ) if index % 2 else ("fetch", FETCH)
+        names = ("openai/124M", "124M", "model")
+        yield Case(f"{verb}: {path.name}: {index}: {what}", argv, put, names)
+
+
+def _odd_files(openai: Path) -> Iterator[Case]:
+    for path, odd in product(sorted(openai.iterdir()), ODD):
+        put = _in("openai", swapped(f"openai/124M/{path.name}", None, odd))
+        yield Case(f"fetch: {path.name} is {odd}", FETCH, put, ("124M",))
+        if odd in ("a fifo", "missing"):
+            names = (path.name, "model.ckpt", "gpt2.source")
+            yield Case(f"read: {path.name} is {odd}", READ, put, names)
+    files = ("gpt2/124M/model.safetensors", "gpt2/124M/config.json", "openai/124M/hparams.json")
+    for file, odd in product(files, ODD):
+        put = _in(file.partition("/")[0], swapped(file, None, odd))
+        names = (Path(file).name, "gpt2.source")
+        yield Case(f"generate: {file} is {odd}", GENERATE, put, names, shows_text=True, fails=True)
+
+
+def cases(template: Path) -> Iterator[Case]:
+    yield from _huggingface(template / "repo/gpt2/124M")
+    yield from _openai(template / "repo/openai/124M")
+    yield from _odd_files(template / "repo/openai/124M")
+    for folder in ("openai", "gpt2"):
+        name = f"generate: {folder}: unharmed"
+        yield Case(name, GENERATE, _in(folder), shows_text=True, fails=False)
 
 
 @pytest.fixture(scope="module")
 def weights_arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
     """With TensorFlow at hand."""
     folder = tmp_path_factory.mktemp("weights")
-    arena = Arena(folder, *zygote.COMMON, "tensorflow", "safetensors.torch", *zygote.STAGES, "pipeline.gpt2.tf_checkpoint")
+    arena = Arena(
+        folder,
+        *zygote.COMMON,
+        "tensorflow",
+        "safetensors.torch",
+        *zygote.STAGES,
+        "pipeline.gpt2.tf_checkpoint",
+    )
     yield arena
     arena.close()
 
@@ -143,6 +178,8 @@ def test_weights(weights_arena: Arena, plain: Path, tmp_path: Path) -> None:
     shutil.copytree(plain, template)
     for function, folder in (("write_gpt2", "gpt2/124M"), ("write_openai", "openai/124M")):
         argv = (f"tests.malformed.programs:{function}", folder)
-        ended = weights_arena._all[0].run(argv, template / "repo", tmp_path / "log", seconds=100, memory=8 * zygote.GIB)
+        ended = weights_arena._all[0].run(
+            argv, template / "repo", tmp_path / "log", seconds=100, memory=8 * zygote.GIB
+        )
         assert ended.status == 0, ended
     weights_arena.check("weights", cases(template), template)
