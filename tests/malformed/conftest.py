@@ -27,7 +27,8 @@ def finished(arena: Arena, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("finished")
     repo = place / "repo"
     (repo / ".dvc").mkdir(parents=True)
-    (repo / "params.yaml").write_text(json.dumps(PARAMS, indent=1))
+    gpt2 = {**PARAMS["gpt2"], "source": str(repo / "gpt2")}  # copies find what was recorded
+    (repo / "params.yaml").write_text(json.dumps({**PARAMS, "gpt2": gpt2}, indent=1))
     (repo / "story.txt").write_text(STORY.read_text()[:4000])
     runner = arena._all[0]
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from tests.helpers.arena import COMMANDS, Arena, Case
 from tests.helpers.malformed import Raw, dump, json_mutations
+from tests.helpers.model_server import serving
+from tests.helpers.servers import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -154,3 +158,24 @@ def published(arena: Arena, finished: Path, tmp_path_factory: pytest.TempPathFac
 
 def test_requests(arena: Arena, published: Path, plain: Path) -> None:
     arena.check("served", cases(published), plain)
+
+
+def test_a_real_server_refuses_and_lives(published: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(published)]
+    command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
+    headers = {"Content-Type": "application/json"}
+    with serving(command, published.parent, port) as url:
+        for name in ("not JSON", "torn", "prompt number", "another column", "params a list"):
+            answer = requests.post(f"{url}/invocations", BODIES[name], headers=headers, timeout=60)
+            assert answer.status_code == 400, (name, answer.text)
+            assert "Traceback" not in answer.text, (name, answer.text)
+        for param, value in (("max_new_tokens", 10**12), ("top_k", -1), ("seed", 2**80)):
+            body = dump({**VALID, "params": {**PARAMS, param: value}}).encode()
+            answer = requests.post(f"{url}/invocations", body, headers=headers, timeout=60)
+            assert answer.status_code == 400, (param, answer.text)
+            assert param in answer.json()["message"], answer.text
+        answer = requests.post(
+            f"{url}/invocations", dump(VALID).encode(), headers=headers, timeout=60
+        )
+        assert answer.status_code == 200, answer.text

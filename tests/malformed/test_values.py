@@ -120,7 +120,8 @@ def cases() -> Iterator[Case]:
                     names = (*names, "loss")
                 if stage == "split":
                     names = (*names, "split.")
-                yield Case(name, COMMANDS[stage], _set(key, given), names)
+                replaces = ("reports/identity.json",) if stage == "identify" else ()
+                yield Case(name, COMMANDS[stage], _set(key, given), names, replaces=replaces)
     generate = ("lossbook", "generate", "The")
     for key in ("sample.temperature", "sample.top_p", "sample.max_new_tokens", "sample.seed"):
         for value in VALUES["sample"][key]:
