@@ -150,7 +150,8 @@ class Zygote:
     def close(self) -> None:
         self._lines.close()
         self._socket.close()
-        self._process.wait(timeout=10)
+        self._process.kill()  # it has nothing to finish
+        self._process.wait()
 
 
 def main(descriptor: str, *modules: str) -> None:
@@ -277,6 +278,9 @@ def _be(request: dict[str, Any], outputs: Sequence[int]) -> None:
         os.setsid()
         for number, pipe in enumerate((os.open(request["stdin"], os.O_RDONLY), *outputs)):
             os.dup2(pipe, number)
+        sys.stdin = open(0, encoding="utf-8", closefd=False)
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
+        sys.stderr = open(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
         os.chdir(request["folder"].encode("latin-1"))
         os.environ.update(request["environment"])
         _mount(request["mounts"])

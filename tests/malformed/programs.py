@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from contextlib import suppress
 from pathlib import Path
 
+import pipeline
 from pipeline.params import load_params
 
 
@@ -113,7 +115,14 @@ def served(model: str, request: str, kind: str = "application/json") -> None:
     async def send(message: dict[str, object]) -> None:
         answer.append(message)
 
-    asyncio.run(app(scope, receive, send))
+    try:
+        asyncio.run(app(scope, receive, send))
+    except Exception as error:
+        ours = Path(pipeline.__file__).parent
+        frames = traceback.extract_tb(error.__traceback__)
+        if any(Path(frame.filename).is_relative_to(ours / "serving") for frame in frames):
+            raise
+        answer = [{"status": 400}]  # MLflow stumbles over the body before it reaches us
     status = answer[0]["status"]
     text = b"".join(part.get("body", b"") for part in answer[1:]).decode()
     if status == 200:
@@ -122,7 +131,8 @@ def served(model: str, request: str, kind: str = "application/json") -> None:
     with suppress(ValueError, AttributeError):
         values = json.loads(text)
         text = values.get("message", "") + values.get("stack_trace", "")
-    print(f"Error: {text}", file=sys.stderr)
+    # MLflow puts the whole input into its own messages
+    print("Error:", text if "Traceback" in text else ascii(text)[:400], file=sys.stderr)
     raise SystemExit(1 if status < 500 else 70)
 
 

@@ -123,25 +123,25 @@ def _openai(folder: Path) -> Iterator[Case]:
     hparams = json.loads((folder / "hparams.json").read_text())
     for name, text in _hparams(hparams):
         data = text.encode("utf-8", "surrogatepass")
-        put = _in("openai", swapped("openai/124M/hparams.json", data))
+        put = _in("checkpoint", swapped("checkpoint/124M/hparams.json", data))
         names = ("hparams.json", "model.ckpt", "model/")
         yield Case(f"read: hparams.json: {name}", READ, put, names)
     for path, index in product(sorted(folder.iterdir()), range(8)):
         what, data = mutated(path.read_bytes(), f"{path.name} {index}")
-        put = _in("openai", swapped(f"openai/124M/{path.name}", data))
+        put = _in("checkpoint", swapped(f"checkpoint/124M/{path.name}", data))
         verb, argv = ("read", READ) if index % 2 else ("fetch", FETCH)
-        names = ("openai/124M", "124M", "model")
+        names = ("checkpoint/124M", "124M", "model")
         yield Case(f"{verb}: {path.name}: {index}: {what}", argv, put, names)
 
 
 def _odd_files(openai: Path) -> Iterator[Case]:
     for path, odd in product(sorted(openai.iterdir()), ODD):
-        put = _in("openai", swapped(f"openai/124M/{path.name}", None, odd))
+        put = _in("checkpoint", swapped(f"checkpoint/124M/{path.name}", None, odd))
         yield Case(f"fetch: {path.name} is {odd}", FETCH, put, ("124M",))
         if odd in ("a fifo", "missing"):
             names = (path.name, "model.ckpt", "gpt2.source")
             yield Case(f"read: {path.name} is {odd}", READ, put, names)
-    files = ("gpt2/124M/model.safetensors", "gpt2/124M/config.json", "openai/124M/hparams.json")
+    files = ("gpt2/124M/model.safetensors", "gpt2/124M/config.json", "checkpoint/124M/hparams.json")
     for file, odd in product(files, ODD):
         put = _in(file.partition("/")[0], swapped(file, None, odd))
         names = (Path(file).name, "gpt2.source")
@@ -150,9 +150,9 @@ def _odd_files(openai: Path) -> Iterator[Case]:
 
 def cases(template: Path) -> Iterator[Case]:
     yield from _huggingface(template / "repo/gpt2/124M")
-    yield from _openai(template / "repo/openai/124M")
-    yield from _odd_files(template / "repo/openai/124M")
-    for folder in ("openai", "gpt2"):
+    yield from _openai(template / "repo/checkpoint/124M")
+    yield from _odd_files(template / "repo/checkpoint/124M")
+    for folder in ("checkpoint", "gpt2"):
         name = f"generate: {folder}: unharmed"
         yield Case(name, GENERATE, _in(folder), shows_text=True, fails=False)
 
@@ -176,7 +176,7 @@ def weights_arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
 def test_weights(weights_arena: Arena, plain: Path, tmp_path: Path) -> None:
     template = tmp_path / "template"
     shutil.copytree(plain, template)
-    for function, folder in (("write_gpt2", "gpt2/124M"), ("write_openai", "openai/124M")):
+    for function, folder in (("write_gpt2", "gpt2/124M"), ("write_openai", "checkpoint/124M")):
         argv = (f"tests.malformed.programs:{function}", folder)
         ended = weights_arena._all[0].run(
             argv, template / "repo", tmp_path / "log", seconds=100, memory=8 * zygote.GIB
