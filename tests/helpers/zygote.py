@@ -44,6 +44,10 @@ COMMON = (
     "pipeline.params",
     "pipeline.weights",
     "pipeline.generation.decode",
+    "pipeline.commands.generate",
+    "pipeline.commands.export",
+    "pipeline.commands.tracking",
+    "pipeline.commands.sweep",
 )
 MLFLOW = ("mlflow", "mlflow.store.tracking.sqlalchemy_store", "pipeline.tracking.mlflow.sync")
 STAGES = (
@@ -93,6 +97,7 @@ class Zygote:
             "TF_CPP_MIN_LOG_LEVEL": "3",
             "CUDA_VISIBLE_DEVICES": "",
             "PYTHONUTF8": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",  # what a full disk cuts short would stay
         }
         command = [sys.executable, "-m", "tests.helpers.zygote", str(theirs.fileno()), *modules]
         self._process = subprocess.Popen(

@@ -59,10 +59,10 @@ def train_killed(*argv: str) -> None:
 def prepare_soon() -> None:
     """The stage, with a network that is given up after a second of silence."""
     from pipeline.corpus import download
+    from pipeline.system import http
     from stages.prepare import main
 
-    if hasattr(download, "TIMEOUT"):
-        download.TIMEOUT = (1, 1)
+    download.TIMEOUT, http.ANSWER = (1, 1), 5
     main(["--corpus", "data/corpus", "--report", "reports/corpus.json"], standalone_mode=False)
 
 

@@ -117,14 +117,10 @@ class Reader(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scripts = 0
         self.faults: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.scripts += tag == "script"
-        if tag in ("iframe", "object", "embed", "base", "form", "link", "meta") and tag not in (
-            "meta",
-        ):
+        if tag in ("script", "iframe", "object", "embed", "base", "form"):
             self.faults.append(f"the page has <{tag}>")
         for name, value in attrs:
             if name.startswith("on"):
