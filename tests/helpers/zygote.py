@@ -283,9 +283,9 @@ def _be(request: dict[str, Any], outputs: Sequence[int]) -> None:
         os.setsid()
         for number, pipe in enumerate((os.open(request["stdin"], os.O_RDONLY), *outputs)):
             os.dup2(pipe, number)
-        sys.stdin = open(0, encoding="utf-8", closefd=False)
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
-        sys.stderr = open(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
+        sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+        sys.stderr = os.fdopen(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
         os.chdir(request["folder"].encode("latin-1"))
         os.environ.update(request["environment"])
         _mount(request["mounts"])
