@@ -71,7 +71,7 @@ def test_runs_again_to_the_same_bytes(place: Path) -> None:
         ("missing", "_meta.json: no such file"),
         ("cut", "00000.parquet: its SHA-256 is "),
         ("three bytes", "00000.parquet: its SHA-256 is "),
-        ("one character", "has 1 characters; give a longer text"),
+        ("one character", "has 1 character; give a longer text"),
         ("equal documents", "go whole to one split or another"),
     ],
 )
