@@ -279,6 +279,7 @@ def test_a_disk_that_takes_no_weights_is_one_line_and_the_training_goes_on_from_
         Path("params.yaml").write_text(PARAMS)
     assert failed.exit_code == 1
     line = failed.output.splitlines()[-1]
-    assert line == f"Error: {tmp_path}/file/scratch: Not a directory"
+    assert line.startswith(f"Error: {tmp_path}/file/scratch")
+    assert line.endswith(": Not a directory")
     assert done.exception is None, done.output
     assert "going on from the checkpoint of step" in done.output
