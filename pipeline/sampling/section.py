@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from sys import float_info
+from typing import TypeGuard
 
 from pipeline.pages import shading
 from pipeline.reports import SampledText, SampleReport, SettingMetrics
@@ -26,6 +28,7 @@ from pipeline.sampling.presentation import (
     top_k_name,
 )
 
+LARGEST = float_info.max
 MarkedText = Sequence[tuple[bool, str]]  # pieces of a completion: whether copied, and the text
 Texts = Mapping[str, Sequence[tuple[str, MarkedText]]]  # prompt to (settings, completion)
 
@@ -47,14 +50,20 @@ class HeatMap:
 
     @property
     def known(self) -> list[float]:
-        return [cell for line in self.cells for cell in line if cell is not None]
+        """The cells that have a finite number, by which the others are coloured."""
+        return [cell for line in self.cells for cell in line if _is_finite(cell)]
 
     def step(self, value: float | None) -> int:
         """The cell's step on the colour scale between the map's least and greatest."""
-        least, greatest = min(self.known), max(self.known)
-        if value is None or greatest == least:
+        least, greatest = min(self.known, default=0.0), max(self.known, default=0.0)
+        if not _is_finite(value) or greatest == least:
             return 0
-        return round((value - least) / (greatest - least) * (shading.STEPS - 1))
+        way, whole = (min(end - least, LARGEST) for end in (value, greatest))
+        return round(way / whole * (shading.STEPS - 1))
+
+
+def _is_finite(cell: float | None) -> TypeGuard[float]:
+    return cell is not None and math.isfinite(cell)
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,7 @@ def sampling_section(report: SampleReport) -> SamplingSection | None:
     metrics = sorted(measured(grid), key=lambda metric: metric.page_place or math.inf)
     maps = {metric: heat_map(grid, metric) for metric in metrics}
     varied = {metric: one for metric, one in maps.items() if len(set(one.known)) > 1}
-    level = [one for metric, one in maps.items() if metric not in varied]
+    level = [one for metric, one in maps.items() if metric not in varied and one.known]
     return SamplingSection(
         maps=[one for metric, one in varied.items() if metric.page_place is not None],
         more_maps=[one for metric, one in varied.items() if metric.page_place is None],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.reports import SampleReport
-from pipeline.sampling.section import marked, sampling_section
+from pipeline.sampling.section import HeatMap, marked, sampling_section
 
 TOP_KS = [1, 25, None]
 GRID = [
@@ -95,3 +95,27 @@ def test_the_longest_copied_passage_is_shown_where_there_is_one() -> None:
 
 def test_nothing_sampled_is_no_section() -> None:
     assert sampling_section(SampleReport()) is None
+
+
+def test_a_cell_that_is_no_number_colours_nothing() -> None:
+    inf, nan = float("inf"), float("nan")
+    cells = [[0.0, 1.0, inf], [-inf, nan, None]]
+    heat_map = HeatMap("copied", columns=["1", "2", "all"], lines=["0", "1"], cells=cells)
+    assert heat_map.known == [0.0, 1.0]
+    assert [heat_map.step(cell) for line in cells for cell in line][2:] == [0, 0, 0, 0]
+    assert heat_map.step(1.0) > heat_map.step(0.5) > heat_map.step(0.0) == 0
+
+
+def test_the_ends_of_the_scale_may_be_as_far_apart_as_numbers_go() -> None:
+    for low, high in ((-1.7e308, 1.7e308), (0.0, 5e-324)):
+        heat_map = HeatMap("length", columns=["1", "2"], lines=["0"], cells=[[low, high]])
+        assert heat_map.step(high) > heat_map.step(low) == 0
+
+
+def test_a_metric_without_a_number_is_left_out() -> None:
+    grid = [{**line, "length": float("inf")} for line in GRID]
+    section = sampling_section(SampleReport.model_validate({"grid": grid, "samples": []}))
+    assert section is not None
+    shown = [one.title for one in (*section.maps, *section.more_maps)]
+    assert any(title.startswith("Copying") for title in shown)
+    assert "length, tokens" not in shown
