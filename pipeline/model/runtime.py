@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -84,12 +85,14 @@ def _bf16_pays_here() -> bool:
     cpu = f"{platform.processor()} {_cpu_model()}, torch {torch.__version__}"
     path = cache_folder() / "bf16.json"
     try:
-        known = read_json(path) if path.is_file() else {}
-    except UserError:
-        known = {}
-    if cpu not in known:
+        found = read_json(path)
+    except UserError:  # none yet, or damaged
+        found = None
+    known: dict[str, Any] = found if isinstance(found, dict) else {}
+    if not isinstance(known.get(cpu), bool):
         known[cpu] = _seconds(torch.bfloat16) < _seconds(torch.float32)
-        write_json(path, known)
+        with suppress(OSError):  # a cache that cannot be written costs measuring again
+            write_json(path, known)
     return bool(known[cpu])
 
 

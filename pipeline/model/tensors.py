@@ -57,7 +57,18 @@ def checked(
     Raises:
         UserError: it is not, or is no dense tensor in the file's own memory.
     """
-    where = f"{path}: tensor {name}"
+    tensor = plain(f"{path}: tensor {name}", value, shape, dtypes, asked_by)
+    return check_finite(path, name, tensor)
+
+
+def plain(
+    where: str, value: Any, shape: Sequence[int], dtypes: Collection[torch.dtype], asked_by: str
+) -> Tensor:
+    """The tensor, contiguous: of this shape and one of `dtypes`; `where` names it in errors.
+
+    Raises:
+        UserError: it is not, or is no dense tensor in the file's own memory.
+    """
     if not isinstance(value, Tensor):
         raise UserError(f"{where} is {quoted(value, 40)}, no tensor")
     dense = value.layout == torch.strided and not (value.is_nested or value.is_quantized)
@@ -72,7 +83,7 @@ def checked(
         raise UserError(f"{where} is {str(value.dtype).removeprefix('torch.')}, not {wanted}")
     if value.nbytes > value.untyped_storage().nbytes():
         raise UserError(f"{where} repeats its numbers in place of storing them")
-    return check_finite(path, name, value.detach().contiguous())
+    return value.detach().contiguous()
 
 
 def check_finite(path: Path, name: str, tensor: Tensor) -> Tensor:

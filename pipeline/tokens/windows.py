@@ -26,6 +26,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.errors import UserError
+from pipeline.numbers import counted
 from pipeline.reports import SplitCounts
 from pipeline.system.checksums import check
 from pipeline.system.names import Name
@@ -139,7 +140,7 @@ class Windows:
         windows = cls(Tokens.open(folder), context_length)
         if not len(windows):
             raise UserError(
-                f"{folder}: {len(windows.tokens)} tokens are too few for one window of "
+                f"{folder}: {counted(len(windows.tokens), 'token')}, too few for one window of "
                 f"model.context_length {context_length}, which takes {context_length + 1}; "
                 "lower it, move split.train_fraction, or give prepare.corpus a longer text"
             )

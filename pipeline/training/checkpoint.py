@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 import torch
-from pydantic import ConfigDict, StringConstraints
+from pydantic import StringConstraints
 from torch import Tensor
 
 from pipeline.errors import UserError
@@ -70,8 +70,6 @@ class LoopState(Record):
         losses: of the last steps, by which loss spikes are known.
         observer: its own.
     """
-
-    model_config = ConfigDict(allow_inf_nan=True)
 
     history: tuple[HistoryRow, ...]
     losses: tuple[float, ...]
@@ -276,18 +274,13 @@ class _ChecksummedFile:
     def __init__(self, file: BinaryIO, is_cancelled: Callable[[], bool]) -> None:
         self._file, self._is_cancelled = file, is_cancelled
         self.bytes = self.crc = 0
-        self.error: Exception | None = None
 
     def write(self, data: memoryview) -> int:
-        try:
-            if self._is_cancelled():
-                raise Cancelled
-            self.crc = zlib.crc32(data, self.crc)
-            self.bytes += len(data)
-            return self._file.write(data)
-        except Exception as error:
-            self.error = error  # torch will raise one of its own on the way out
-            raise
+        if self._is_cancelled():
+            raise Cancelled
+        self.crc = zlib.crc32(data, self.crc)
+        self.bytes += len(data)
+        return self._file.write(data)
 
     def flush(self) -> None:
         self._file.flush()
@@ -296,12 +289,7 @@ class _ChecksummedFile:
 def _save(path: Path, value: Any, is_cancelled: Callable[[], bool]) -> Check:
     with written_aside(path) as aside, open(aside, "wb") as file:
         checked = _ChecksummedFile(file, is_cancelled)
-        try:
-            save_into(checked, value)
-        except RuntimeError:
-            if checked.error is None:
-                raise
-            raise checked.error from None
+        save_into(checked, value)
     return checked.bytes, checked.crc
 
 

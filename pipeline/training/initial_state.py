@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from pydantic import ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from pipeline.distributed.base import load_optimizer
@@ -18,12 +16,12 @@ from pipeline.model.gpt import GPT
 from pipeline.model.runtime import Runtime
 from pipeline.model.saved import OPTIMIZER, REMEDY
 from pipeline.model.start import Start, config_of
-from pipeline.model.tensors import checked, load_pth
+from pipeline.model.tensors import check_finite, load_pth
 from pipeline.params import Params, Train
 from pipeline.system.checksums import check_where_known
 from pipeline.system.records import Record
-from pipeline.system.text import quoted
 from pipeline.training.optim import build_optimizer
+from pipeline.training.tensor_checks import checked_moments
 from pipeline.weights import Source, starting_model
 
 NEVER_NEGATIVE = {"step", "exp_avg_sq"}
@@ -75,8 +73,15 @@ def restore_optimizer(optimizer: Optimizer, folder: Path | None, settings: Train
     saved = OptimizerFile.from_value(load_pth(path), f"{path}: not an optimizer's state")
     if [group.params for group in saved.param_groups] != [group["params"] for group in groups]:
         raise UserError(f"{path}: not this model's optimizer state: it groups other parameters")
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    state = _checked_state(path, saved.state, parameters, _state_of_one(settings))
+    try:
+        state = checked_moments({"state": saved.state}, optimizer, settings)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    for number, tensors in state.items():
+        for name, tensor in tensors.items():
+            check_finite(path, f"state.{number}.{name}", tensor)
+            if name in NEVER_NEGATIVE and tensor.min() < 0:
+                raise UserError(f"{path}: tensor state.{number}.{name} has a number below 0")
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     return True
 
@@ -92,47 +97,3 @@ class OptimizerFile(Record):
 
     state: dict[int, dict[str, Tensor]]
     param_groups: list[_Group]
-
-
-def _state_of_one(settings: Train) -> dict[str, Tensor]:
-    """What the optimizer keeps of a (2, 2) parameter after a step."""
-    layer = nn.Linear(2, 2, bias=False)
-    layer.weight.grad = torch.zeros(2, 2)
-    optimizer = build_optimizer(layer, settings)
-    optimizer.step()
-    return dict(optimizer.state[layer.weight])
-
-
-def _checked_state(
-    path: Path,
-    state: dict[int, dict[str, Tensor]],
-    parameters: Sequence[Tensor],
-    wanted: dict[str, Tensor],
-) -> dict[int, dict[str, Tensor]]:
-    """The state, if it is just what the optimizer keeps of these parameters.
-
-    Fused kernels believe what they are given: another shape there is memory of others.
-    """
-    for number in sorted(state.keys() ^ set(range(len(parameters)))):
-        kind = "unknown" if number in state else "missing"
-        raise UserError(f"{path}: the state of parameter {number} is {kind}")
-    found: dict[int, dict[str, Tensor]] = {}
-    for number, parameter in enumerate(parameters):
-        for name in sorted(state[number].keys() ^ wanted.keys()):
-            kind = "unknown" if name in state[number] else "missing"
-            raise UserError(f"{path}: tensor state.{number}.{quoted(name)} is {kind}")
-        found[number] = {
-            name: checked(
-                path,
-                f"state.{number}.{name}",
-                state[number][name],
-                parameter.shape if like.dim() else (),
-                (like.dtype,),
-                "the model",
-            )
-            for name, like in wanted.items()
-        }
-        for name in NEVER_NEGATIVE & found[number].keys():
-            if found[number][name].min() < 0:
-                raise UserError(f"{path}: tensor state.{number}.{name} has a number below 0")
-    return found

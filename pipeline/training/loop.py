@@ -47,7 +47,7 @@ from pipeline.training.schedule import learning_rate
 from pipeline.training.snapshot import Snapshot
 from pipeline.training.spikes import SpikeDetector
 from pipeline.training.stopping import patience_is_over, total_steps
-from pipeline.training.tensor_checks import check_moments, check_weights
+from pipeline.training.tensor_checks import check_weights, checked_moments
 from pipeline.training.throughput import Meter
 
 EVAL_BATCH = 2  # windows: the book's batch
@@ -272,7 +272,7 @@ class Trainer:
             raise UserError("its history is not in order")
         check_weights(checkpoint.weights.tensors, self.model)
         check_weights(checkpoint.best.tensors, self.model)
-        check_moments(checkpoint.optimizer, self.optimizer, self.settings)
+        checked_moments(checkpoint.optimizer, self.optimizer, self.settings)
         self.observer.restore(checkpoint.record.observer)
 
     def restore(self, checkpoint: Checkpoint) -> None:

@@ -1,11 +1,11 @@
-"""Tensors of a checkpoint, looked at before a model or an optimizer takes them.
+"""Tensors of a training, looked at before a model or an optimizer takes them.
 
 Fused kernels believe what they are given: moments of another shape are memory of others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.errors import UserError
+from pipeline.model.tensors import plain
 from pipeline.params import Train
 from pipeline.system.text import quoted
 from pipeline.training.optim import build_optimizer
+
+Moments = dict[int, dict[str, Tensor]]  # by the parameter's number
 
 
 def check_weights(found: Any, model: nn.Module) -> None:
@@ -24,47 +27,48 @@ def check_weights(found: Any, model: nn.Module) -> None:
         UserError: `found` is not a state dict of this model, on the CPU.
     """
     wanted = model.state_dict()
-    _check_names(found, wanted, "tensor")
-    for name, tensor in wanted.items():
-        _check_tensor(name, found[name], tensor.shape, tensor.dtype)
+    _check_names("tensor ", found, wanted)
+    for name, like in wanted.items():
+        plain(f"tensor {name}", found[name], like.shape, (like.dtype,), "the model")
 
 
-def check_moments(found: Any, optimizer: Optimizer, settings: Train) -> None:
-    """
+def checked_moments(found: Any, optimizer: Optimizer, settings: Train) -> Moments:
+    """The `state` in `found`, a state dict, if it is of this optimizer after a step.
+
     Raises:
-        UserError: `found` is not a state dict, on the CPU, of this optimizer after a step.
+        UserError: it is not, or does not lie on the CPU; names the tensor.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     kept = _kept_by(settings)
     state: Any = found.get("state") if isinstance(found, dict) else None
-    _check_names(state, range(len(parameters)), "the state of parameter")
+    _check_names("the state of parameter ", state, range(len(parameters)))
+    moments: Moments = {}
     for number, parameter in enumerate(parameters):
-        _check_names(state[number], kept, f"state {number}, tensor")
-        for name, like in kept.items():
-            shape = parameter.shape if like.dim() else like.shape
-            _check_tensor(f"{number}.{name}", state[number][name], shape, like.dtype)
+        _check_names(f"tensor state.{number}.", state[number], kept)
+        moments[number] = {
+            name: plain(
+                f"tensor state.{number}.{name}",
+                state[number][name],
+                parameter.shape if like.dim() else (),
+                (like.dtype,),
+                "the model",
+            )
+            for name, like in kept.items()
+        }
+    return moments
 
 
-def _kept_by(settings: Train) -> Mapping[str, Tensor]:
-    """What the optimizer keeps of a parameter of two dimensions."""
-    parameter = nn.Parameter(torch.zeros(2, 2))
-    parameter.grad = torch.zeros(2, 2)
-    optimizer = build_optimizer(nn.ParameterList([parameter]), settings)
+def _kept_by(settings: Train) -> dict[str, Tensor]:
+    """What the optimizer keeps of a (2, 2) parameter after a step."""
+    layer = nn.Linear(2, 2, bias=False)
+    layer.weight.grad = torch.zeros(2, 2)
+    optimizer = build_optimizer(layer, settings)
     optimizer.step()
-    state: Mapping[str, Tensor] = optimizer.state[parameter]
-    return state
+    return dict(optimizer.state[layer.weight])
 
 
-def _check_names(found: Any, wanted: Iterable[Any], what: str) -> None:
-    if not isinstance(found, dict):
-        raise UserError(f"{what}s are missing")
-    for name in set(found) ^ set(wanted):
-        raise UserError(f"{what} {quoted(name, 40)} is {'unknown' if name in found else 'missing'}")
-
-
-def _check_tensor(name: str, found: Any, shape: torch.Size, dtype: torch.dtype) -> None:
-    plain = (
-        isinstance(found, Tensor) and found.layout == torch.strided and found.device.type == "cpu"
-    )
-    if not plain or (found.shape, found.dtype) != (shape, dtype) or not found.is_contiguous():
-        raise UserError(f"tensor {name} is not {tuple(shape)} of {dtype}")
+def _check_names(what: str, found: Any, wanted: Iterable[Any]) -> None:
+    found = found if isinstance(found, dict) else {}
+    for name in sorted(set(found) ^ set(wanted), key=str):
+        shown = name if name in wanted else quoted(name, 40)
+        raise UserError(f"{what}{shown} is {'unknown' if name in found else 'missing'}")

@@ -197,7 +197,7 @@ def test_the_same_params_give_the_same_bytes(repository: Path) -> None:
         ("train: {batch_size: 5000}", "train.batch_size: 5000 x gradient_accumulation 1 asks"),
         ("train: {init_from: nowhere}", "train.init_from: nowhere: no such model"),
         ("train: {device: 'cuda:7'}", "train.device: cuda:7 asked for, but this machine has"),
-        ("model: {context_length: 1000}", "tokens are too few for one window of model.context"),
+        ("model: {context_length: 1000}", "tokens, too few for one window of model.context"),
         ("train: {init_from: models/scratch}", "init_from: models/scratch is what a training"),
         ("train: {init_from: models/copy}", "fits no such model: model.n_layer is 12"),
     ],

@@ -83,7 +83,7 @@ def test_counts_the_targets_bytes(tmp_path: Path) -> None:
 
 def test_too_short_for_a_window_says_what_would_help(tmp_path: Path) -> None:
     folder = write_split(tmp_path / "val", [1, 2, 3])
-    with pytest.raises(UserError, match=r"val: 3 tokens .* model.context_length 4, which takes 5"):
+    with pytest.raises(UserError, match=r"val: 3 tokens, .* model.context_length 4, which takes 5"):
         Windows.open(folder, 4)
 
 
