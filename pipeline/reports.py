@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, PlainSerializer, model_validator
 from pydantic_core import PydanticCustomError
 
-from pipeline.system.records import Record
+from pipeline.system.records import Record, SealedRecord
 
 # prepare and split
 
@@ -67,7 +67,7 @@ class CorpusStatistics(Record):
     excerpts: tuple[Excerpt, ...]
 
 
-class CorpusReport(Record):
+class CorpusReport(SealedRecord):
     """`reports/corpus.json`.
 
     Attributes:
@@ -113,7 +113,7 @@ class SplitStatistics(Record):
     tokens_a_document: tuple[LengthClass, ...]
 
 
-class SplitReport(Record):
+class SplitReport(SealedRecord):
     """`reports/split.json`."""
 
     corpus: str
@@ -235,7 +235,7 @@ class PromptCompletion(Record):
     completion: str
 
 
-class EvaluationReport(Record):
+class EvaluationReport(SealedRecord):
     """`reports/evaluate.json`: `train` and `val` are of the last weights."""
 
     corpus_sha256: str
@@ -262,7 +262,7 @@ class PerplexityReport(Record):
     best_val_bits_per_byte: float
 
 
-class TokenLossesReport(Record):
+class TokenLossesReport(SealedRecord):
     """`reports/token_losses/*.json`: each model's nats for each of the same target tokens."""
 
     corpus_sha256: str
@@ -300,7 +300,7 @@ class WeightsReport(Record):
     files: dict[str, WeightsFile] = Field(default_factory=dict)
 
 
-class BaselineReport(Record):
+class BaselineReport(SealedRecord):
     """`reports/baselines/SIZE.json`; the losses are there when `status` is `measured`."""
 
     model: str
@@ -418,7 +418,7 @@ class NextToken(Record):
     others: Rounded
 
 
-class FullSampleReport(Record):
+class FullSampleReport(SealedRecord):
     """`reports/samples.json`."""
 
     prompts: tuple[str, ...]
@@ -428,7 +428,7 @@ class FullSampleReport(Record):
     next_token: tuple[NextToken, ...]
 
 
-class SampleReport(Record):
+class SampleReport(SealedRecord):
     """`reports/sampling_grid.json`: what the chosen temperature and top-k do not change."""
 
     grid: tuple[SettingMetrics, ...] = ()

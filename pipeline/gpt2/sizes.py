@@ -146,9 +146,9 @@ PUBLISHED_TEXT = PublishedText(
 )
 
 # By name, from small to large: the order of every table. OpenAI states no digests; those of its own
-# files are what public checksum lists agree on (for 124M, two that are independent of each other;
-# one of them has `hparams.json` and `checkpoint` too, whose digests follow from their few lines).
-# Those of the hub are the names that it gives its large files.
+# files are what public checksum lists say (for 124M two agree, of which one has `hparams.json` and
+# `checkpoint` too, whose digests follow from their few lines). Those of the hub are the names that
+# it gives its large files.
 SIZES = {
     size.name: size
     for size in (

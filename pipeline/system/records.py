@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import UserError
+from pipeline.numbers import to_json
 from pipeline.system.files import parse_json, read_json, write_json
 from pipeline.system.text import printable, shortened
 
@@ -66,3 +69,31 @@ class Record(BaseModel):
             message = problem["msg"][:1].lower() + problem["msg"][1:]
             detail = f"{key}: {message}" if key else message
             raise UserError(f"{where}: {detail}" + (f"; {remedy}" if remedy else "")) from None
+
+
+SEAL = "_sha256"
+
+
+class SealedRecord(Record):
+    """A record that a number rests on: its file holds the SHA-256 of all else that it holds.
+
+    A file without one, as another program may have made it, is read unchecked.
+    """
+
+    def write(self, path: Path) -> None:
+        value = self.model_dump(mode="json")
+        write_json(path, {**value, SEAL: _digest(value)})
+
+    @classmethod
+    def from_value(cls, value: Any, where: str, remedy: str = "") -> Self:
+        record = super().from_value(value, where, remedy)
+        rest = {key: item for key, item in value.items() if key != SEAL}
+        if SEAL in value and value[SEAL] != _digest(rest):
+            reason = f"{where}: it was changed after it was written, its {SEAL} is of other values"
+            raise UserError(reason + (f"; {remedy}" if remedy else ""))
+        return record
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(to_json(value), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.system import files
-from pipeline.system.records import Record
+from pipeline.system.records import Record, SealedRecord
 
 
 class Example(Record):
@@ -77,3 +79,24 @@ def test_text_from_elsewhere_is_named_as_its_source() -> None:
     assert Example.parse(b'{"name": "x"}', "a commit").name == "x"
     with pytest.raises(UserError, match=r"^a commit: name: field required$"):
         Example.parse("{}", "a commit")
+
+
+class Measured(SealedRecord):
+    loss: float
+    parts: dict[str, float]
+
+
+def test_a_changed_digit_of_a_sealed_record_is_seen(tmp_path: Path) -> None:
+    path, measured = tmp_path / "a.json", Measured(loss=6.125, parts={"é": 0.1, "b": math.inf})
+    measured.write(path)
+    assert Measured.read(path) == measured
+    text = path.read_text()
+    path.write_text(json.dumps(json.loads(text)))
+    assert Measured.read(path) == measured, "in another layout"
+    path.write_text(text.replace("6.125", "6.126"))
+    with pytest.raises(UserError, match=r"a\.json: it was changed after it was written"):
+        Measured.read(path)
+
+
+def test_a_record_of_another_program_has_no_seal() -> None:
+    assert Measured.parse('{"loss": 1, "parts": {}}', "x").loss == 1
