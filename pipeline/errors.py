@@ -9,5 +9,9 @@ class UserError(ValueError):
     """
 
 
+class Problems(UserError):
+    """Several mistakes of one file, each in a line of its own."""
+
+
 class Unavailable(UserError):
     """What was asked for cannot be had now; another address, or another day, may have it."""

@@ -28,7 +28,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from pipeline.errors import UserError
+from pipeline.errors import Problems
 from pipeline.gpt2.sizes import SIZES
 from pipeline.params_errors import explain
 from pipeline.system.yaml_file import read_yaml
@@ -515,7 +515,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         # Through JSON: strict types, and a YAML list becomes a tuple.
         return Params.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        raise UserError(explain(path, error, Params)) from None
+        raise Problems(explain(path, error, Params)) from None
 
 
 def flatten(section: BaseModel | dict[str, Any], prefix: str = "") -> dict[str, Any]:

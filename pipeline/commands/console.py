@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from pipeline.errors import UserError
+from pipeline.errors import Problems, UserError
 from pipeline.system.text import printable, quoted, shortened
 
 # What the system refuses without naming a file: for the user to mend, no bug of ours.
@@ -75,7 +75,8 @@ class Command(Careful):
                 record_failure(error)
             if (message := _message(error)) is None:
                 raise
-            raise click.ClickException(_lines(message)) from error
+            several = "\n" if isinstance(error, Problems) else ""
+            raise click.ClickException(_lines(message, several)) from error
 
 
 class Group(Careful, click.Group):
@@ -93,7 +94,8 @@ def _readable() -> Iterator[None]:
     try:
         yield
     except click.ClickException as error:
-        vars(error)["message"] = _lines(error.message)  # final only for type checkers
+        several = "" if isinstance(error, click.UsageError) else "\n"
+        vars(error)["message"] = _lines(error.message, several)  # final only for type checkers
         raise
 
 
@@ -102,8 +104,9 @@ def echo(text: str = "", *, keep: str = "\n\t", nl: bool = True, err: bool = Fal
     click.echo(printable(text, keep), nl=nl, err=err)
 
 
-def _lines(message: str) -> str:
-    return "\n".join(shortened(line, LONGEST) for line in printable(message).split("\n"))
+def _lines(message: str, keep: str) -> str:
+    lines = printable(message, f"{keep}\t").split("\n")
+    return "\n".join(shortened(line, LONGEST) for line in lines)
 
 
 def _message(error: Exception) -> str | None:

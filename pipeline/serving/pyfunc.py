@@ -118,13 +118,14 @@ def refuse_what_is_no_prompt(server: ModuleType) -> None:
                 request = parse_json(request, "the request")
             except UserError as error:
                 raise refusal(str(error)) from None
-        if isinstance(request, dict):
-            if unknown := sorted(request.keys() - fields):
-                given = shortened(", ".join(unknown))
-                raise refusal(f"unknown fields {given}; there are {', '.join(sorted(fields))}")
-            prompts = [value for key, value in request.items() if key in server.SUPPORTED_FORMATS]
-            for value in _not_text(prompts):
-                raise refusal(f"a prompt must be text, not {quoted(value)}")
+        if not isinstance(request, dict):
+            raise refusal(f"the request must be an object, not {quoted(request)}")
+        if unknown := sorted(request.keys() - fields):
+            given = shortened(", ".join(unknown))
+            raise refusal(f"unknown fields {given}; there are {', '.join(sorted(fields))}")
+        prompts = [value for key, value in request.items() if key in server.SUPPORTED_FORMATS]
+        for value in _not_text(prompts):
+            raise refusal(f"a prompt must be text, not {quoted(value)}")
         return decode(request)
 
     setattr(server, DECODER, decode_strictly)

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import CollectionNode, Node
 
-from pipeline.errors import UserError
+from pipeline.errors import Problems, UserError
 from pipeline.numbers import counted
 from pipeline.system.files import read_bounded
 from pipeline.system.text import printable, quoted, shortened
@@ -46,7 +46,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path}: must hold sections such as `train:`, not {quoted(values)}")
     if problems := list(_not_plain(values, "")):
-        raise UserError(listed(str(path), problems))
+        raise Problems(listed(str(path), problems))
     return values
 
 
@@ -55,6 +55,7 @@ def listed(where: str, problems: list[str]) -> str:
     shown = problems[:MOST_LISTED]
     if len(problems) > MOST_LISTED:
         shown.append(f"and {len(problems) - MOST_LISTED} more")
+    where = printable(where, keep="")
     return "\n".join([f"{where} has {counted(len(problems), 'problem')}", *shown])
 
 

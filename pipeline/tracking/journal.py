@@ -312,6 +312,12 @@ class RunState:
                 self._add_point(f"model/{name}", Point(0, event["t"], float(value)))
 
 
+def run_folders(place: Path, pattern: str = "*") -> list[Path]:
+    """The folders in `place` that hold a journal; links, which lead elsewhere, are left alone."""
+    found = (path.parent for path in place.glob(f"{pattern}/{JOURNAL}") if path.is_file())
+    return sorted(folder for folder in found if not folder.is_symlink())
+
+
 def read_header(folder: Path) -> Header | None:
     """How the journal in this folder begins; None where `read_run` gives no run, or raises."""
     try:

@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.reports import TrainRun
 from pipeline.tracking import paths
 from pipeline.tracking.cursor import run_ids
-from pipeline.tracking.journal import JOURNAL, RunState, read_header, read_run
+from pipeline.tracking.journal import JOURNAL, RunState, read_header, read_run, run_folders
 from pipeline.tracking.lifecycle import EXITED, hand_over, prune
 from pipeline.tracking.tags import WORKSPACE, git, hidden_tag
 
@@ -58,7 +58,7 @@ def readable(folder: Path, notify: Notify) -> RunState | None:
 def folders() -> Iterator[Path]:
     """Every folder of this repository that holds a journal."""
     for place in (paths.journals(), paths.states()):
-        yield from sorted(path.parent for path in place.glob(f"*/{JOURNAL}") if path.is_file())
+        yield from run_folders(place)
 
 
 def find(key: str) -> Path | None:
@@ -88,8 +88,8 @@ def adopt(brought: Path, notify: Notify = lambda line: None) -> list[Path]:
 
 def tidy() -> None:
     """Finish what a kill interrupted between a run's end and its archive."""
-    for path in paths.journals().glob(f"*/{JOURNAL}"):
-        prune(path.parent)
+    for folder in run_folders(paths.journals()):
+        prune(folder)
 
 
 def runs_of_experiments(baseline: str) -> dict[str, str]:

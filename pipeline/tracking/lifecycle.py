@@ -45,6 +45,7 @@ from pipeline.tracking.journal import (
     read_header,
     read_last,
     read_run,
+    run_folders,
 )
 from pipeline.tracking.tags import PID, WORKSPACE, hidden_tag, is_dead, workspace
 
@@ -78,7 +79,7 @@ def take(folder: Path) -> Iterator[Path]:
 def _idle(folder: Path) -> tuple[Path, FileLock]:
     """The folder, or one beside it, and its lock: one with a run to go on with comes first."""
     beside = (folder.with_name(f"{folder.name}~{number}") for number in count(2))
-    begun = sorted(path.parent for path in folder.parent.glob(f"{folder.name}~*/{JOURNAL}"))
+    begun = run_folders(folder.parent, f"{folder.name}~*")
     if (folder / JOURNAL).exists():
         begun.insert(0, folder)
     at_work = set()
@@ -203,12 +204,12 @@ def revive(state: Path, name: str, handed_over: bool) -> None:
     if (state / JOURNAL).exists():
         return
     under_dvc = handed_over and "DVC_STAGE" in os.environ
-    for path in paths.journals().glob(f"{stage}-*/{JOURNAL}"):
-        if _has_finished(path.parent, name) and _was_cut_short(path.parent, under_dvc):
+    for folder in run_folders(paths.journals(), f"{stage}-*"):
+        if _has_finished(folder, name) and _was_cut_short(folder, under_dvc):
             for file in (ARTIFACTS, CURSOR, JOURNAL):  # the journal last: it makes the run
                 with suppress(FileNotFoundError):
-                    (path.parent / file).rename(state / file)
-            shutil.rmtree(path.parent)
+                    (folder / file).rename(state / file)
+            shutil.rmtree(folder)
             return
 
 
@@ -251,7 +252,7 @@ def discard() -> list[Path]:
 def _of_idle_states(end: Callable[[Path, Header], Path | None], timeout: float = 0.0) -> list[Path]:
     """Call `end` with each state folder where nobody is at work, and its journal's header."""
     ended = []
-    for state in sorted(path.parent for path in paths.states().glob(f"*/{JOURNAL}")):
+    for state in run_folders(paths.states()):
         lock = acquire(state / WORK, timeout)
         if lock is None:
             continue  # at work

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.commands.console import Command, Group
-from pipeline.errors import UserError
+from pipeline.errors import Problems, UserError
 
 
 def run(error: Exception):
@@ -43,6 +43,11 @@ def run(error: Exception):
         (
             RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 4000 bytes"),
             "Error: not enough memory\n",
+        ),
+        (UserError("a name\nError: of two lines"), "Error: a name\\nError: of two lines\n"),
+        (
+            Problems("x.yaml has 2 problems\na: b\nc: d"),
+            "Error: x.yaml has 2 problems\na: b\nc: d\n",
         ),
         (UserError("a \x1b[31mred\udc80 name"), "Error: a \\x1b[31mred\\udc80 name\n"),
     ],

@@ -329,7 +329,7 @@ def _complaints(case: Case, ended: Ended) -> Iterator[str]:
         return
     message = found[1].rstrip("\n")
     lines = message.split("\n")
-    if len(lines) > 1 and not re.search(r" has \d+ problems?$", lines[0]):
+    if len(lines) > 1 and not re.search(r" has [\d,]+ problems?$", lines[0]):
         yield f"says why in {len(lines)} lines"
     if len(lines) > 300:
         yield f"lists {len(lines)} problems"

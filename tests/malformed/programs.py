@@ -132,7 +132,11 @@ def served(model: str, request: str, kind: str = "application/json") -> None:
         values = json.loads(text)
         text = values.get("message", "") + values.get("stack_trace", "")
     # MLflow puts the whole input into its own messages
-    print("Error:", text if "Traceback" in text else ascii(text)[:400], file=sys.stderr)
+    print(
+        "Error:",
+        text if f"{os.sep}pipeline{os.sep}" in text else ascii(text)[:400],
+        file=sys.stderr,
+    )
     raise SystemExit(1 if status < 500 else 70)
 
 

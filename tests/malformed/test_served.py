@@ -166,7 +166,15 @@ def test_a_real_server_refuses_and_lives(published: Path) -> None:
     command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
     headers = {"Content-Type": "application/json"}
     with serving(command, published.parent, port) as url:
-        for name in ("not JSON", "torn", "prompt number", "another column", "params a list"):
+        for name in (
+            "not JSON",
+            "torn",
+            "list of texts",
+            "number",
+            "prompt number",
+            "another column",
+            "params a list",
+        ):
             answer = requests.post(f"{url}/invocations", BODIES[name], headers=headers, timeout=60)
             assert answer.status_code == 400, (name, answer.text)
             assert "Traceback" not in answer.text, (name, answer.text)

@@ -10,6 +10,7 @@ import pytest
 from pipeline.system.process import Process
 from pipeline.tracking import paths
 from pipeline.tracking.journal import JOURNAL, read_events, read_run
+from pipeline.tracking.journals import entries, tidy
 from pipeline.tracking.lifecycle import discard, reap
 from pipeline.tracking.mlflow.store import Store
 from pipeline.tracking.run import start_run
@@ -136,3 +137,21 @@ def test_this_process_lives() -> None:
     assert me.is_alive() is True
     assert process_of(process_tags()) is not None
     assert process_of({}) is None
+
+
+def test_a_link_among_the_runs_is_not_followed(
+    offline: Path, python: Python, tmp_path: Path
+) -> None:
+    """Whoever gives up runs gives up nothing that lies elsewhere."""
+    killed(python, "Path('.lossbook/state/train-1').absolute()")
+    elsewhere = tmp_path / "elsewhere"
+    paths.state_folder("train", "1").rename(elsewhere)
+    (elsewhere / "thesis.txt").write_text("years of work")
+    before = {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()}
+    for place in (paths.states(), paths.journals()):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "train-1").symlink_to(elsewhere)
+    assert discard() == []
+    tidy()
+    assert entries() == []
+    assert {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()} == before
