@@ -115,6 +115,8 @@ def _message(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError) and (error.filename is not None or error.errno in LIMITS):
         return f"{'disk' if error.filename is None else error.filename}: {error.strerror}"
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # pathlib's way
+        return str(error)
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):  # torch's way
         return "not enough memory"
     return None

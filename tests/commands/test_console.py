@@ -40,6 +40,7 @@ def run(error: Exception):
             "Error: data/x: No such file or directory\n",
         ),
         (MemoryError(), "Error: not enough memory\n"),
+        (RuntimeError("Symlink loop from 'models/x'"), "Error: Symlink loop from 'models/x'\n"),
         (
             RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 4000 bytes"),
             "Error: not enough memory\n",
