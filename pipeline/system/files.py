@@ -64,10 +64,13 @@ def folder_aside(path: Path) -> Iterator[Path]:
     a killed process left aside is removed.
 
     Raises:
-        OSError: the disk is full, or fails; its `filename` is in `path`.
+        OSError: the disk is full, or fails; its `filename` is in `path`. Or `path` is something
+            else than a folder, which stays.
     """
     aside, replaced = _beside(path, "part"), _beside(path, "old")
     with _named(aside, path):
+        if path.exists() and not path.is_dir():  # a file, or a pipe, which would not let go
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_left(path)
         aside.mkdir()

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,11 @@ def test_digests_are_those_of_the_bytes(tmp_path: Path, size: int) -> None:
     (tmp_path / "file").write_bytes(data)
     assert digest_of(tmp_path / "file", "sha256") == hashlib.sha256(data).hexdigest()
     assert digest_of(tmp_path / "file", "md5") == hashlib.md5(data).hexdigest()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.touch])
+def test_what_is_no_folder_stays(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "out")
+    with pytest.raises(NotADirectoryError, match="out"), folder_aside(tmp_path / "out"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
