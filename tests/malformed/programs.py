@@ -162,6 +162,6 @@ def check_and_repro() -> None:
         check=False,
     )
     if done.returncode:
-        last = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
-        print(last[-1] if last else done.stderr, file=sys.stderr)
+        said = [line for line in done.stderr.splitlines() if line.lower().startswith("error: ")]
+        print("Error:", said[0][7:] if said else done.stderr, file=sys.stderr)
         raise SystemExit(1)

@@ -348,6 +348,8 @@ def _places() -> Iterator[tuple[str, Callable[[Path], None], tuple[str, ...]]]:
 
 
 def cases() -> Iterator[Case]:
+    for name, data in VALID.items():
+        yield Case(f"{name}: unharmed", COMMANDS["prepare"], _file(name, data), fails=False)
     for name, change, names in [*_files(), *_places()]:
         yield Case(name, COMMANDS["prepare"], change, names, limits={"RLIMIT_FSIZE": 300_000_000})
     for name, change, names in _files():

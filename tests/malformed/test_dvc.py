@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.arena import Arena, Case
+from tests.helpers.arena import OUTPUTS, Arena, Case
 from tests.helpers.repository import Repository
 from tests.malformed.test_params import WORST
 
@@ -65,13 +65,14 @@ def cases(repository: Repository) -> Iterator[Case]:
                 assert count == 1, key
                 (repo / "params.yaml").write_text(changed)
 
-            yield Case(f"{key} {index} {value[:40]}", argv, change, seconds=90)
+            yield Case(f"{key} {index} {value[:40]}", argv, change, seconds=90, replaces=OUTPUTS)
     for name in FILES:
         yield Case(
             f"file: {name}",
             argv,
             lambda repo, name=name: (repo / "params.yaml").write_text(WORST[name]),
             seconds=90,
+            replaces=OUTPUTS,
         )
 
 

@@ -354,6 +354,8 @@ def cases(finished: Path) -> Iterator[Case]:
     forged = [*_forged(lines, "journal", 75)]
     lines = [line for line in lines if "model" not in line]
     damaged = [mutated(_text(lines), f"journal {index}") for index in range(25)]
+    for verb, argv in VERBS.items():
+        yield Case(f"{verb}: unharmed", argv, fails=False)
     yield from _from_headers(lines)
     yield from _from_lines([*_worst(lines), *forged])
     yield from _from_cursors()

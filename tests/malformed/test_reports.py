@@ -70,6 +70,8 @@ HISTORIES = {
 
 def cases(finished: Path) -> Iterator[Case]:
     repo = finished / "repo"
+    for command in ("train", "evaluate", "sample", "baseline", "compare"):
+        yield Case(f"{command}: unharmed", COMMANDS[command], fails=False)
     for file, readers in READ.items():
         valid = json.loads((repo / file).read_text())
         name = Path(file).name

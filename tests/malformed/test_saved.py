@@ -286,6 +286,8 @@ def _with_odd_files() -> Iterator[Case]:
 
 def cases(finished: Path) -> Iterator[Case]:
     folder = finished / "repo" / MODEL
+    yield _generate("unharmed", lambda repo: None, fails=False)
+    yield Case("train: unharmed", COMMANDS["train"], _into(START), fails=False)
     yield from _with_weights(folder)
     yield from _with_moments(folder)
     yield from _with_settings(folder)

@@ -279,7 +279,10 @@ def streams() -> Iterator[tuple[str, Answer]]:
         "endless body of a length",
         endless(head(Content_Length=100, Connection="close"), b"word " * 13_000),
     )
-    yield "endless chunks", endless(head(Transfer_Encoding="chunked"), b"5\r\nword \r\n" * 5000)
+    yield (
+        "endless chunks",
+        endless(head(Transfer_Encoding="chunked"), b"1388\r\n" + b"word " * 1000 + b"\r\n"),
+    )
     yield "endless spaces", endless(head(Connection="close"), b" " * 65_536)
     yield "a trickle", endless(head(Content_Length=10_000_000), b"w", 0.1)
 
@@ -348,7 +351,7 @@ def _set(section: str, **settings: object) -> Callable[[Path], None]:
 
 
 def cases(server: Server) -> Iterator[Case]:
-    size = {"RLIMIT_FSIZE": 1_000_000_000}
+    size = {"RLIMIT_FSIZE": 1_200_000_000}
     for index, (name, answer) in enumerate(answers().items()):
         server.answers[f"c{index}"] = (answer, "")
         url = f"{server.url(f'c{index}')}/story.txt"
