@@ -166,7 +166,6 @@ def _stdin() -> Iterator[Case]:
 
 
 def _others() -> Iterator[Case]:
-    yield Case("no subcommand", ("lossbook",))
     yield Case("10,000 arguments", ("lossbook", "generate", *["word"] * 10_000), fails=True)
     yield Case("10,000 conditions", ("lossbook", "sweep", "--no-log", *["--where", "a=b"] * 5_000))
     for uri in (
