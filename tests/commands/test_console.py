@@ -94,9 +94,12 @@ def test_what_click_quotes_has_one_too(arguments: list[str]) -> None:
 
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
 import click
 from pipeline.commands.console import Command
+
+# what a shell that starts the tests in the background has them ignore
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @click.command(cls=Command)
 @click.argument("way")

@@ -136,7 +136,7 @@ def test_a_model_that_diverged_ends_in_one_line(repository: Path) -> None:
     finally:
         weights.write_bytes(before)
     assert result.exit_code == 1
-    assert "Error: the model's logits are not finite" in result.stderr
+    assert "Error: models/scratch/model.pth: tensor ln_f.weight holds nan at [0]" in result.stderr
     assert not Path("nan").exists()
 
 

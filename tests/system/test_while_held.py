@@ -14,7 +14,8 @@ import pytest
 from pipeline.system import while_held
 
 HOLDER = f"""
-import subprocess, sys, time
+import signal, subprocess, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has the tests ignore
 held = subprocess.Popen(
     [sys.executable, "-m", "{while_held.__name__}", sys.executable, "-c", sys.argv[1]],
     stdin=subprocess.PIPE,
@@ -41,7 +42,9 @@ def gone(pid: int) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGKILL])
 def test_it_ends_with_its_holder(number: signal.Signals) -> None:
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, SERVER], stdout=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-c", HOLDER, SERVER],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
     )
     assert holder.stdout is not None
     pids = [int(pid) for pid in holder.stdout.readline().split()]
