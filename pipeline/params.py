@@ -28,7 +28,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from pipeline.errors import Problems
+from pipeline.errors import Problems, UserError
 from pipeline.gpt2.sizes import SIZES
 from pipeline.params_errors import explain
 from pipeline.system.yaml_file import read_yaml
@@ -516,6 +516,30 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         return Params.model_validate_json(json.dumps(values))
     except ValidationError as error:
         raise Problems(explain(path, error, Params)) from None
+
+
+def refuse_missing(path: Path, pipeline: Path) -> None:
+    """Refuse a file without a key that `pipeline`, a dvc.yaml, watches; an older one may lack it.
+
+    Raises:
+        UserError: it does; names the keys.
+    """
+    stages = read_yaml(pipeline).get("stages", {}) if pipeline.exists() else {}
+    watched = {key for stage in stages.values() for key in stage.get("params", ())}
+    values = read_yaml(path)
+    if missing := sorted(key for key in watched if not _holds(values, key.split("."))):
+        raise UserError(
+            f"{path}: lacks {', '.join(missing)}, without which DVC runs nothing; add what "
+            "docs/params.md has as the default"
+        )
+
+
+def _holds(values: Any, key: list[str]) -> bool:
+    for part in key:
+        if not isinstance(values, dict) or part not in values:
+            return False
+        values = values[part]
+    return True
 
 
 def flatten(section: BaseModel | dict[str, Any], prefix: str = "") -> dict[str, Any]:

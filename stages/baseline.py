@@ -23,7 +23,7 @@ def main(size: str, **files: Path) -> None:
 
     report = baseline(size=size, **files)
     if report.status == "unavailable":
-        echo(f"GPT-2 {size}: unavailable: {report.reason}", err=True)
+        echo(f"GPT-2 {size}: not measured: {report.reason}", err=True)
 
 
 if __name__ == "__main__":

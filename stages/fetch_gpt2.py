@@ -22,7 +22,7 @@ def main(params_file: Path, size: str, report: Path) -> None:
         total = sum(file.bytes for file in found.files.values())
         echo(f"GPT-2 {size}: {total / 1e9:.2f} GB, from {found.source}")
     else:
-        echo(f"GPT-2 {size}: unavailable: {found.reason}", err=True)
+        echo(f"GPT-2 {size}: not fetched: {found.reason}", err=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from pydantic import BaseModel, ValidationError
 
 from docs.params_page import PAGE, updated
 from pipeline.errors import UserError
-from pipeline.params import Params, flatten, load_params
+from pipeline.params import Params, flatten, load_params, refuse_missing
+
+ROOT = Path(__file__).parents[1]
 
 SHIPPED = Path(__file__).parents[1] / "params.yaml"
 
@@ -161,3 +163,18 @@ def test_a_file_that_is_no_params_file(tmp_path: Path, text: str, what: str) -> 
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No such file"):
         load_params(tmp_path / "params.yaml")
+
+
+def test_a_key_that_dvc_watches_and_the_file_lacks_is_named(tmp_path: Path) -> None:
+    path, pipeline = tmp_path / "params.yaml", tmp_path / "dvc.yaml"
+    path.write_text("seed: 1\ngpt2:\n  sizes: []\n")
+    refuse_missing(path, pipeline)
+    pipeline.write_text("stages:\n  a: {params: [seed, gpt2.sizes]}\n  b: {}\n")
+    refuse_missing(path, pipeline)
+    pipeline.write_text("stages:\n  a: {params: [seed, gpt2.sha256, train]}\n")
+    with pytest.raises(UserError, match=r"params\.yaml: lacks gpt2\.sha256, train, without which"):
+        refuse_missing(path, pipeline)
+
+
+def test_the_shipped_file_has_all_that_dvc_watches() -> None:
+    refuse_missing(ROOT / "params.yaml", ROOT / "dvc.yaml")

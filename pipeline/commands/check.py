@@ -17,9 +17,12 @@ def check(params: Path) -> None:
     Every problem is a line and ends the command with status 1; what is right and hardly meant is
     a warning.
     """
-    from pipeline.params import load_params
+    from pipeline.params import load_params, refuse_missing
     from pipeline.params_advice import advice
     from pipeline.tracking.paths import queue_problem
 
-    for line in filter(None, [*advice(load_params(params)), queue_problem()]):
+    settings = load_params(params)
+    refuse_missing(params, Path("dvc.yaml"))
+    for line in filter(None, [*advice(settings), queue_problem()]):
         echo(f"warning: {line}", err=True)
+    echo(f"{params}: no problems")

@@ -35,21 +35,24 @@ def listed(words: list[str]) -> str:
 
 def _trained(comparison: Comparison, epochs: float, start: str) -> str:
     ours, training = comparison.evaluation, comparison.training
+    lowest = min(ours.best.val, ours.val, key=lambda losses: losses.loss)  # over the whole split
     in_steps = epochs < 1
     length = training.steps if in_steps else epochs
     verb = "s" if length == 1 else ""
     unit = ("step" if in_steps else "epoch") + ("" if length == 1 else "s")
     many = f"{_number(length).capitalize()} {unit} from {start}"
-    if not ours.best.val.loss < ours.untrained.val.loss:
+    if not lowest.loss < ours.untrained.val.loss:
         return (
             f"{many} never predict{verb} the validation text better than the weights that "
             f"{'it' if verb else 'they'} began with, whose perplexity is "
             f"{_perplexity(ours.untrained.val.perplexity)}"
         )
-    reached = _perplexity(ours.best.val.perplexity)
+    reached = _perplexity(lowest.perplexity)
     sentence = f"{many} reach{'es' if verb else ''} a validation perplexity of {reached}"
     if training.best.step == training.steps:  # lower than at every evaluation before
         return f"{sentence}, still falling at the end"
+    if ours.val.loss < ours.best.val.loss:  # which `train.eval_windows` chose on some windows
+        return f"{sentence}, lowest with the last weights"
     sentence += f", best at {_place(comparison, epochs)}"
     return sentence + (f", and then memorise{verb}" if _memorised(ours) else "")
 

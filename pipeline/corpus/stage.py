@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.corpus.corpora import find, prepare
+from pipeline.corpus.parquet import LEFT_OUT
 from pipeline.numbers import counted
 from pipeline.params import load_params
 from pipeline.system.progress import Progress
@@ -30,3 +31,5 @@ def run(params: Path, corpus: Path, report: Path, notify: Callable[[str], None])
     )
     for reason, documents in facts.skipped.items():
         notify(f"left out: {documents:,} {reason}")
+    if facts.skipped:
+        notify(f"{corpus / LEFT_OUT} lists them")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import CollectionNode, Node
 
 from pipeline.errors import Problems, UserError
@@ -127,4 +127,10 @@ def _shown(key: str) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    return shortened(printable(" ".join(str(error).split()), keep=""), 300)
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        said = ", ".join(filter(None, (error.context, error.problem)))
+        text = f"line {mark.line + 1}, column {mark.column + 1}: {said}"
+    else:
+        text = str(error)
+    return shortened(printable(" ".join(text.split()), keep=""), 300)

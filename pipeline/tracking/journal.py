@@ -146,7 +146,8 @@ class Journal:
         self.path = folder / JOURNAL
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            self._file = os.open(self.path, flags, 0o666)
         except OSError as error:
             raise UserError(f"{self.path}: {error.strerror}") from None
         os.ftruncate(self._file, _whole_lines(self._file))
@@ -314,8 +315,9 @@ class RunState:
 
 def run_folders(place: Path, pattern: str = "*") -> list[Path]:
     """The folders in `place` that hold a journal; links, which lead elsewhere, are left alone."""
-    found = (path.parent for path in place.glob(f"{pattern}/{JOURNAL}") if path.is_file())
-    return sorted(folder for folder in found if not folder.is_symlink())
+    found = [path for path in place.glob(f"{pattern}/{JOURNAL}") if path.is_file()]
+    links = (path for path in found if path.is_symlink() or path.parent.is_symlink())
+    return sorted(path.parent for path in set(found).difference(links))
 
 
 def read_header(folder: Path) -> Header | None:

@@ -16,7 +16,7 @@ from pipeline.reports import TrainRun
 from pipeline.tracking import paths
 from pipeline.tracking.cursor import run_ids
 from pipeline.tracking.journal import JOURNAL, RunState, read_header, read_run, run_folders
-from pipeline.tracking.lifecycle import EXITED, hand_over, prune
+from pipeline.tracking.lifecycle import hand_over, mark_exited, prune
 from pipeline.tracking.tags import WORKSPACE, git, hidden_tag
 
 Notify = Callable[[str], object]  # gets a line on each journal, or part of one, that is left out
@@ -79,7 +79,7 @@ def adopt(brought: Path, notify: Notify = lambda line: None) -> list[Path]:
             if run is not None and find(run.key) is None:
                 folder = paths.journals() / f"{run.stage}-{run.key}"
                 hand_over(path.parent, folder)
-                (folder / EXITED).touch()
+                mark_exited(folder)
                 adopted.append(folder)
         except UserError as error:
             notify(f"{error}; it is left out")

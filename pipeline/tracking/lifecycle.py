@@ -95,6 +95,8 @@ def _idle(folder: Path) -> tuple[Path, FileLock]:
 
 def _locked(folder: Path) -> FileLock | None:
     """The worker's lock of the folder, created if need be; None where another process has it."""
+    if folder.is_symlink():  # where it leads is not ours to write, move or empty
+        raise UserError(f"{folder}: is a link; remove it, and a run can work here")
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         lock = acquire(folder / WORK, MOMENT)
@@ -165,7 +167,9 @@ def archive(folder: Path, stage: str, key: str) -> Path:
     """
     target = paths.journals() / f"{stage}-{key}"
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
+    if target.is_symlink():
+        target.unlink()
+    elif target.exists():
         shutil.rmtree(target)
     folder.rename(target)
     _finished.append(target)
@@ -177,7 +181,12 @@ def archive(folder: Path, stage: str, key: str) -> Path:
 def _mark_exit() -> None:
     for folder in _finished:
         with suppress(OSError):
-            (folder / EXITED).touch()
+            mark_exited(folder)
+
+
+def mark_exited(folder: Path) -> None:
+    """Leave the mark that the process of this run has seen its end through."""
+    os.close(os.open(folder / EXITED, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666))
 
 
 def prune(folder: Path) -> None:
@@ -256,9 +265,12 @@ def _of_idle_states(end: Callable[[Path, Header], Path | None], timeout: float =
         lock = acquire(state / WORK, timeout)
         if lock is None:
             continue  # at work
+        folder = None
         try:
             header = read_header(state)  # None: killed before its first line was whole, or damaged
             folder = end(state, header) if header is not None else None
+        except (UserError, OSError) as error:  # the others are not to wait for it
+            say(f"warning: {state} is left as it is: {error}")
         finally:
             lock.release()
         if folder is not None:

@@ -12,7 +12,7 @@ import pandas as pd
 from pipeline.model.gpt import GPT
 from pipeline.model.saved import FILES, OPTIMIZER, save_config, save_weights, save_whole
 from pipeline.model.start import Start
-from pipeline.numbers import gap, shown
+from pipeline.numbers import counted, gap, shown
 from pipeline.plots.curves import loss_curves
 from pipeline.reports import (
     HISTORY_COLUMNS,
@@ -77,14 +77,25 @@ def summary(model: GPT, history: Sequence[HistoryRow], best: HistoryRow) -> Trai
     )
 
 
-def describe_outcome(history: Sequence[HistoryRow], best: HistoryRow) -> str:
+def describe_outcome(
+    history: Sequence[HistoryRow], best: HistoryRow, windows: tuple[int, int] | None = None
+) -> str:
     """Where the validation loss was best and how losses changed since, in a sentence.
 
     What it claims is decided by steps and losses as they were measured; rounding is for show.
+
+    Args:
+        windows: of how many validation windows evaluations measure how many.
     """
     last = history[-1]
-    where = f"epoch {best.epoch:.1f} (step {best.step})" if best.step else "step 0, before training"
-    found = f"validation loss was best at {where}: {shown(best.val_loss)}"
+    where = (
+        f"epoch {best.epoch:.1f} (step {best.step})" if best.epoch >= 0.05 else f"step {best.step}"
+    )
+    where += "" if best.step else ", before training"
+    some = ""
+    if windows is not None and windows[0] < windows[1]:
+        some = f" over {windows[0]:,} of {counted(windows[1], 'window')}"
+    found = f"validation loss{some} was best at {where}: {shown(best.val_loss)}"
     if best.step == last.step:
         more = ", the last evaluation; it may fall further with more epochs" if best.step else ""
         return found + more

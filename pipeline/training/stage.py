@@ -106,6 +106,7 @@ def write_outputs(
     run.log_samples(recorder.samples)
     run.log_artifact(reports / "loss.png", "figures")
     run.log_artifact(reports / "history.csv")
-    outcome = describe_outcome(history, best)
+    windows = len(trainer.validation_indices()), len(trainer.val_windows)
+    outcome = describe_outcome(history, best, windows)
     run.set_tags({"verdict": outcome})
     recorder.bar.say(outcome)

@@ -294,10 +294,23 @@ ALL = ("124M", "1558M")
         (
             (),
             2,
-            {"evaluate.json": {"best__val__loss": 10.8, "untrained__val__perplexity": 49021.3}},
+            {
+                "evaluate.json": {
+                    "best__val__loss": 10.8,
+                    "val__loss": 10.9,
+                    "untrained__val__perplexity": 49021.3,
+                }
+            },
             "Two epochs from scratch never predict the validation text better than the weights "
             "that they began with, whose perplexity is 49,021; no GPT-2 was asked for (gpt2.sizes "
             "is empty).",
+        ),
+        (
+            (),
+            10,
+            {"evaluate.json": {"val__loss": 4.0, "val__perplexity": 54.6}},
+            "Ten epochs from scratch reach a validation perplexity of 55, lowest with the last "
+            "weights; no GPT-2 was asked for (gpt2.sizes is empty).",
         ),
         (
             ("124M",),

@@ -178,7 +178,7 @@ def test_what_was_not_fetched_is_unavailable_for_the_same_reason(run: Run) -> No
     done = run(gpt2={"source": "openai", "mirror": "http://127.0.0.1:1"})
     reason = "127.0.0.1 cannot be reached (Connection refused)"
     assert done.exit_code == 0
-    assert done.stderr == f"GPT-2 124M: unavailable: {reason}\n"
+    assert done.stderr == f"GPT-2 124M: not measured: {reason}\n"
     found = report()
     assert found.pop("_sha256")
     assert found == {

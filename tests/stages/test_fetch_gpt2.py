@@ -61,7 +61,7 @@ def test_what_cannot_be_had_is_told_and_the_pipeline_goes_on(run: Run) -> None:
     done = run(mirror="http://127.0.0.1:1")
     reason = "127.0.0.1 cannot be reached (Connection refused)"
     assert done.exit_code == 0
-    assert done.stderr == f"GPT-2 124M: unavailable: {reason}\n"
+    assert done.stderr == f"GPT-2 124M: not fetched: {reason}\n"
     assert report() == {
         "model": "124M",
         "status": "unavailable",
@@ -76,7 +76,7 @@ def test_a_size_that_is_not_asked_for_is_not_fetched(run: Run, mirror: Hostile) 
     requests = len(mirror.requests)
     done = run(sizes=["355M"], required=True)
     assert done.exit_code == 0
-    assert done.stderr == "GPT-2 124M: unavailable: gpt2.sizes does not name it\n"
+    assert done.stderr == "GPT-2 124M: not fetched: gpt2.sizes does not name it\n"
     assert report()["status"] == "unavailable"
     assert len(mirror.requests) == requests
 

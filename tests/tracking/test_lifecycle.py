@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import UserError
 from pipeline.system.process import Process
 from pipeline.tracking import paths
-from pipeline.tracking.journal import JOURNAL, read_events, read_run
+from pipeline.tracking.journal import JOURNAL, Journal, read_events, read_header, read_run
 from pipeline.tracking.journals import entries, tidy
-from pipeline.tracking.lifecycle import discard, reap
+from pipeline.tracking.lifecycle import EXITED, discard, mark_exited, reap, take
 from pipeline.tracking.mlflow.store import Store
 from pipeline.tracking.run import start_run
 from pipeline.tracking.tags import HOST, PID, RUN_KEY, SPACE, STARTED, process_of, process_tags
@@ -155,3 +156,45 @@ def test_a_link_among_the_runs_is_not_followed(
     tidy()
     assert entries() == []
     assert {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()} == before
+
+
+def test_no_run_works_in_a_folder_that_is_a_link(offline: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "dir").mkdir(parents=True)
+    (elsewhere / "dir" / "thesis.txt").write_text("years of work")
+    paths.states().mkdir(parents=True)
+    (paths.states() / "train-1").symlink_to(elsewhere)
+    with pytest.raises(UserError, match="train-1: is a link; remove it"):  # noqa: SIM117
+        with take(paths.state_folder("train", "1")):
+            pass
+    assert [path.name for path in elsewhere.iterdir()] == ["dir"]
+
+
+def test_files_that_links_in_a_runs_folder_lead_to_stay_as_they_are(
+    offline: Path, python: Python, tmp_path: Path
+) -> None:
+    killed(python, "None")
+    (state,) = paths.states().iterdir()
+    other, new, folder = (tmp_path / name for name in ("other.jsonl", "new", "folder"))
+    folder.mkdir()
+    header = read_header(state)
+    assert header is not None
+    (paths.journals()).mkdir(parents=True)
+    (paths.journals() / f"{header['stage']}-{header['run']}").symlink_to(folder)
+    (state / EXITED).symlink_to(new)
+    (ended,) = reap()
+    with pytest.raises(OSError, match="symbolic link"):
+        mark_exited(ended)
+    assert not ended.is_symlink()
+    assert (list(folder.iterdir()), new.exists()) == ([], False)
+
+    (ended / JOURNAL).rename(other)
+    text = other.read_text() + '{"torn'
+    other.write_text(text)
+    linked = paths.states() / "train-2"
+    linked.mkdir()
+    (linked / JOURNAL).symlink_to(other)
+    assert reap() == []
+    with pytest.raises(UserError, match="symbolic links"):
+        Journal(linked)
+    assert other.read_text() == text

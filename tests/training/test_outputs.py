@@ -35,6 +35,8 @@ def test_the_outcome_says_where_it_was_best_and_what_came_since() -> None:
         "6.430 while training loss fell to 0.590"
     )
     assert "may fall further" in describe_outcome(rows[:2], rows[1])
+    assert "loss over 1 of 11 windows was best" in describe_outcome(rows, rows[1], (1, 11))
+    assert describe_outcome(rows, rows[1], (11, 11)) == describe_outcome(rows, rows[1])
 
 
 LOSS = st.sampled_from([6.1, 6.1004, 6.2, 11.0, 476.8, 1e30, math.inf]) | st.floats(0, 20)
