@@ -208,7 +208,10 @@ def _check_file(name: str, file: File, sha256: str) -> None:
 
 def _from_url(settings: Prepare) -> Source:
     url = settings.corpus
-    name = file_name(url)
+    try:
+        name = file_name(url)
+    except UserError as error:
+        raise UserError(f"prepare.corpus: {error}") from None
     if suffix_of(name) not in SUFFIXES:
         name += ".txt"  # such as 1342.txt.utf-8: if it is no text, reading it fails
     path = fetch(url, name, settings.sha256)

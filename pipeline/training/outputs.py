@@ -88,10 +88,9 @@ def describe_outcome(
         windows: of how many validation windows evaluations measure how many.
     """
     last = history[-1]
-    where = (
-        f"epoch {best.epoch:.1f} (step {best.step})" if best.epoch >= 0.05 else f"step {best.step}"
-    )
-    where += "" if best.step else ", before training"
+    where = f"step {best.step}" + ("" if best.step else ", before training")
+    if best.epoch >= 0.05:
+        where = f"epoch {best.epoch:.1f} ({where})"
     some = ""
     if windows is not None and windows[0] < windows[1]:
         some = f" over {windows[0]:,} of {counted(windows[1], 'window')}"
