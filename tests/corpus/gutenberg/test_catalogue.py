@@ -91,6 +91,7 @@ def test_where_mirrors_keep_a_book() -> None:
         (gzip.compress(bytes(20_000)), "holds more than 10,000 bytes"),
         (b"a,b\n", "has no column Text#"),
     ],
+    ids=range(4),  # gzip writes the time
 )
 def test_what_is_no_catalogue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, said: str
