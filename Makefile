@@ -54,6 +54,7 @@ clean: ## remove the environment and caches, keep data, models and runs
 $(STAMP): requirements.lock pyproject.toml
 	@command -v "$(PYTHON)" >/dev/null || { echo "make: $(or $(PYTHON),Python 3.11 to 3.13) not found; set PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing packages into $(VENV), which takes some minutes"
 	python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
