@@ -22,6 +22,9 @@ from urllib.request import url2pathname
 from pipeline.system.text import quoted
 
 
+NO_ADDRESS = "MLFLOW_TRACKING_URI"  # the name of a store whose address is none
+
+
 def root() -> Path:
     """The main repository: `DVC_ROOT`, else the nearest folder above with `.dvc` or `.git`.
 
@@ -112,7 +115,7 @@ def store_name(uri: str) -> str:
     try:
         parts = urlsplit(uri)
     except ValueError:
-        return "MLFLOW_TRACKING_URI"
+        return NO_ADDRESS
     options = parts.query.split("&")
     query = "&".join(option for option in options if "password" not in option.lower())
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query).geturl()

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import UserError
 from pipeline.tracking.mlflow.store import connect
-from pipeline.tracking.mlflow.ui import share_views, view_state
+from pipeline.tracking.mlflow.ui import serve, share_views, view_state
 from pipeline.tracking.run import start_run
 from tests.helpers.servers import HOST, free_port
 
@@ -74,3 +75,12 @@ def test_nothing_listens_once_its_terminal_is_closed(repo: Path, number: signal.
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex((HOST, port)) == 0
+
+
+def test_an_address_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://[bad")
+    with (
+        pytest.raises(UserError, match=r"MLFLOW_TRACKING_URI: 'http://\[bad' is no address"),
+        serve(5000),
+    ):
+        pass

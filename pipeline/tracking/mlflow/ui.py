@@ -28,6 +28,7 @@ import requests
 
 from pipeline.errors import UserError
 from pipeline.system import while_held
+from pipeline.system.text import quoted
 from pipeline.tracking import paths
 from pipeline.tracking.mlflow.store import connect_soon, failures_explained
 
@@ -53,7 +54,9 @@ def serve(port: int) -> Iterator[tuple[str, subprocess.Popen[bytes] | None]]:
     """
     uri = paths.tracking_uri()
     if paths.is_server(uri):
-        yield paths.store_name(uri), None
+        if (name := paths.store_name(uri)) == paths.NO_ADDRESS:
+            raise UserError(f"{name}: {quoted(uri)} is no address")
+        yield name, None
         return
     with failures_explained():
         connect_soon()  # so that the database is ours before the server sees it
