@@ -21,7 +21,6 @@ from urllib.request import url2pathname
 
 from pipeline.system.text import quoted
 
-
 NO_ADDRESS = "MLFLOW_TRACKING_URI"  # the name of a store whose address is none
 
 
