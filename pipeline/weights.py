@@ -22,6 +22,7 @@ from pipeline.model.gpt import GPT, GPTConfig
 from pipeline.model.saved import FILES, OPTIMIZER, Weights, load_config, load_model
 from pipeline.model.start import Start, adapted_model, random_model
 from pipeline.params import Gpt2
+from pipeline.system.files import given_path
 from pipeline.tracking.artifacts import folder_of_run
 
 SCRATCH, TRAINED, GPT2 = "scratch", "trained", "gpt2-"
@@ -105,7 +106,7 @@ def _find_other(name: str, which: Weights, optional: Sequence[str], names: str) 
         if size not in SIZES:
             raise UserError(f"{name}: GPT-2's sizes are {', '.join(SIZES)}")
         return Source(name, size=size)
-    folder = Path(name)
+    folder = given_path(name, "a model")
     if not folder.is_dir():
         files = ("config.json", FILES[which])
         return Source(name, folder=folder_of_run(name, files, optional, names), which=which)

@@ -75,3 +75,8 @@ def test_what_else_a_training_starts_from_and_its_config_are_noted(here: Path) -
     (folder / "model.pth").unlink()
     with pytest.raises(UserError, match=r"train\.init_from: mine: holds no config\.json and model"):
         find_start("mine")
+
+
+def test_a_name_that_no_file_can_have_is_named_with_its_key() -> None:
+    with pytest.raises(UserError, match=r"^train\.init_from: a model: 'nnn.*File name too long"):
+        find_start("n" * 10_000)

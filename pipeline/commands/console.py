@@ -31,8 +31,18 @@ LIMITS = {
 }
 LONGEST = 420  # characters of a line, before which Click writes what it is about
 
-FILE = click.Path(dir_okay=False, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
+
+class Place(click.Path):
+    """A path with a name."""
+
+    def convert(self, value: Any, *where: Any) -> Any:
+        if value == "":
+            self.fail("a path has a name, and this is empty", *where)
+        return super().convert(value, *where)
+
+
+FILE = Place(dir_okay=False, path_type=Path)
+FOLDER = Place(file_okay=False, path_type=Path)
 
 
 class Careful(click.Command):

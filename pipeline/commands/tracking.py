@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.console import Command, echo
+from pipeline.commands.console import FOLDER, Command, echo
 from pipeline.commands.tables import print_table
 from pipeline.errors import UserError
 from pipeline.system.process import sigterm_raises
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # to import them takes seconds
 as_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 brought = click.option(
     "--journals",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     default=Path("journals"),
     show_default=True,
     help="Where DVC puts the journals of stages.",

@@ -23,6 +23,7 @@ from pipeline.system.text import printable, quoted, shortened
 MOST_BYTES = 2**16
 MOST_VALUES = 10_000  # with what aliases stand for
 MOST_LEVELS = 32
+MOST_BITS = 64  # of a whole number
 MOST_LISTED = 20  # problems
 
 # What ruamel's constructors raise of a number of 5,000 digits, the 13th month, `!!int x`.
@@ -118,6 +119,8 @@ def _not_plain(value: Any, key: str) -> Iterator[str]:
     elif isinstance(value, str):
         if any("\ud800" <= character <= "\udfff" or character == "\0" for character in value):
             yield f"{_shown(key)}: {quoted(value)} holds what is no character"
+    elif isinstance(value, int) and value.bit_length() > MOST_BITS:
+        yield f"{_shown(key)}: a number of {value.bit_length():,} bits; {MOST_BITS} are the most"
     elif value is not None and not isinstance(value, int | float):
         yield f"{_shown(key)}: {quoted(value)} is a {type(value).__name__}; put text in quotes"
 

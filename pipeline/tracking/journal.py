@@ -38,6 +38,7 @@ from typing_extensions import TypedDict
 
 from pipeline.errors import UserError
 from pipeline.numbers import to_json
+from pipeline.system.files import open_regular
 from pipeline.system.names import Name
 from pipeline.system.text import quoted
 from pipeline.tracking.tags import param_text, tag_text
@@ -229,7 +230,7 @@ def read_events(path: Path, passed_over: list[int] | None = None) -> Iterator[Ev
     Args:
         passed_over: gets the number of each line that is no event.
     """
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 return  # being written, or torn
@@ -331,7 +332,7 @@ def read_header(folder: Path) -> Header | None:
 
 def read_last(folder: Path) -> Event | None:
     """The last whole line of the journal in this folder."""
-    with open(folder / JOURNAL, "rb") as file:
+    with open_regular(folder / JOURNAL) as file:
         end = _whole_lines(file.fileno())
         start = _whole_lines(file.fileno(), end - 1) if end else 0
         file.seek(start)

@@ -13,7 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from pipeline.commands.console import Command, Group
+from pipeline.commands.console import FILE, FOLDER, Command, Group
 from pipeline.errors import Problems, UserError
 
 
@@ -159,3 +159,15 @@ def test_a_closed_stream_is_no_error(closed: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) in ((0, b"and\n"), (0, b""))
+
+
+@pytest.mark.parametrize("place", [FILE, FOLDER])
+def test_a_path_has_a_name(place: click.Path) -> None:
+    @click.command(cls=Command)
+    @click.option("--to", type=place)
+    def main(to: object) -> None:
+        raise AssertionError(to)
+
+    result = CliRunner().invoke(main, ["--to", ""])
+    assert result.exit_code == 2
+    assert "'--to': a path has a name, and this is empty" in result.stderr

@@ -14,6 +14,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -261,8 +262,9 @@ def writable(folder: Path) -> None:
     for root, folders, _ in os.walk(folder):
         for name in folders:
             path = Path(root, name)
-            if not path.is_symlink() and not os.access(path, os.W_OK | os.X_OK):
-                path.chmod(0o755)
+            with suppress(OSError):  # a name that is too long
+                if not path.is_symlink() and not os.access(path, os.W_OK | os.X_OK):
+                    path.chmod(0o755)
 
 
 Listing = dict[str, tuple[int, int, int, int]]

@@ -189,7 +189,12 @@ def _others() -> Iterator[Case]:
                 f"{command} with the store {uri}",
                 _argv(command),
                 environment={"MLFLOW_TRACKING_URI": uri},
-                names=(uri.rpartition("/")[2] or uri, "MLFLOW_TRACKING_URI", ascii(uri)[1:-1]),
+                names=(
+                    uri.rpartition("/")[2] or uri,
+                    "MLFLOW_TRACKING_URI",
+                    ascii(uri)[1:-1],
+                    "[31m",
+                ),
                 seconds=40,
             )
 

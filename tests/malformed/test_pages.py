@@ -19,7 +19,7 @@ TEXTS = {
     "script": "<script>document.title='mine'</script>",
     "image": '"><img src=x onerror="document.title=1">',
     "style": "</style></title></pre></table><iframe src='https://example.org'>",
-    "template": "{{ 7 * 7 }}{% raw %}{# x #}",
+    "template": "{{ 7919 * 7907 }}{% raw %}{# x #}",
     "control": "nul \x00 bell \x07 escape \x1b[31m c1 \x9b",
     "bidi": "\u202eturned\u2066 round",
     "lines": "one\n\ntwo\r\nthree\u2028four",
@@ -140,11 +140,7 @@ def _look(repo: Path) -> Iterator[str]:
     reader = Reader()
     reader.feed(text)
     yield from dict.fromkeys(reader.faults)
-    if (
-        "49" in text
-        and "{{ 7 * 7 }}" in (repo / "params.yaml").read_text()
-        and "{{ 7 * 7 }}" not in text
-    ):
+    if "62615533" in text:
         yield "the page computes its text"
     if odd := {c for c in text if ord(c) < 32 and c not in "\n\t\r"}:
         yield f"the page holds {sorted(odd)!r}"

@@ -106,7 +106,6 @@ def _requests() -> Iterator[tuple[str, bytes, str]]:
     for kind in (
         "text/plain",
         "",
-        "text/csv",
         "application/json; charset=latin-1",
         "application/json; x=y",
         "\x1b[31m",

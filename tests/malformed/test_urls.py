@@ -355,7 +355,7 @@ def cases(server: Server) -> Iterator[Case]:
     for index, (name, answer) in enumerate(answers().items()):
         server.answers[f"c{index}"] = (answer, "")
         url = f"{server.url(f'c{index}')}/story.txt"
-        names = ("127.0.0.1", "prepare.corpus")
+        names = ("127.0.0.1", "prepare.corpus", "downloads")
         yield Case(
             f"corpus: {name}", PREPARE, _set("prepare", corpus=url), names, seconds=30, limits=size
         )

@@ -18,7 +18,7 @@ from pipeline.cli import main
 from pipeline.errors import UserError
 from pipeline.tracking import paths
 from pipeline.tracking.artifacts import locate
-from pipeline.tracking.journal import DAMAGED, JOURNAL, read_run
+from pipeline.tracking.journal import DAMAGED, JOURNAL, read_header, read_run
 from pipeline.tracking.journals import adopt, entries, rows
 from pipeline.tracking.lifecycle import hand_over, reap
 from pipeline.tracking.mlflow.store import Store
@@ -258,3 +258,10 @@ def test_a_run_that_the_store_refuses_holds_up_no_other(repo: Path, store: Store
     assert refused.startswith("refused: n (a): ")
     assert "500" in refused
     assert done.stderr == "Error: 1 of 6 runs refused; their journals are kept\n"
+
+
+def test_a_pipe_in_a_journals_place_hangs_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / JOURNAL)
+    with pytest.raises(UserError, match="not a regular file"):
+        read_run(tmp_path)
+    assert read_header(tmp_path) is None
