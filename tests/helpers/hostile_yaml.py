@@ -33,6 +33,7 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
         "sample.grid.top_k[0]: input should be a valid integer",
     ),
     "a number of 5,000 digits": (f"seed: {'9' * 5000}\n", "not valid YAML"),
+    "a long hexadecimal number": (f"seed: 0x{'f' * 5000}\n", "seed: a number of 20,000 bits"),
     "a number of 4,000 digits": (f"seed: {'9' * 4000}\n", "seed: "),
     "a text of 60,000 characters": (f"tracking: {{experiment: {'x' * 60_000}}}\n", "…"),
     "a key of 60,000 characters": (f"? {'k' * 60_000}\n: 1\n", "unknown key"),
