@@ -81,7 +81,7 @@ REFUSED = {
     "too deep": ("[" * 100_000, "the request: not valid JSON"),
     "a long number": ('{"inputs": ["a"], "params": {"seed": ' + "9" * 5000 + "}}", "the request"),
     "no inputs": ({}, "exactly one of the input fields"),
-    "a list": ([1], "must be a JSON dictionary"),
+    "a list": ([1], "the request must be an object"),
 }
 
 
