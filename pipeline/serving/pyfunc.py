@@ -69,7 +69,10 @@ def serve(load: Load) -> None:
     set_model(Served())
 
 
-def _completed(complete: Complete, prompts: Sequence[str], params: dict[str, Any]) -> list[str]:
+def _completed(complete: Complete, prompts: Sequence[Any], params: dict[str, Any]) -> list[str]:
+    for prompt in prompts:
+        if not isinstance(prompt, str):  # as of a DataFrame's column of lists
+            raise refusal(f"a prompt is text, not {quoted(prompt)}")
     try:
         return complete(prompts, **params)
     except UserError as error:

@@ -58,6 +58,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("plain")
     repo = place / "repo"
     (repo / ".dvc").mkdir(parents=True)
+    (repo / PARAMS["gpt2"]["source"]).mkdir()
     (repo / "params.yaml").write_text(json.dumps(PARAMS, indent=1))
     (repo / "story.txt").write_text(STORY.read_text()[:4000])
     return place

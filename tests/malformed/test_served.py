@@ -110,14 +110,11 @@ def _requests() -> Iterator[tuple[str, bytes, str]]:
         "application/json; x=y",
         "\x1b[31m",
         "x" * 5000,
-        "application/vnd.apache.parquet",
     ):
         yield f"content type {kind[:30]!r}", dump(VALID).encode(), kind
     for name, body in {
         "no prompt": b"a,b\n1,2\n",
-        "empty": b"",
         "prompt": b"prompt\nThe\n",
-        "quote": b'prompt\n"The\n',
         "binary": bytes(100),
     }.items():
         yield f"csv: {name}", body, "text/csv"
