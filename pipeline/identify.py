@@ -7,12 +7,10 @@ depend on that, and run when it differs. A GPT-2 that a training starts from is 
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 from pipeline.corpus.corpora import identify
-from pipeline.errors import Unavailable
-from pipeline.gpt2.location import locate
+from pipeline.gpt2.location import check_source
 from pipeline.params import Params, load_params
 from pipeline.reports import FirstWeights, Gpt2Weights, LocalWeights
 from pipeline.system.digest_cache import digest_of
@@ -30,9 +28,7 @@ def run(params: Path, report: Path, start: Path) -> None:
     if problem := queue_problem():  # this stage runs each time, and before any queue
         say(f"warning: {problem}")
     settings = load_params(params)
-    for size in settings.gpt2.sizes:
-        with suppress(Unavailable):  # for fetch_gpt2 to say; a wrong source is better said first
-            locate(size, settings.gpt2)
+    check_source(settings.gpt2)  # better said now than after the training
     identify(settings.prepare).write(report)
     identify_start(settings).write(start)
 

@@ -25,6 +25,7 @@ class Clone(Repository):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        (folder.parent / "gpt2").mkdir()  # where TINY looks for weights, and there are none
         listed = subprocess.run(
             ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True
         )

@@ -17,12 +17,14 @@ def check(params: Path) -> None:
     Every problem is a line and ends the command with status 1; what is right and hardly meant is
     a warning.
     """
+    from pipeline.gpt2.location import check_source
     from pipeline.params import load_params, refuse_missing
     from pipeline.params_advice import advice
     from pipeline.tracking.paths import queue_problem
 
     settings = load_params(params)
     refuse_missing(params, Path("dvc.yaml"))
+    check_source(settings.gpt2)
     for line in filter(None, [*advice(settings), queue_problem()]):
         echo(f"warning: {line}", err=True)
     echo(f"{params}: no problems")

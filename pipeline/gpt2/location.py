@@ -94,6 +94,17 @@ def locate(size: str, settings: Gpt2) -> Location:
     return _local(size, settings.source)
 
 
+def check_source(settings: Gpt2) -> None:
+    """Refuse a source that is wrong for every size that is asked for, before any is fetched.
+
+    Raises:
+        UserError: as `locate` does.
+    """
+    for size in settings.sizes:
+        with suppress(Unavailable):  # for fetch_gpt2 to say
+            locate(size, settings)
+
+
 def _mirror(settings: Gpt2) -> str:
     if settings.source != "openai":
         raise UserError(
