@@ -280,8 +280,8 @@ class Train(Section):
     eval_windows: Count | None = Field(
         None,
         description="validation windows that it looks at, at most, evenly spread; null: all. For a "
-        "corpus whose validation split alone would take longer than the training; `evaluate` "
-        "measures the whole of it in any case",
+        "corpus whose validation split alone would take longer than the training; what `evaluate` "
+        "measures is `evaluate.windows`",
     )
     checkpoint_every: Count = Field(
         20, description="optimizer steps between two checkpoints, for going on after a kill"
@@ -372,6 +372,11 @@ class Evaluate(Section):
     """How losses over whole splits are measured."""
 
     batch_size: Batch = Field(8, description="windows in a forward pass; no number depends on it")
+    windows: Count | None = Field(
+        None,
+        description="of each split, at most, evenly spread; null: all. Every model is measured on "
+        "the same",
+    )
 
 
 class Grid(Section):

@@ -222,10 +222,16 @@ class Losses(Record):
 
 
 class SplitLosses(Record):
-    """A model's losses over both splits."""
+    """A model's losses over each split; `test` where the corpus has one."""
 
     train: Losses
     val: Losses
+    test: Losses | None = Field(None, exclude_if=_is_none)
+
+    @property
+    def by_split(self) -> dict[str, Losses]:
+        named = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: losses for name, losses in named.items() if losses is not None}
 
 
 class PromptCompletion(Record):
@@ -236,12 +242,13 @@ class PromptCompletion(Record):
 
 
 class EvaluationReport(SealedRecord):
-    """`reports/evaluate.json`: `train` and `val` are of the last weights."""
+    """`reports/evaluate.json`: `train`, `val` and `test` are of the last weights."""
 
     corpus_sha256: str
     context_length: int
     train: Losses
     val: Losses
+    test: Losses | None = Field(None, exclude_if=_is_none)
     best: SplitLosses
     untrained: SplitLosses
     completions: dict[Literal["best", "last"], tuple[PromptCompletion, ...]] = Field(
@@ -250,7 +257,7 @@ class EvaluationReport(SealedRecord):
 
     @property
     def last(self) -> SplitLosses:
-        return SplitLosses(train=self.train, val=self.val)
+        return SplitLosses(train=self.train, val=self.val, test=self.test)
 
 
 class PerplexityReport(Record):
@@ -260,26 +267,6 @@ class PerplexityReport(Record):
     val_bits_per_byte: float
     best_val_perplexity: float
     best_val_bits_per_byte: float
-
-
-class TokenLossesReport(SealedRecord):
-    """`reports/token_losses/*.json`: each model's nats for each of the same target tokens."""
-
-    corpus_sha256: str
-    context_length: int = Field(ge=1)
-    tokens: tuple[int, ...]
-    models: dict[str, tuple[float, ...]]
-
-    @model_validator(mode="after")
-    def one_loss_per_token(self) -> TokenLossesReport:
-        for model, losses in self.models.items():
-            if len(losses) != len(self.tokens):
-                raise PydanticCustomError(
-                    "length",
-                    "models.{model} has {losses} losses for {tokens} tokens",
-                    {"model": model, "losses": len(losses), "tokens": len(self.tokens)},
-                )
-        return self
 
 
 class WeightsFile(Record):
@@ -313,6 +300,7 @@ class BaselineReport(SealedRecord):
     corpus_sha256: str | None = None
     train: Losses | None = None
     val: Losses | None = None
+    test: Losses | None = Field(None, exclude_if=_is_none)
     completions: tuple[PromptCompletion, ...] = ()
 
     @model_validator(mode="after")

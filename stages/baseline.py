@@ -15,7 +15,7 @@ from pipeline.commands.console import FILE, FOLDER, Command, echo
 @click.option("--tokens", type=FOLDER, required=True, help="Folder of train/ and val/ tokens.")
 @click.option("--weights", type=FILE, required=True, help="What fetch_gpt2 reports of the size.")
 @click.option("--report", type=FILE, required=True, help="JSON of losses to write.")
-@click.option("--token-losses", type=FILE, required=True, help="JSON of losses by token to write.")
+@click.option("--token-losses", type=FOLDER, required=True, help="Losses by token to write.")
 @click.option("--journal", type=FOLDER, required=True, help="Folder of the run's journal to write.")
 def main(size: str, **files: Path) -> None:
     """Loss, perplexity, bits per byte and completions of one GPT-2."""

@@ -15,6 +15,7 @@ from pipeline.commands.console import FILE, FOLDER, Command, echo
 @click.option("--corpus", type=FILE, required=True, help="What `prepare` reports.")
 @click.option("--split", type=FILE, required=True, help="What `split` reports.")
 @click.option("--train", type=FILE, required=True, help="What `train` reports.")
+@click.option("--tokens", type=FOLDER, required=True, help="Folder of val/ and test/ tokens.")
 @click.option("--history", type=FILE, required=True, help="The losses of training.")
 @click.option("--evaluate", type=FILE, required=True, help="What `evaluate` reports.")
 @click.option("--baselines", type=FOLDER, required=True, help="SIZE.json of each GPT-2.")

@@ -16,7 +16,7 @@ from pipeline.commands.console import FILE, FOLDER, Command
 @click.option("--parent", type=FILE, required=True, help="The train stage's run record.")
 @click.option("--report", type=FILE, required=True, help="JSON of losses to write")
 @click.option("--metrics", type=FILE, required=True, help="JSON of the headline numbers to write")
-@click.option("--token-losses", type=FILE, required=True, help="JSON of losses by token to write")
+@click.option("--token-losses", type=FOLDER, required=True, help="Losses by token to write.")
 @click.option("--journal", type=FOLDER, required=True, help="Folder of the run's journal to write.")
 def main(**files: Path) -> None:
     """Loss, perplexity and bits per byte of the untrained, best and last weights."""

@@ -12,6 +12,7 @@ from pipeline.comparison.table import Comparison, read_comparison, require_same_
 from pipeline.comparison.token_view import token_view
 from pipeline.params import load_params
 from pipeline.system.files import write_text
+from pipeline.tokens.splits import Splits
 from pipeline.tokens.tokenizer import token_bytes
 from pipeline.tracking.open_run import Run
 from pipeline.tracking.run import start_run
@@ -24,6 +25,7 @@ def compare(
     params: Path,
     corpus: Path,
     split: Path,
+    tokens: Path,
     train: Path,
     history: Path,
     evaluate: Path,
@@ -38,7 +40,8 @@ def compare(
 
     Args:
         corpus, split, train, history, evaluate, samples: the reports of the stages so named.
-        baselines, token_losses: the folders of a JSON file per model.
+        tokens: the folder of `val/` and perhaps `test/`.
+        baselines, token_losses: the folders of a JSON file, or a folder, per model.
         parent: `reports/train_run.json`.
         journal: the folder of the run's journal to write.
 
@@ -59,7 +62,8 @@ def compare(
             evaluate: comparison.evaluation.corpus_sha256,
         }
     )
-    view = token_view(comparison, token_losses, token_bytes)
+    splits = Splits.open(tokens, comparison.evaluation.context_length)
+    view = token_view(comparison, token_losses, splits, token_bytes)
     page = make_page(comparison, context, read_history(history, comparison.training), view)
     with start_run(
         "compare",

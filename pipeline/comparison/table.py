@@ -18,6 +18,7 @@ from pipeline.reports import (
     EvaluationReport,
     Losses,
     PromptCompletion,
+    SplitLosses,
     Training,
 )
 from pipeline.system.text import quoted
@@ -31,7 +32,7 @@ class ComparedModel:
 
     Attributes:
         name: as people read it.
-        parameters, train, val: None where it was not measured.
+        parameters, train, val: None where it was not measured; test: or there is none.
         published_val_loss: nats per token, where somebody else measured the size on this text.
         reason: why it was not measured; None where it was.
         size: of GPT-2; None for this repository's model.
@@ -43,6 +44,7 @@ class ComparedModel:
     parameters: int | None = None
     train: Losses | None = None
     val: Losses | None = None
+    test: Losses | None = None
     published_val_loss: float | None = None
     reason: str | None = None
     size: Size | None = None
@@ -125,7 +127,9 @@ def _our_models(ours: EvaluationReport, parameters: int, start: str) -> dict[str
         "scratch_last": (f"{name} (last)", ours.last, completions.get("last", {})),
     }
     return {
-        key: ComparedModel(name, parameters, losses.train, losses.val, completions=texts)
+        key: ComparedModel(
+            name, parameters, losses.train, losses.val, losses.test, completions=texts
+        )
         for key, (name, losses, texts) in measured.items()
     }
 
@@ -139,6 +143,7 @@ def _gpt2_model(size: Size, baseline: BaselineReport, ours: EvaluationReport) ->
         parameters=baseline.parameters,
         train=baseline.train,
         val=baseline.val,
+        test=baseline.test,
         published_val_loss=_published_val_loss(size, ours),
         reason=reason,
         size=size,
@@ -185,13 +190,16 @@ def _require_same_text(
 def _measured_on(report: EvaluationReport | BaselineReport) -> dict[str, object]:
     assert report.train is not None
     assert report.val is not None
+    splits = SplitLosses(train=report.train, val=report.val, test=report.test)
     return {
         "corpus_sha256": report.corpus_sha256,
         "context_length": report.context_length,
-        "train.windows": report.train.windows,
-        "train.tokens": report.train.tokens,
-        "val.windows": report.val.windows,
-        "val.tokens": report.val.tokens,
+        "splits": ", ".join(splits.by_split),
+        **{
+            f"{name}.{count}": getattr(losses, count)
+            for name, losses in splits.by_split.items()
+            for count in ("windows", "tokens")
+        },
     }
 
 

@@ -11,11 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.comparison.table import UNTRAINED, Comparison, require_same_corpus
-from pipeline.errors import UserError
+import numpy as np
+
+from pipeline.comparison.table import UNTRAINED, Comparison
 from pipeline.pages.shading import TextSpan
-from pipeline.reports import TokenLossesReport
 from pipeline.system.text import readable
+from pipeline.tokens.splits import Splits
+from pipeline.tokens.token_losses import Losses, TokenLosses, require_same_tokens
+from pipeline.tokens.windows import Windows
+
+SHOWN_TOKENS = 1024  # the first validation targets
 
 
 @dataclass(frozen=True)
@@ -30,63 +35,64 @@ class TokenView:
 
 
 def token_view(
-    comparison: Comparison, folder: Path, token_bytes: Callable[[int], bytes]
+    comparison: Comparison,
+    folder: Path,
+    splits: Splits,
+    token_bytes: Callable[[int], bytes],
 ) -> TokenView | None:
-    """Join the token losses of every measured model; None when no model left any.
+    """Join the first validation losses of every measured model; None when no model left any.
 
     Random weights are left out: they predict nothing anywhere.
 
     Args:
         comparison: whose models are shown, by their names and in their order.
-        folder: `reports/token_losses`, with `scratch.json` and a `SIZE.json` for each GPT-2.
+        folder: `reports/token_losses`, with `scratch/` and a `SIZE/` for each GPT-2.
+        splits: the tokens that the losses are of.
         token_bytes: the bytes that a token id spells.
 
     Raises:
-        UserError: a file is damaged, or two were measured on different tokens.
+        UserError: a file is damaged, or its losses are of other tokens.
     """
-    path = folder / "scratch.json"
-    if not path.exists():
+    scratch = folder / "scratch"
+    if not scratch.exists():
         return None
-    scratch = TokenLossesReport.read(path)
-    require_same_corpus(
-        {
-            path: scratch.corpus_sha256,
-            path.parent.with_name("evaluate.json"): comparison.evaluation.corpus_sha256,
-        }
-    )
-    losses = {key: scratch.models.get(key.removeprefix("scratch_")) for key in comparison.models}
-    for key, size in comparison.sizes.items():
-        other_path = folder / f"{size.name}.json"
-        if comparison.models[key].val is None or not other_path.exists():
-            continue
-        other = TokenLossesReport.read(other_path)
-        if other.models:
-            _require_same_tokens(path, scratch, other_path, other)
-            losses[key] = other.models.get(size.name)
+    places = {key: (scratch, key.removeprefix("scratch_")) for key in comparison.models}
+    places |= {key: (folder / size.name, size.name) for key, size in comparison.sizes.items()}
     if comparison.models["untrained"].name == UNTRAINED:
-        del losses["untrained"]
-    known = {key: values for key, values in losses.items() if values}
+        del places["untrained"]
+    opened = {path: TokenLosses.open(path) for path, _ in places.values() if path.exists()}
+    require_same_tokens({path: losses.meta for path, losses in opened.items()}, splits)
+    known = {
+        key: opened[path].of(model, "val")
+        for key, (path, model) in places.items()
+        if path in opened and model in opened[path].meta.models
+    }
     if not known:
         return None
     return TokenView(
         models=tuple(comparison.models[key].name for key in known),
-        windows=tuple(_windows(scratch, list(known.values()), token_bytes)),
+        windows=tuple(
+            _windows(splits.val, opened[scratch].windows("val"), list(known.values()), token_bytes)
+        ),
     )
 
 
 def _windows(
-    report: TokenLossesReport,
-    losses: Sequence[Sequence[float]],
+    windows: Windows,
+    indices: range,
+    losses: Sequence[Losses],
     token_bytes: Callable[[int], bytes],
 ) -> Iterator[tuple[TextSpan, ...]]:
-    length = report.context_length
-    for start in range(0, len(report.tokens), length):
-        tokens = report.tokens[start : start + length]
+    shown = -(-SHOWN_TOKENS // windows.context_length)
+    left = SHOWN_TOKENS
+    for row, targets in enumerate(windows.targets(indices[:shown])):
+        tokens = targets[:left].tolist()
+        left -= len(tokens)
         yield tuple(
             TextSpan(
                 text=text,
                 tokens=stop - begin,
-                losses=tuple(sum(one[start + begin : start + stop]) for one in losses),
+                losses=tuple(float(one[row, begin:stop].sum(dtype=np.float64)) for one in losses),
             )
             for text, begin, stop in whole_characters([token_bytes(token) for token in tokens])
         )
@@ -110,14 +116,3 @@ def _cut(data: bytes) -> bool:
     except UnicodeDecodeError as error:
         return error.end == len(data) and "unexpected end" in error.reason
     return False
-
-
-def _require_same_tokens(
-    path: Path, one: TokenLossesReport, other_path: Path, other: TokenLossesReport
-) -> None:
-    for key in ("corpus_sha256", "context_length", "tokens"):
-        if getattr(one, key) != getattr(other, key):
-            raise UserError(
-                f"{path} and {other_path} cannot be compared: {key} differs; "
-                f"`dvc repro` measures both on the same tokens"
-            )

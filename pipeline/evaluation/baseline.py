@@ -17,12 +17,13 @@ import psutil
 import torch
 
 from pipeline.errors import UserError
-from pipeline.evaluation.measure import Measurement, Splits, measure_model
+from pipeline.evaluation.measure import Keep, Measurement, measure_model
 from pipeline.gpt2.load import hparams_of, read
 from pipeline.gpt2.location import FileRecord, Location, locate
 from pipeline.params import Gpt2, Params
 from pipeline.reports import WeightsReport
 from pipeline.system.text import quoted
+from pipeline.tokens.splits import Splits
 from pipeline.tokens.tokenizer import VOCABULARY
 
 Precision = Literal["fp32", "bf16"]
@@ -48,9 +49,9 @@ class MeasuredSize:
 
     @property
     def tokens_per_second(self) -> float:
-        """Of the losses, over both splits."""
-        losses = self.measurement.losses
-        return (losses.train.tokens + losses.val.tokens) / self.measurement.seconds
+        """Of the losses, over all splits."""
+        tokens = sum(of_split.tokens for of_split in self.measurement.losses.by_split.values())
+        return tokens / self.measurement.seconds
 
 
 def find_weights(size: str, settings: Gpt2, report: Path, context_length: int) -> Location | str:
@@ -84,11 +85,13 @@ def measure_size(
     params: Params,
     device: torch.device,
     *,
+    keep: Keep,
     progress: Callable[[int], object],
 ) -> MeasuredSize:
     """Load the size at `location` and measure it.
 
     Args:
+        keep: as `measure_model` takes it.
         progress: called with the number of windows that each batch adds.
 
     Raises:
@@ -100,7 +103,9 @@ def measure_size(
     load_seconds = time.perf_counter() - started
     batch_size = params.evaluate.batch_size
     return MeasuredSize(
-        measurement=measure_model(model, splits, batch_size, params.compare, progress=progress),
+        measurement=measure_model(
+            model, splits, batch_size, params.compare, keep=keep, progress=progress
+        ),
         parameters=model.count_parameters(),
         precision=precision,
         load_seconds=load_seconds,

@@ -1,4 +1,4 @@
-"""Measure a model on both splits: losses, losses of single tokens, and greedy completions.
+"""Measure a model on every split: losses, losses of single tokens, and greedy completions.
 
 The same for every model, this repository's and GPT-2's, so that their numbers can be compared.
 """
@@ -8,55 +8,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
 
 from pipeline.generation.decode import generate
 from pipeline.generation.sampling import Sampling
 from pipeline.model.gpt import GPT
-from pipeline.model.perplexity import measure, window_losses
-from pipeline.numbers import counted
+from pipeline.model.perplexity import measure
 from pipeline.params import Compare
-from pipeline.reports import PromptCompletion, SplitLosses, TokenLossesReport
-from pipeline.system.markdown import inline
+from pipeline.reports import PromptCompletion, SplitLosses
+from pipeline.tokens.splits import Splits
 from pipeline.tokens.tokenizer import encode
-from pipeline.tokens.windows import Windows
 
-SHOWN_TOKENS = 1024  # the first validation targets, whose losses the page shows
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The windows of both splits."""
-
-    train: Windows
-    val: Windows
-
-    @classmethod
-    def open(cls, folder: Path, context_length: int) -> Splits:
-        """Map `train/` and `val/` of `folder`.
-
-        Raises:
-            UserError: as `Windows.open`.
-        """
-        return cls(*(Windows.open(folder / name, context_length) for name in ("train", "val")))
-
-    def __len__(self) -> int:
-        return len(self.train) + len(self.val)
-
-    @property
-    def context_length(self) -> int:
-        return self.val.context_length
-
-    @property
-    def corpus_sha256(self) -> str:
-        return self.val.tokens.meta.corpus_sha256
-
-    def __str__(self) -> str:
-        """What they hold, in Markdown."""
-        return (
-            f"**{inline(self.val.tokens.meta.corpus)}**: {len(self.train):,} training and "
-            f"{counted(len(self.val), 'validation window')} of {self.context_length} tokens"
-        )
+Keep = Callable[[str, npt.NDArray[np.float32]], object]
 
 
 @dataclass(frozen=True)
@@ -64,14 +30,12 @@ class Measurement:
     """What was measured of a model.
 
     Attributes:
-        losses: over all windows of both splits.
-        token_losses: nats of the first validation targets, `SHOWN_TOKENS` at most.
+        losses: over the windows of each split that are measured.
         completions: of `compare.prompts`.
         seconds: that `losses` took.
     """
 
     losses: SplitLosses
-    token_losses: tuple[float, ...]
     completions: tuple[PromptCompletion, ...]
     seconds: float
 
@@ -82,23 +46,31 @@ def measure_model(
     batch_size: int,
     prompts: Compare | None,
     *,
+    keep: Keep = lambda split, losses: None,
     progress: Callable[[int], object],
 ) -> Measurement:
-    """Measure `model` on both splits, and let it complete the prompts where there are any.
+    """Measure `model` on every split, and let it complete the prompts where there are any.
 
     Args:
         batch_size: windows per forward pass.
+        keep: called with a split's name and a batch's nats for each target, (B, T).
         progress: called with the number of windows that each batch adds.
     """
     started = time.perf_counter()
-    losses = SplitLosses(
-        train=measure(model, splits.train, batch_size, progress=progress),
-        val=measure(model, splits.val, batch_size, progress=progress),
-    )
+    losses = {
+        name: measure(
+            model,
+            windows,
+            batch_size,
+            indices=splits.measured[name],
+            keep=partial(keep, name),
+            progress=progress,
+        )
+        for name, windows in splits.windows.items()
+    }
     seconds = time.perf_counter() - started
     return Measurement(
-        losses=losses,
-        token_losses=shown_losses(model, splits.val, batch_size),
+        losses=SplitLosses(**losses),
         completions=greedy_completions(model, prompts) if prompts else (),
         seconds=seconds,
     )
@@ -113,29 +85,3 @@ def greedy_completions(model: GPT, settings: Compare) -> tuple[PromptCompletion,
         PromptCompletion(prompt=prompt, completion=completion.text)
         for prompt, completion in zip(settings.prompts, found, strict=True)
     )
-
-
-def shown_losses(model: GPT, windows: Windows, batch_size: int) -> tuple[float, ...]:
-    """Nats of the first targets, at most `SHOWN_TOKENS`, to four decimals."""
-    losses: list[float] = []
-    shown = _shown_windows(windows)
-    for start in range(0, len(shown), batch_size):
-        losses += (
-            window_losses(model, windows, shown[start : start + batch_size]).flatten().tolist()
-        )
-    return tuple(round(loss, 4) for loss in losses[:SHOWN_TOKENS])
-
-
-def token_losses_report(splits: Splits, models: dict[str, tuple[float, ...]]) -> TokenLossesReport:
-    """The report of `shown_losses` by model, with the ids of the tokens that they are of."""
-    _, targets = splits.val.batch(_shown_windows(splits.val))
-    return TokenLossesReport(
-        corpus_sha256=splits.corpus_sha256,
-        context_length=splits.context_length,
-        tokens=tuple(targets.flatten().tolist()[:SHOWN_TOKENS]),
-        models=models,
-    )
-
-
-def _shown_windows(windows: Windows) -> range:
-    return range(min(len(windows), -(-SHOWN_TOKENS // windows.context_length)))

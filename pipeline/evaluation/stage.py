@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.baseline import MeasuredSize, find_weights, measure_size
-from pipeline.evaluation.measure import Measurement, Splits, measure_model, token_losses_report
+from pipeline.evaluation.measure import Keep, Measurement, measure_model
 from pipeline.gpt2.location import Location
 from pipeline.model.gpt import GPT
 from pipeline.model.runtime import choose_runtime
@@ -25,6 +26,8 @@ from pipeline.reports import (
 )
 from pipeline.system.files import write_text
 from pipeline.system.progress import Progress
+from pipeline.tokens.splits import Splits
+from pipeline.tokens.token_losses import kept_losses
 from pipeline.tracking.open_run import Run
 from pipeline.tracking.run import start_run
 from pipeline.weights import find_start, starting_model
@@ -45,17 +48,19 @@ def evaluate(
     """Measure the model in `folder`: untrained, at its best, at the end.
 
     Args:
-        tokens: the folder of `train/` and `val/`.
+        tokens: the folder of `train/`, `val/` and perhaps `test/`.
         parent: `reports/train_run.json`.
-        report, metrics, token_losses: the JSON files to write.
+        report, metrics: the JSON files to write.
+        token_losses: the folder of losses by token to write.
         journal: the folder of the run's journal to write.
 
     Raises:
         UserError: an input is missing, damaged or cannot be right.
     """
     params = load_params(params_file)
-    splits = Splits.open(tokens, load_config(folder).context_length)
-    batch_size = params.evaluate.batch_size
+    settings = params.evaluate
+    splits = Splits.open(tokens, load_config(folder).context_length, settings.windows)
+    device = choose_runtime().device
     measured: dict[str, Measurement] = {}
     with (
         start_run(
@@ -64,25 +69,35 @@ def evaluate(
             parent=parent,
             journal=journal,
             description=f"Losses on {splits}.",
-            params={"evaluate.batch_size": batch_size, "compare.prompts": params.compare.prompts},
+            params=evaluation_params(params),
         ) as run,
+        kept_losses(token_losses, splits, VERSIONS) as kept,
         Progress(len(VERSIONS) * len(splits), "evaluate", unit="window") as bar,
     ):
         for version in VERSIONS:
-            model = load_version(folder, version, params.gpt2)
-            prompts = None if version == "untrained" else params.compare
             measured[version] = measure_model(
-                model, splits, batch_size, prompts, progress=bar.advance
+                load_version(folder, version, params.gpt2).to(device),
+                splits,
+                settings.batch_size,
+                None if version == "untrained" else params.compare,
+                keep=partial(kept.append, version),
+                progress=bar.advance,
             )
             log_losses(run, version, measured[version].losses)
         evaluation_report(splits, measured).write(report)
-        token_losses_report(splits, {v: m.token_losses for v, m in measured.items()}).write(
-            token_losses
-        )
         perplexity_report(measured).write(metrics)
         run.log_artifact(report)
         run.log_samples([row for v, m in measured.items() for row in sample_rows(v, m.completions)])
         run.describe(f"Losses on {splits}.\n\n{losses_table(measured)}")
+
+
+def evaluation_params(params: Params) -> dict[str, Any]:
+    """What a measurement depends on beside model and tokens."""
+    return {
+        "evaluate.batch_size": params.evaluate.batch_size,
+        "evaluate.windows": params.evaluate.windows,
+        "compare.prompts": params.compare.prompts,
+    }
 
 
 def load_version(folder: Path, version: str, gpt2: Gpt2) -> GPT:
@@ -100,6 +115,7 @@ def evaluation_report(splits: Splits, measured: Mapping[str, Measurement]) -> Ev
         context_length=splits.context_length,
         train=measured["last"].losses.train,
         val=measured["last"].losses.val,
+        test=measured["last"].losses.test,
         best=measured["best"].losses,
         untrained=measured["untrained"].losses,
         completions={"best": measured["best"].completions, "last": measured["last"].completions},
@@ -141,9 +157,10 @@ def baseline(
     """Measure one size of GPT-2 on the same tokens, windows and prompts as our model.
 
     Args:
-        tokens: the folder of `train/` and `val/`.
+        tokens: the folder of `train/`, `val/` and perhaps `test/`.
         weights: `reports/gpt2/SIZE.json`.
-        report, token_losses: the JSON files to write.
+        report: the JSON file to write.
+        token_losses: the folder of losses by token to write.
         journal: the folder of the run's journal to write.
 
     Returns:
@@ -153,25 +170,24 @@ def baseline(
         UserError: an input is missing, damaged or cannot be right.
     """
     params = load_params(params_file)
-    splits = Splits.open(tokens, params.model.context_length)
+    splits = Splits.open(tokens, params.model.context_length, params.evaluate.windows)
     found = find_weights(size, params.gpt2, weights, params.model.context_length)
     if isinstance(found, str):
         # DVC wants every output to be there, and warns of an empty folder.
         write_text(journal / "no_run.txt", "This size could not be had: there is no run.\n")
-        written = unavailable_report(size, splits, reason=found)
-        losses = {}
+        with kept_losses(token_losses, splits, ()):
+            written = unavailable_report(size, splits, reason=found)
     else:
-        measured = measure_in_run(found, splits, params, journal)
-        host = WeightsReport.read(weights).host
-        written = baseline_report(size, splits, measured, host)
-        losses = {size: measured.measurement.token_losses}
-    token_losses_report(splits, losses).write(token_losses)
+        with kept_losses(token_losses, splits, (size,)) as kept:
+            keep = partial(kept.append, size)
+            measured = measure_in_run(found, splits, params, journal, keep)
+        written = baseline_report(size, splits, measured, WeightsReport.read(weights).host)
     written.write(report)
     return written
 
 
 def measure_in_run(
-    location: Location, splits: Splits, params: Params, journal: Path
+    location: Location, splits: Splits, params: Params, journal: Path, keep: Keep
 ) -> MeasuredSize:
     """Measure the size in a run of its own, which every experiment on the same data shares."""
     size = location.size
@@ -181,16 +197,14 @@ def measure_in_run(
         name=f"gpt2-{size}",
         journal=journal,
         description=f"OpenAI's GPT-2 {size} ({params.gpt2.precision}), untouched, on {splits}.",
-        params={
-            "evaluate.batch_size": params.evaluate.batch_size,
-            "compare.prompts": params.compare.prompts,
-            "gpt2.source": location.source,
-        },
+        params={**evaluation_params(params), "gpt2.source": location.source},
         tags={"role": "baseline"},
     ) as run:
         device = choose_runtime().device
         with Progress(len(splits), f"GPT-2 {size}", unit="window") as bar:
-            measured = measure_size(location, splits, params, device, progress=bar.advance)
+            measured = measure_size(
+                location, splits, params, device, keep=keep, progress=bar.advance
+            )
         log_size(run, size, measured)
     return measured
 
@@ -208,6 +222,7 @@ def baseline_report(
         corpus_sha256=splits.corpus_sha256,
         train=measured.measurement.losses.train,
         val=measured.measurement.losses.val,
+        test=measured.measurement.losses.test,
         completions=measured.measurement.completions,
     )
 
@@ -239,7 +254,7 @@ def log_size(run: Run, size: str, measured: MeasuredSize) -> None:
 
 
 def log_losses(run: Run, version: str, losses: SplitLosses) -> None:
-    for split, of_split in (("train", losses.train), ("val", losses.val)):
+    for split, of_split in losses.by_split.items():
         numbers = of_split.model_dump().items()
         run.log_metrics({f"{version}/{split}_{name}": value for name, value in numbers})
 

@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,15 +28,19 @@ def measure(
     batch_size: int,
     *,
     indices: range | None = None,
+    keep: Callable[[npt.NDArray[np.float32]], object] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Losses:
     """The model's loss over `windows`, or over those that `indices` names.
 
-    Consumes no randomness and leaves the model in the mode it came in. `progress` is called with
-    the number of windows done after each batch.
+    Consumes no randomness and leaves the model in the mode it came in.
+
+    Args:
+        keep: called with each batch's nats for each target, (B, T).
+        progress: called with the number of windows done after each batch.
     """
     chosen = range(len(windows)) if indices is None else indices
-    nats = total_nats(model, windows, batch_size, chosen, progress)
+    nats = total_nats(model, windows, batch_size, chosen, keep, progress)
     target_bytes = sum(windows.target_bytes(batch) for batch in _batches(chosen, batch_size))
     tokens = len(chosen) * windows.context_length
     loss = nats / tokens
@@ -52,12 +58,16 @@ def total_nats(
     windows: Windows,
     batch_size: int,
     indices: range,
+    keep: Callable[[npt.NDArray[np.float32]], object] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> float:
     """The sum of the losses, in nats, of all target tokens of the windows `indices`."""
     nats = 0.0
     for batch in _batches(indices, batch_size):
-        nats += float(window_losses(model, windows, batch).sum(dtype=torch.float64))
+        losses = window_losses(model, windows, batch)
+        nats += float(losses.sum(dtype=torch.float64))
+        if keep is not None:
+            keep(losses.numpy())
         if progress is not None:
             progress(len(batch))
     return nats

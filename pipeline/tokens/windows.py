@@ -28,7 +28,8 @@ from pydantic_core import PydanticCustomError
 from pipeline.errors import UserError
 from pipeline.numbers import counted
 from pipeline.reports import SplitCounts
-from pipeline.system.checksums import check
+from pipeline.system.checksums import SUMS, check
+from pipeline.system.files import sha256_of
 from pipeline.system.names import Name
 from pipeline.system.records import Record
 from pipeline.tokens.tokenizer import VOCABULARY, byte_lengths
@@ -98,6 +99,11 @@ class Tokens:
     def __len__(self) -> int:
         return self._starts[-1]
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the folder's digests: of the tokens, and all that is said of them."""
+        return sha256_of(self.folder / SUMS)
+
     def read(self, start: int, stop: int) -> npt.NDArray[np.uint16]:
         """Tokens [start, stop), shape (stop - start,): a view where one shard holds them all.
 
@@ -161,9 +167,18 @@ class Windows:
         tokens = torch.from_numpy(self._gather(indices))  # (B, T + 1)
         return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
+    def spread(self, most: int | None) -> range:
+        """The indices of so many windows at most, evenly spread from the first; None: of all."""
+        windows = len(self)
+        return range(0, windows, -(-windows // (most or windows)))
+
+    def targets(self, indices: Indices) -> npt.NDArray[np.int64]:
+        """The target tokens of the windows named, (B, T); raises as `batch` does."""
+        return self._gather(indices)[:, 1:]
+
     def target_bytes(self, indices: Indices) -> int:
         """UTF-8 bytes that the windows' targets stand for; end-of-text counts none."""
-        return int(byte_lengths()[self._gather(indices)[:, 1:]].sum())
+        return int(byte_lengths()[self.targets(indices)].sum())
 
     def _gather(self, indices: Indices) -> npt.NDArray[np.int64]:
         length = self.context_length

@@ -317,9 +317,7 @@ class Trainer:
 
     def validation_indices(self) -> range:
         """The validation windows that evaluations measure: all, or some, evenly spread."""
-        windows = len(self.val_windows)
-        most = self.settings.eval_windows or windows
-        return range(0, windows, -(-windows // most))
+        return self.val_windows.spread(self.settings.eval_windows)
 
     def learning_rate(self, step: int | None = None) -> float:
         """The rate of step `step`, counted from 0; by default of the one to come."""

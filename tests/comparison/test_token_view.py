@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,9 @@ from hypothesis import strategies as st
 from pipeline.comparison.table import read_comparison
 from pipeline.comparison.token_view import TokenView, token_view, whole_characters
 from pipeline.errors import UserError
+from pipeline.system.checksums import write_sums
+from pipeline.tokens.splits import Splits
+from pipeline.tokens.token_losses import TokenLosses
 from pipeline.tokens.tokenizer import encode, token_bytes
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "comparison"
@@ -28,7 +32,8 @@ def view_of(reports: Path) -> TokenView | None:
     comparison = read_comparison(
         reports / "evaluate.json", reports / "train.json", reports / "baselines", ["124M", "1558M"]
     )
-    return token_view(comparison, reports / "token_losses", token_bytes)
+    splits = Splits.open(reports / "tokens", 8)
+    return token_view(comparison, reports / "token_losses", splits, token_bytes)
 
 
 def test_each_measured_model_has_a_loss_for_each_piece(reports: Path) -> None:
@@ -39,41 +44,51 @@ def test_each_measured_model_has_a_loss_for_each_piece(reports: Path) -> None:
     assert "".join(piece.text for piece in first) == "He said <b>no</b"
     assert [piece.text for piece in second] == [">", " &", " left", " 🙂", "\n", "\n", "“"]
     assert "".join(piece.text for piece in third) == "Well, café”, she sang"
-    assert first[1].losses == (6.0, 6.6, 3.0)
+    assert first[1].losses == pytest.approx((6.0, 6.6, 3.0))
     assert second[-1].tokens == 2
     # The losses of a character's two tokens are added.
-    losses = json.loads((reports / "token_losses" / "scratch.json").read_text())["models"]
-    assert second[-1].losses[0] == losses["best"][14] + losses["best"][15]
+    best = TokenLosses.open(reports / "token_losses/scratch").of("best", "val")
+    assert second[-1].losses[0] == float(best[1, 6]) + float(best[1, 7])
 
 
 def test_a_model_without_losses_is_left_out(reports: Path) -> None:
-    (reports / "token_losses" / "124M.json").unlink()
+    shutil.rmtree(reports / "token_losses" / "124M")
     view = view_of(reports)
     assert view is not None
     assert view.models == ("scratch (best)", "scratch (last)")
-    (reports / "token_losses" / "scratch.json").unlink()
+    shutil.rmtree(reports / "token_losses" / "scratch")
     assert view_of(reports) is None
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
-    [("corpus_sha256", "6" * 64), ("context_length", 12), ("tokens", list(range(24)))],
+    ("key", "value", "named"),
+    [
+        ("corpus_sha256", "6" * 64, "corpus_sha256"),
+        ("context_length", 12, "context_length"),
+        ("splits", {"val": {"sha256": "7" * 64, "windows": 3, "stride": 1}}, r"splits\.val"),
+        ("splits", {}, r"splits\.val"),
+    ],
 )
-def test_losses_of_other_tokens_are_refused(reports: Path, key: str, value: object) -> None:
-    path = reports / "token_losses" / "124M.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-    with pytest.raises(UserError, match=f"{key} differs") as error:
+def test_losses_of_other_tokens_are_refused(
+    reports: Path, key: str, value: object, named: str
+) -> None:
+    folder = reports / "token_losses" / "124M"
+    path = folder / "meta.json"
+    meta = json.loads(path.read_text()) | {key: value}
+    path.write_text(json.dumps(meta))
+    if key == "context_length":
+        np.save(folder / "124M.val.npy", np.zeros((3, 12), "f4"))
+    write_sums(folder)
+    with pytest.raises(UserError, match=f"{named} is not that of the tokens on disk") as error:
         view_of(reports)
     assert str(path) in str(error.value)
-    assert str(reports / "token_losses" / "scratch.json") in str(error.value)
 
 
 def test_as_many_losses_as_tokens(reports: Path) -> None:
-    path = reports / "token_losses" / "scratch.json"
-    content = json.loads(path.read_text())
-    content["models"]["last"].pop()
-    path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"models\.last has 23 losses for 24 tokens"):
+    folder = reports / "token_losses" / "scratch"
+    np.save(folder / "last.val.npy", np.zeros((2, 8), "f4"))
+    write_sums(folder)
+    with pytest.raises(UserError, match=r"last\.val\.npy: float32 of shape \(2, 8\), where"):
         view_of(reports)
 
 

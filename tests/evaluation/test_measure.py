@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from pipeline.evaluation.measure import (
-    SHOWN_TOKENS,
-    Splits,
-    measure_model,
-    token_losses_report,
-)
+from pipeline.evaluation.measure import measure_model
 from pipeline.generation.decode import complete
 from pipeline.generation.sampling import Sampling
 from pipeline.model.gpt import GPT, GPTConfig, initialise
 from pipeline.model.perplexity import measure
 from pipeline.params import Compare
+from pipeline.tokens.splits import Splits
 from pipeline.tokens.tokenizer import encode
 from tests.helpers.tokens import write_split
 
@@ -50,14 +47,34 @@ def test_everything_is_measured_and_every_window_counted(model: GPT, splits: Spl
     assert measure_model(model, splits, 3, None, progress=counted.append).completions == ()
 
 
-def test_the_losses_by_token_are_of_the_first_targets(model: GPT, splits: Splits) -> None:
-    found = measure_model(model, splits, 3, None, progress=lambda windows: None)
-    report = token_losses_report(splits, {"tiny": found.token_losses})
-    assert len(report.tokens) == SHOWN_TOKENS
-    assert list(report.tokens) == splits.val.tokens.read(1, SHOWN_TOKENS + 1).tolist()
-    first = measure(model, splits.val, 3, indices=range(1)).loss
-    assert sum(report.models["tiny"][:LENGTH]) / LENGTH == pytest.approx(first, abs=1e-4)
-    assert (report.corpus_sha256, report.context_length) == ("c" * 64, LENGTH)
+def test_each_batch_is_kept_as_it_is_measured(model: GPT, splits: Splits) -> None:
+    kept: dict[str, list[np.ndarray]] = {"train": [], "val": []}
+    found = measure_model(
+        model,
+        splits,
+        3,
+        None,
+        keep=lambda split, losses: kept[split].append(losses),
+        progress=lambda windows: None,
+    )
+    for split, losses in kept.items():
+        joined = np.concatenate(losses)
+        assert joined.shape == (len(splits.windows[split]), LENGTH)
+        reported = found.losses.by_split[split].loss
+        assert joined.mean(dtype="f8") == pytest.approx(reported, rel=1e-12)
+
+
+def test_a_test_split_and_a_part_of_the_windows(model: GPT, splits: Splits) -> None:
+    write_split(splits.val.tokens.folder.parent / "test", encode("worse " * 2000))
+    some = Splits.open(splits.val.tokens.folder.parent, LENGTH, most=2)
+    found = measure_model(model, some, 3, None, progress=lambda windows: None)
+    assert {name: one.windows for name, one in found.losses.by_split.items()} == {
+        name: len(range(0, len(windows), -(-len(windows) // 2)))
+        for name, windows in some.windows.items()
+    }
+    assert found.losses.test is not None
+    assert found.losses.test == measure(model, some.test, 3, indices=some.test.spread(2))
+    assert str(some).endswith(f"2 test and 2 validation windows of {LENGTH} tokens")
 
 
 def test_what_was_measured_in_words(splits: Splits) -> None:

@@ -27,6 +27,7 @@ INPUTS = {
     "history": "history.csv",
     "evaluate": "evaluate.json",
     "baselines": "baselines",
+    "tokens": "tokens",
     "token-losses": "token_losses",
     "parent": "train_run.json",
     "journal": "journals/compare",

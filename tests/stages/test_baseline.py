@@ -23,7 +23,8 @@ from pipeline.evaluation.baseline import choose_precision
 from pipeline.gpt2.release import DATA
 from pipeline.gpt2.sizes import SIZES, PublishedLosses, Size
 from pipeline.params import load_params
-from pipeline.reports import BaselineReport, EvaluationReport, SplitLosses, TokenLossesReport
+from pipeline.reports import BaselineReport, EvaluationReport, SplitLosses
+from pipeline.tokens.token_losses import TokenLosses
 from pipeline.tokens.tokenizer import byte_lengths, decode, encode
 from pipeline.tokens.windows import Windows
 from pipeline.weights import find
@@ -80,7 +81,7 @@ def run(
             size,
             *("--tokens", "data/tokens", "--weights", f"reports/gpt2/{size}.json"),
             *("--report", f"reports/baselines/{size}.json"),
-            *("--token-losses", f"reports/token_losses/{size}.json"),
+            *("--token-losses", f"reports/token_losses/{size}"),
             *("--journal", f"journals/baselines/{size}"),
         )
 
@@ -96,8 +97,8 @@ def report() -> dict:
     return json.loads(Path("reports/baselines/124M.json").read_text())
 
 
-def token_losses() -> dict:
-    return json.loads(Path("reports/token_losses/124M.json").read_text())
+def token_losses() -> TokenLosses:
+    return TokenLosses.open(Path("reports/token_losses/124M"))
 
 
 def their_losses(weights: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -134,9 +135,11 @@ def test_losses_are_those_of_transformers_on_the_same_windows(run: Run, weights:
         read = byte_lengths()[targets.numpy()].sum()
         bits = losses.double().sum().item() / math.log(2) / read
         assert numbers["bits_per_byte"] == pytest.approx(bits, abs=1e-5)
-    losses, targets = their_losses(weights, "val")
-    assert token_losses()["tokens"] == targets.flatten().tolist()
-    assert token_losses()["models"]["124M"] == pytest.approx(losses.flatten().tolist(), abs=1e-4)
+    theirs, targets = their_losses(weights, "val")
+    kept = token_losses()
+    windows = Windows.open(Path("data/tokens/val"), LENGTH)
+    assert windows.targets(kept.windows("val")).tolist() == targets.tolist()
+    np.testing.assert_allclose(kept.of("124M", "val"), theirs, atol=1e-4)
 
 
 def test_completions_are_the_likeliest_tokens_of_transformers(run: Run, weights: Path) -> None:
@@ -151,11 +154,12 @@ def test_completions_are_the_likeliest_tokens_of_transformers(run: Run, weights:
 
 
 def test_equal_work_gives_equal_bytes_and_the_run_has_the_times(run: Run) -> None:
-    names = ("reports/baselines/124M.json", "reports/token_losses/124M.json")
+    kept = ("124M.val.npy", "meta.json", "_SHA256SUMS")
+    names = ("reports/baselines/124M.json", *(f"reports/token_losses/124M/{n}" for n in kept))
     run()
     first = [Path(name).read_bytes() for name in names]
     assert BaselineReport.read(Path(names[0])).status == "measured"
-    assert TokenLossesReport.read(Path(names[1])).context_length == LENGTH
+    assert token_losses().meta.context_length == LENGTH
     journal = "".join(p.read_text() for p in Path("journals/baselines/124M").rglob("*.jsonl"))
     for name in ("load_seconds", "tokens_per_second", "peak_ram_gb", "last/val_loss"):
         assert name in journal
@@ -193,11 +197,10 @@ def test_what_was_not_fetched_is_unavailable_for_the_same_reason(run: Run) -> No
         "val": None,
         "completions": [],
     }
-    assert token_losses()["models"] == {}
+    assert token_losses().meta.models == ()
     # DVC warns of an empty folder.
     assert [path.name for path in Path("journals/baselines/124M").iterdir()] == ["no_run.txt"]
     assert BaselineReport.read(Path("reports/baselines/124M.json")).status == "unavailable"
-    assert TokenLossesReport.read(Path("reports/token_losses/124M.json")).models == {}
 
 
 def test_windows_longer_than_gpt2_reads_are_unavailable(run: Run) -> None:

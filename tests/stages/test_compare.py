@@ -9,9 +9,11 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.numbers import shown, to_json
+from pipeline.system.checksums import write_sums
 from pipeline.tracking.journal import read_run
 from pipeline.tracking.mlflow.store import connect
 from tests.helpers.make_golden import GOLDEN, TABLES, compare
@@ -21,7 +23,7 @@ WRITTEN = [f"comparison.{suffix}" for suffix in ("csv", "html", "json", "md", "p
 HISTORY = (GOLDEN / "history.csv").read_text()
 REPORTS = {
     name: (GOLDEN / name).read_text()
-    for name in ("corpus.json", "split.json", "token_losses/scratch.json")
+    for name in ("corpus.json", "split.json", "token_losses/scratch/meta.json")
 }
 
 
@@ -63,9 +65,9 @@ def test_losses_out_of_bounds_are_shown_and_not_drawn_away(repo: Path, value: st
     for split in ("train", "val"):
         evaluation[split] |= wild | {"bits_per_byte": value if math.isinf(bits) else bits}
     (reports / "evaluate.json").write_text(json.dumps(to_json(evaluation)))
-    tokens = json.loads((reports / "token_losses/scratch.json").read_text())
-    tokens["models"]["last"] = [value] * len(tokens["tokens"])
-    (reports / "token_losses/scratch.json").write_text(json.dumps(tokens))
+    scratch = reports / "token_losses/scratch"
+    np.save(scratch / "last.val.npy", np.full((3, 8), min(number, 1e38), "f4"))
+    write_sums(scratch)
     history = (reports / "history.csv").read_text()
     (reports / "history.csv").write_text(history.replace("0.5,6.5", f"{number!r},6.5"))
 
@@ -191,9 +193,9 @@ def test_mlflow_shows_the_same_numbers(repo: Path, monkeypatch: pytest.MonkeyPat
         ("split.json", REPORTS["split.json"].replace("5" * 64, "6" * 64), "are of two corpora"),
         ("corpus.json", REPORTS["corpus.json"].replace("5" * 64, "6" * 64), "are of two corpora"),
         (
-            "token_losses/scratch.json",
-            REPORTS["token_losses/scratch.json"].replace("5" * 64, "6" * 64),
-            "are of two corpora",
+            "token_losses/scratch/meta.json",
+            REPORTS["token_losses/scratch/meta.json"].replace("5" * 64, "6" * 64),
+            "meta.json: its SHA-256 is",
         ),
         ("train_run.json", "{}", "train_run.json: must hold the key `run`"),
     ],

@@ -29,8 +29,8 @@ READS = {
     "compare": [
         *(REPORTS / f"{name}.json" for name in ("corpus", "split", "train", "train_run")),
         *(REPORTS / f"{name}.json" for name in ("evaluate", "sampling_grid")),
-        *(REPORTS / "baselines/124M.json", REPORTS / "token_losses/124M.json"),
-        REPORTS / "token_losses/scratch.json",
+        *(REPORTS / "baselines/124M.json", REPORTS / "token_losses/124M/meta.json"),
+        REPORTS / "token_losses/scratch/meta.json",
     ],
     "baseline": [REPORTS / "gpt2/124M.json", Path("data/tokens/val/meta.json")],
     "evaluate": [

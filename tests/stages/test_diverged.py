@@ -46,7 +46,7 @@ def test_perplexities_above_the_largest_float(
     done = invoke(
         "evaluate",
         *(*TRAINED, "--report", "reports/evaluate.json", "--metrics", "reports/perplexity.json"),
-        *("--token-losses", "reports/token_losses/scratch.json", "--journal", "journals/evaluate"),
+        *("--token-losses", "reports/token_losses/scratch", "--journal", "journals/evaluate"),
     )
     assert done.exception is None, done.output
     assert PerplexityReport.read(Path("reports/perplexity.json")).val_perplexity == math.inf
@@ -54,7 +54,12 @@ def test_perplexities_above_the_largest_float(
     done = invoke("sample", *TRAINED, "--reports", "reports", "--journal", "journals/sample")
     assert done.exception is None, done.output
 
-    files = {"corpus": "c.json", "split": "s.json", "baselines": "reports/baselines"}
+    files = {
+        "tokens": "data/tokens",
+        "corpus": "c.json",
+        "split": "s.json",
+        "baselines": "reports/baselines",
+    }
     files |= {name: f"reports/{name}.json" for name in ("train", "evaluate")}
     files |= {"history": "reports/history.csv", "token-losses": "reports/token_losses"}
     files |= {"samples": "reports/sampling_grid.json", "parent": "reports/train_run.json"}

@@ -16,6 +16,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from pipeline.system.checksums import check
+from pipeline.tokens.token_losses import TokenLosses
 
 PARAMS = """
 seed: 5
@@ -59,7 +60,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             *("--tokens", "data/tokens", "--model", "models/scratch"),
             *("--parent", "reports/train_run.json", "--report", "reports/evaluate.json"),
             *("--metrics", "reports/perplexity.json"),
-            *("--token-losses", "reports/token_losses.json", "--journal", "journals/evaluate"),
+            *("--token-losses", "reports/token_losses", "--journal", "journals/evaluate"),
         )
         assert done.exception is None, done.output
     return folder
@@ -120,10 +121,11 @@ def test_evaluate_measures_three_models_on_two_splits(repository: Path) -> None:
 
 
 def test_token_losses_add_up(repository: Path) -> None:
-    view, report = read("token_losses.json"), read("evaluate.json")
-    assert len(view["tokens"]) == len(view["models"]["last"]) == report["val"]["tokens"]
-    mean = sum(view["models"]["last"]) / len(view["tokens"])
-    assert mean == pytest.approx(report["val"]["loss"], abs=1e-3)
+    kept, report = TokenLosses.open(Path("reports/token_losses")), read("evaluate.json")
+    for version, losses in (("best", report["best"]), ("last", report)):
+        found = kept.of(version, "val")
+        assert found.size == losses["val"]["tokens"]
+        assert found.mean(dtype="f8") == pytest.approx(losses["val"]["loss"], rel=1e-12)
 
 
 def test_mlflow_holds_the_reports_numbers(repository: Path) -> None:
