@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +54,7 @@ class TokenLossesMeta(Record):
     corpus_sha256: str
     context_length: int = Field(ge=1)
     models: tuple[Name, ...]
-    splits: dict[Literal["val", "test"], MeasuredTokens]
+    splits: dict[Name, MeasuredTokens]
 
     @classmethod
     def of(cls, splits: Splits, models: Iterable[str]) -> TokenLossesMeta:
@@ -75,7 +74,7 @@ class TokenLossesMeta(Record):
         )
 
     def shape(self, split: str) -> tuple[int, int]:
-        return len(self.splits[split].indices), self.context_length  # type: ignore[index]
+        return len(self.splits[split].indices), self.context_length
 
 
 class TokenLosses:
@@ -121,7 +120,7 @@ class TokenLosses:
 
     def windows(self, split: str) -> range:
         """The indices of the windows that the rows are of."""
-        return self.meta.splits[split].indices  # type: ignore[index]
+        return self.meta.splits[split].indices
 
 
 class TokenLossesWriter:
@@ -130,26 +129,28 @@ class TokenLossesWriter:
     def __init__(self, folder: Path, meta: TokenLossesMeta):
         self._folder = folder
         self._meta = meta
-        self._arrays: dict[tuple[str, str], Losses] = {}
-        self._rows: dict[tuple[str, str], int] = {}
+        self._arrays = {
+            (model, split): np.lib.format.open_memmap(
+                _file(folder, model, split), "w+", LOSS, meta.shape(split)
+            )
+            for model in meta.models
+            for split in meta.splits
+        }
+        self._rows = dict.fromkeys(self._arrays, 0)
 
     def append(self, model: str, split: str, losses: Losses) -> None:
         """Append the losses of a model's next windows of a split, (B, T); of KEPT splits alone."""
-        if split not in self._meta.splits:
+        if split not in KEPT:
             return
-        key = model, split
-        if key not in self._arrays:
-            self._arrays[key] = np.lib.format.open_memmap(
-                _file(self._folder, model, split), "w+", LOSS, self._meta.shape(split)
-            )
-        row = self._rows.get(key, 0)
-        self._arrays[key][row : row + len(losses)] = losses
-        self._rows[key] = row + len(losses)
+        row = self._rows[model, split]
+        self._arrays[model, split][row : row + len(losses)] = losses
+        self._rows[model, split] = row + len(losses)
 
     def close(self) -> None:
         """Write what was kept; the digests last."""
-        for array in self._arrays.values():
-            array.flush()  # type: ignore[attr-defined]
+        for key, array in self._arrays.items():
+            assert self._rows[key] == len(array), f"{key}: {self._rows[key]} of {len(array)} rows"
+            array.flush()
         self._arrays.clear()
         self._meta.write(self._folder / META)
         write_sums(self._folder)
