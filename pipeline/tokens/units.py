@@ -16,8 +16,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.tokens.tokenizer import END_OF_TEXT
 from pipeline.tokens.token_losses import Losses
+from pipeline.tokens.tokenizer import END_OF_TEXT
 from pipeline.tokens.windows import Windows
 
 Mask = npt.NDArray[np.bool_]
