@@ -42,7 +42,7 @@ def drawn(seed: int, sizes: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarr
     )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 1000), st.integers(FEWEST, 40), st.integers(1, 30))
 def test_units_of_one_size_are_clusters(seed: int, units: int, size: int) -> None:
     losses, unit, counts = drawn(seed, [size] * units)
@@ -54,7 +54,7 @@ def test_units_of_one_size_are_clusters(seed: int, units: int, size: int) -> Non
     assert interval(sums, counts) == pytest.approx(tuple(fit.conf_int(0.05)[0]))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 1000), st.lists(st.integers(1, 60), min_size=2, max_size=25))
 def test_units_of_any_size_are_left_out_one_at_a_time(seed: int, sizes: list[int]) -> None:
     losses, unit, counts = drawn(seed, sizes)
@@ -87,7 +87,7 @@ SUMS = st.integers(FEWEST + 1, 40).flatmap(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(SUMS)
 def test_what_must_hold(units: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     a, b, counts = units
