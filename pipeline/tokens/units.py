@@ -161,6 +161,6 @@ def _sums(values: Losses | Mask, left_out: Mask | None, starts: Integers) -> Sum
 
 def _let_go(array: npt.NDArray[np.generic] | None) -> None:
     """Unmap a file's pages that were read: they count as the process's memory."""
-    mapped = getattr(array, "base", None)
-    if isinstance(mapped, mmap.mmap) and array is not None and not array.flags.writeable:
+    mapped: object = None if array is None or array.flags.writeable else array.base
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
         mapped.madvise(mmap.MADV_DONTNEED)
