@@ -23,6 +23,10 @@ COMMANDS = {
     "sweep": ("pipeline.commands.sweep", "Say what a sweep came to: a table, figures, a page."),
     "sync": ("pipeline.commands.tracking", "Send what MLflow lacks; rebuild what it has lost."),
     "reap": ("pipeline.commands.tracking", "End runs whose process is gone."),
+    "verify": (
+        "pipeline.commands.verify",
+        "Compute the comparison's numbers again, with transformers.",
+    ),
     "export": ("pipeline.commands.export", "Write a model in Hugging Face's layout."),
 }
 

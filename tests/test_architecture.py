@@ -18,7 +18,10 @@ ROOT = Path(__file__).parents[1]
 # the layers below it, and of its own layer only what SIDEWAYS names.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("stages", "cli", "commands"),
-    ("training", "evaluation", "comparison", "sampling", "sweep", "serving", "identify"),
+    (
+        *("training", "evaluation", "comparison", "sampling", "sweep", "serving", "identify"),
+        "verification",
+    ),
     ("weights", "params_advice"),
     ("gpt2",),
     ("generation", "distributed"),
@@ -35,6 +38,8 @@ SIDEWAYS = {
     ("stages", "commands"),  # what every command does at the terminal's edge
     ("cli", "commands"),
     ("comparison", "sampling"),  # the page shows samples
+    ("verification", "comparison"),  # what is verified: the rows,
+    ("verification", "evaluation"),  # and the weights that they were measured of
     ("training", "serving"),  # the best weights are logged as a model to be served
     ("pages", "plots"),
     ("params", "params_errors"),
@@ -50,6 +55,7 @@ OWNERS = {
         "pipeline.comparison.figures",
         "pipeline.comparison.size_figure",
     ),
+    "transformers": ("pipeline.verification.network",),
     "click": ("stages", "pipeline.commands", "pipeline.cli"),
 }
 

@@ -1,0 +1,159 @@
+"""`lossbook verify`: every measured number of the comparison, computed again by `transformers`.
+
+Ours in it are the reading of records and of models' files, and the export. Tokens, windows,
+network, loss and bytes are not. What it cannot show is a mistake in reading OpenAI's checkpoints,
+which tests compare with TensorFlow's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline.comparison.table import ComparedModel, read_comparison
+from pipeline.errors import UserError
+from pipeline.evaluation.baseline import find_weights
+from pipeline.evaluation.stage import load_version
+from pipeline.gpt2.load import read
+from pipeline.model.runtime import choose_runtime
+from pipeline.numbers import counted, to_json
+from pipeline.params import Gpt2, Params
+from pipeline.reports import BaselineReport
+from pipeline.system.progress import Progress
+from pipeline.system.text import quoted
+from pipeline.tokens.token_losses import TokenLosses
+from pipeline.verification.check import BOUNDS, SPLITS, Claim, Row, check_split
+from pipeline.verification.files import SplitFile, spread
+from pipeline.verification.network import Network, exported, require_transformers
+from pipeline.verification.tables import table_problems
+from pipeline.verification.text import text_problems
+from pipeline.weights import FOLDER
+
+CORPUS, TOKENS, REPORTS = Path("data/corpus"), Path("data/tokens"), Path("reports")
+OURS = {"untrained": "untrained", "scratch_best": "best", "scratch_last": "last"}  # row: version
+
+
+@dataclass
+class Verification:
+    """What came of it.
+
+    Attributes:
+        unverified: what was not looked at, and why, a line each.
+        problems: what is not right, a line each.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    unverified: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """The largest difference, and what it means."""
+        row = max(self.rows, key=lambda row: row.difference)
+        tokens = [row.token_difference for row in self.rows if row.token_difference is not None]
+        verdict = counted(len(self.problems), "problem") if self.problems else "all as reported"
+        return (
+            f"largest difference: {row.difference:.1e} nats per token ({row.model}, {row.split}), "
+            f"{max(tokens, default=0.0):.1e} of a single token: {verdict}"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        bounds = {name: asdict(bound) for name, bound in BOUNDS.items()}
+        return to_json({**asdict(self), "bounds": bounds, "conclusion": str(self)})
+
+
+def verify(params: Params, most: int | None = None) -> Verification:
+    """Compute again what `reports/` say of every model, in the folder that one is in.
+
+    Args:
+        most: windows of each split, at most; None: all.
+
+    Raises:
+        UserError: `transformers` or a file is missing, or a file is damaged or was changed.
+    """
+    require_transformers()
+    evaluation = REPORTS / "evaluate.json"
+    comparison = read_comparison(
+        evaluation,
+        REPORTS / "train.json",
+        REPORTS / "baselines",
+        params.gpt2.sizes,
+        start=params.train.init_from,
+    )
+    length, found = comparison.evaluation.context_length, Verification()
+    splits = {
+        name: SplitFile(TOKENS / name, length, params.evaluate.windows)
+        for name in SPLITS
+        if name in comparison.evaluation.last.by_split or (TOKENS / name).exists()
+    }
+    claims: dict[str, Claim] = {}
+    for key, model in comparison.models.items():
+        if model.reason is None:
+            claims[key] = _claim(key, model)
+        else:
+            found.unverified.append(f"{model.name}: {model.status}")
+    found.problems += table_problems(REPORTS, comparison.models)
+    _check_text(found, splits, comparison.evaluation.corpus_sha256)
+    windows = {name: spread(split.chosen, most) for name, split in splits.items()}
+    if windows["train"] != splits["train"].chosen:
+        found.unverified.append(
+            f"train: losses by token are kept of validation and test alone, so some of its "
+            f"{len(splits['train'].chosen):,} windows say nothing"
+        )
+        del windows["train"]
+    device = choose_runtime().device
+    total = len(claims) * sum(map(len, windows.values()))
+    with Progress(total, "verify", unit="window") as bar:
+        for key, claim in claims.items():
+            with _weights(key, claim.model, params.gpt2, length) as folder:
+                network = Network(folder, device)
+                for name, chosen in windows.items():
+                    row = check_split(
+                        claim, name, splits[name], network, chosen, progress=bar.advance
+                    )
+                    found.rows.append(row)
+                    found.problems += row.problems
+                del network  # before the next one
+    return found
+
+
+def _claim(key: str, model: ComparedModel) -> Claim:
+    if model.size is None:
+        kept = TokenLosses.open(REPORTS / "token_losses/scratch")
+        return Claim(model, REPORTS / "evaluate.json", "fp32", kept, OURS[key])
+    size = model.size.name
+    path = REPORTS / "baselines" / f"{size}.json"
+    precision = BaselineReport.read(path).precision or "fp32"
+    if precision not in BOUNDS:
+        raise UserError(f"{path}: precision is {quoted(precision)}, and not {' or '.join(BOUNDS)}")
+    return Claim(model, path, precision, TokenLosses.open(REPORTS / "token_losses" / size), size)
+
+
+def _check_text(found: Verification, splits: dict[str, SplitFile], corpus_sha256: str) -> None:
+    if not CORPUS.exists():
+        found.unverified.append(f"the text that the tokens are of: {CORPUS} is not there")
+        return
+    total = sum(map(len, splits.values()))
+    with Progress(total, "tokens", unit="token", speed=True) as bar:
+        found.problems += text_problems(CORPUS, corpus_sha256, splits, progress=bar.advance)
+
+
+@contextmanager
+def _weights(key: str, model: ComparedModel, gpt2: Gpt2, length: int) -> Iterator[Path]:
+    """A folder in Hugging Face's layout that holds what was measured."""
+    if model.size is None:
+        with exported(partial(load_version, FOLDER, OURS[key], gpt2)) as folder:
+            yield folder
+        return
+    size = model.size.name
+    location = find_weights(size, gpt2, REPORTS / "gpt2" / f"{size}.json", length)
+    if isinstance(location, str):
+        raise UserError(f"{model.name}: was measured, and its weights are not here: {location}")
+    if location.layout == "huggingface":
+        yield location.folder
+        return
+    with exported(partial(read, location)) as folder:
+        yield folder
