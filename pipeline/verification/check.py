@@ -31,6 +31,7 @@ class Bound:
 # Of float32, and of bfloat16 beside float32. A single token's loss is the difference of two numbers
 # that may be near 100, of which float32 holds seven digits and bfloat16 fewer than three.
 BOUNDS = {"fp32": Bound(1e-4, 1e-3), "bf16": Bound(0.05, 2.0)}
+SAME = 1e-6  # between sums of the same numbers in another order
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Row:
         apart = difference(reported, recomputed)
         self.difference = max(self.difference, apart)
         if apart > BOUNDS[self.precision].loss:
-            self.problem(f"{what} is {reported:.6f} in {where} and {recomputed:.6f} here")
+            self.problem(f"{what} is {reported:.7g} in {where} and {recomputed:.7g} here")
 
     def problem(self, line: str) -> None:
         self.problems.append(f"{self.model}, {self.split}: {line}")
@@ -110,7 +111,7 @@ def check_split(
     if name not in claim.losses:
         row.problem(f"{claim.report} has no losses of it")
         return row
-    report, kept = claim.losses[name], _kept(claim, row, split.chosen)
+    report, kept = claim.losses[name], _kept(claim, row, split)
     if kept is None and windows != split.chosen:
         return row
     nats = kept_nats = 0.0
@@ -126,33 +127,49 @@ def check_split(
     row.recomputed = nats / tokens
     if windows == split.chosen:
         row.reported = report.loss
-        bits = nats / math.log(2) / max(split.target_bytes, 1)
-        row.compare("bits per byte", report.bits_per_byte, bits, claim.report)
-        logs = _log(report.perplexity), _log(_exp(row.recomputed))
-        row.compare("the perplexity's logarithm", *logs, claim.report)
-        for what, count in (("windows", len(windows)), ("tokens", tokens)):
-            if (said := getattr(report, what)) != count:
-                row.problem(f"{said:,} {what} in {claim.report} and {count:,} here")
+        _compare(row, claim, nats, tokens, split.target_bytes)
     else:
         row.reported = kept_nats / tokens
     row.compare("the loss", row.reported, row.recomputed, claim.report)
     if kept is not None:
-        mean = float(kept.mean(dtype=np.float64))
-        row.compare(f"the loss of {claim.report}", mean, report.loss, claim.kept.folder)
-    if (row.token_difference or 0.0) > (bound := BOUNDS[claim.precision].token):
-        row.problem(
-            f"a token's loss in {claim.kept.folder} differs by {row.token_difference:.6f}, more "
-            f"than {bound}"
-        )
+        _compare_kept(row, claim, float(kept.mean(dtype=np.float64)))
     return row
 
 
-def _kept(claim: Claim, row: Row, chosen: range) -> npt.NDArray[np.float32] | None:
-    """The model's losses by token of the windows `chosen`; None where these are not kept."""
+def _compare(row: Row, claim: Claim, nats: float, tokens: int, target_bytes: int) -> None:
+    """Compare what of the report follows from the loss, and what it counts."""
+    report = claim.losses[row.split]
+    bits = nats / math.log(2) / max(target_bytes, 1)
+    row.compare("bits per byte", report.bits_per_byte, bits, claim.report)
+    logs = _log(report.perplexity), _log(_exp(row.recomputed))
+    row.compare("the perplexity's logarithm", *logs, claim.report)
+    for what, count in (("windows", row.windows), ("tokens", tokens)):
+        if (said := getattr(report, what)) != count:
+            row.problem(f"{said:,} {what} in {claim.report} and {count:,} here")
+
+
+def _compare_kept(row: Row, claim: Claim, mean: float) -> None:
+    """Compare the mean of the losses by token with the report, and single ones with ours."""
+    report = claim.losses[row.split]
+    if difference(mean, report.loss) > SAME:
+        row.problem(
+            f"the loss is {report.loss:.7g} in {claim.report}, the mean of its tokens' losses "
+            f"{mean:.7g} in {claim.kept.folder}"
+        )
+    if (row.token_difference or 0.0) > (bound := BOUNDS[row.precision].token):
+        row.problem(
+            f"a token's loss in {claim.kept.folder} differs by {row.token_difference:.3g}, more "
+            f"than {bound}"
+        )
+
+
+def _kept(claim: Claim, row: Row, split: SplitFile) -> npt.NDArray[np.float32] | None:
+    """The model's losses by token, of the windows that were measured; None where none are kept."""
     if row.split == "train":
         return None
     meta = claim.kept.meta
-    if row.split not in meta.splits or claim.kept.windows(row.split) != chosen:
+    is_there = row.split in meta.splits and meta.context_length == split.length
+    if not is_there or claim.kept.windows(row.split) != split.chosen:
         row.problem(f"{claim.kept.folder} holds no losses by token of these windows")
         return None
     return claim.kept.of(claim.kept_as, row.split)

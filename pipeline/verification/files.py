@@ -49,8 +49,8 @@ class SplitFile:
         self.folder, self.length = folder, length
         self._shards = [(folder / shard.file, shard.tokens) for shard in meta.shards]
         self._starts = [0, *accumulate(count for _, count in self._shards)]
-        if not (windows := max(len(self) - 1, 0) // length):
-            raise UserError(f"{folder}: too few tokens for one window of {length}")
+        if not (windows := max(len(self) - 1, 0) // max(length, 1)) or length < 1:
+            raise UserError(f"{folder}: {len(self)} tokens make no window of {length}")
         self.chosen = spread(range(windows), most)
 
     def __len__(self) -> int:

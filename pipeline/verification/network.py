@@ -44,7 +44,11 @@ def exported(load: Callable[[], GPT]) -> Iterator[Path]:
 
 
 class Network:
-    """The model of a folder in Hugging Face's layout, in float32."""
+    """The model of a folder in Hugging Face's layout, in float32.
+
+    Attributes:
+        positions: tokens that it reads at most.
+    """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         from transformers import GPT2LMHeadModel
@@ -58,6 +62,7 @@ class Network:
             folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
         )
         self._model.eval().to(device)
+        self.positions: int = self._model.config.n_positions
 
     def losses(self, inputs: Ids, targets: Ids) -> npt.NDArray[np.float64]:
         """Nats for each target, (B, T), of inputs (B, T)."""

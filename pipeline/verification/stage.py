@@ -62,7 +62,8 @@ class Verification:
 
     def as_json(self) -> dict[str, Any]:
         bounds = {name: asdict(bound) for name, bound in BOUNDS.items()}
-        return to_json({**asdict(self), "bounds": bounds, "conclusion": str(self)})
+        content = {**asdict(self), "bounds": bounds, "conclusion": str(self)}
+        return {key: to_json(value) for key, value in content.items()}
 
 
 def verify(params: Params, most: int | None = None) -> Verification:
@@ -110,6 +111,11 @@ def verify(params: Params, most: int | None = None) -> Verification:
         for key, claim in claims.items():
             with _weights(key, claim.model, params.gpt2, length) as folder:
                 network = Network(folder, device)
+                if length > network.positions:
+                    raise UserError(
+                        f"{evaluation}: context_length is {length}, but {claim.model.name} reads "
+                        f"{network.positions} tokens at most"
+                    )
                 for name, chosen in windows.items():
                     row = check_split(
                         claim, name, splits[name], network, chosen, progress=bar.advance

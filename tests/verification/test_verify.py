@@ -214,7 +214,8 @@ def change_token_loss(window: int) -> None:
 def test_another_loss_of_a_token(repository: Path) -> None:
     change_token_loss(1)
     mean, token = wrong()
-    assert mean.startswith("scratch (best), val: the loss of reports/evaluate.json is ")
+    assert mean.startswith("scratch (best), val: the loss is ")
+    assert " in reports/evaluate.json, the mean of its tokens' losses " in mean
     assert "scratch (best), val: a token's loss in reports/token_losses/scratch differs" in token
 
 
@@ -263,6 +264,24 @@ def test_a_file_that_was_changed_is_one_line(repository: Path, path: Path) -> No
     assert "changed after it was written" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("length", "said"),
+    [
+        (0, "data/tokens/train: "),
+        (10**6, "tokens make no window of 1000000"),
+        (33, "reports/evaluate.json: context_length is 33, but untrained reads 32 tokens at most"),
+    ],
+)
+def test_a_context_that_cannot_be_is_one_line(repository: Path, length: int, said: str) -> None:
+    Path("params.yaml").write_text(PARAMS.replace("355M, ", ""))
+    report = EvaluationReport.read(EVALUATION)
+    report.model_copy(update={"context_length": length}).write(EVALUATION)
+    done = verify()
+    assert done.exit_code == 1
+    assert "Error: " in done.stderr
+    assert said in done.stderr
+
+
 def test_without_the_corpus(repository: Path) -> None:
     shutil.rmtree("data/corpus")
     done = verify("--windows", "1")
@@ -293,15 +312,15 @@ def test_a_checkpoint_in_openais_layout(repository: Path) -> None:
 
 @pytest.mark.slow
 def test_evaluate_windows_and_bf16(repository: Path) -> None:
-    """Two windows of each split, GPT-2 in bf16, whose bound is wider."""
-    some = PARAMS.replace("gpt2: {", "gpt2: {precision: bf16, ") + "evaluate: {windows: 2}\n"
+    """One window of each split, GPT-2 in bf16, whose bound is wider."""
+    some = PARAMS.replace("gpt2: {", "gpt2: {precision: bf16, ") + "evaluate: {windows: 1}\n"
     Path("params.yaml").write_text(some)
     run("evaluate")
     measure("355M", "774M")
     done = verify("--json")
     assert done.exit_code == 0, done.output
     rows = json.loads(done.stdout)["rows"]
-    assert {row["windows"] for row in rows} == {2}
+    assert {row["windows"] for row in rows} == {1}
     half = [row for row in rows if row["precision"] == "bf16"]
     assert {row["model"] for row in half} == {GPT2}
     assert max(row["difference"] for row in half) > 1e-5
