@@ -128,7 +128,14 @@ def test_the_sweep_of_three_values_and_two_seeds(clone: Clone) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["make exps", "dvc metrics diff", "lossbook runs", 'lossbook generate "The sea"']
+    "command",
+    [
+        "make exps",
+        "dvc metrics diff",
+        "lossbook runs",
+        "lossbook verify",
+        'lossbook generate "The sea"',
+    ],
 )
 def test_what_one_reads_with(clone: Clone, command: str) -> None:
     assert f"`{command}`" in README.read_text()
