@@ -7,8 +7,8 @@ which tests compare with TensorFlow's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,8 @@ from pipeline.weights import FOLDER
 
 CORPUS, TOKENS, REPORTS = Path("data/corpus"), Path("data/tokens"), Path("reports")
 OURS = {"untrained": "untrained", "scratch_best": "best", "scratch_last": "last"}  # row: version
+
+Weights = AbstractContextManager[Path]  # a folder in Hugging Face's layout
 
 
 @dataclass
@@ -90,10 +92,10 @@ def verify(params: Params, most: int | None = None) -> Verification:
         for name in SPLITS
         if name in comparison.evaluation.last.by_split or (TOKENS / name).exists()
     }
-    claims: dict[str, Claim] = {}
+    claims: list[tuple[Claim, Weights]] = []
     for key, model in comparison.models.items():
         if model.reason is None:
-            claims[key] = _claim(key, model)
+            claims.append((_claim(key, model), _weights(key, model, params.gpt2, length)))
         else:
             found.unverified.append(f"{model.name}: {model.status}")
     found.problems += table_problems(REPORTS, comparison.models)
@@ -105,25 +107,32 @@ def verify(params: Params, most: int | None = None) -> Verification:
             f"{len(splits['train'].chosen):,} windows say nothing"
         )
         del windows["train"]
-    device = choose_runtime().device
     total = len(claims) * sum(map(len, windows.values()))
     with Progress(total, "verify", unit="window") as bar:
-        for key, claim in claims.items():
-            with _weights(key, claim.model, params.gpt2, length) as folder:
-                network = Network(folder, device)
-                if length > network.positions:
-                    raise UserError(
-                        f"{evaluation}: context_length is {length}, but {claim.model.name} reads "
-                        f"{network.positions} tokens at most"
-                    )
-                for name, chosen in windows.items():
-                    row = check_split(
-                        claim, name, splits[name], network, chosen, progress=bar.advance
-                    )
-                    found.rows.append(row)
-                    found.problems += row.problems
-                del network  # before the next one
+        for claim, weights in claims:  # one at a time is held
+            found.rows += _rows(claim, weights, splits, windows, bar.advance)
+    found.problems += [line for row in found.rows for line in row.problems]
     return found
+
+
+def _rows(
+    claim: Claim,
+    weights: Weights,
+    splits: Mapping[str, SplitFile],
+    windows: Mapping[str, range],
+    progress: Callable[[int], object],
+) -> list[Row]:
+    with weights as folder:
+        network = Network(folder, choose_runtime().device)
+        if (length := splits["train"].length) > network.positions:
+            raise UserError(
+                f"{claim.report}: context_length is {length}, but {claim.model.name} reads "
+                f"{network.positions} tokens at most"
+            )
+        return [
+            check_split(claim, name, splits[name], network, chosen, progress=progress)
+            for name, chosen in windows.items()
+        ]
 
 
 def _claim(key: str, model: ComparedModel) -> Claim:
@@ -147,19 +156,14 @@ def _check_text(found: Verification, splits: dict[str, SplitFile], corpus_sha256
         found.problems += text_problems(CORPUS, corpus_sha256, splits, progress=bar.advance)
 
 
-@contextmanager
-def _weights(key: str, model: ComparedModel, gpt2: Gpt2, length: int) -> Iterator[Path]:
-    """A folder in Hugging Face's layout that holds what was measured."""
+def _weights(key: str, model: ComparedModel, gpt2: Gpt2, length: int) -> Weights:
+    """A folder in Hugging Face's layout that holds what was measured; the export is yet to come."""
     if model.size is None:
-        with exported(partial(load_version, FOLDER, OURS[key], gpt2)) as folder:
-            yield folder
-        return
+        return exported(partial(load_version, FOLDER, OURS[key], gpt2))
     size = model.size.name
     location = find_weights(size, gpt2, REPORTS / "gpt2" / f"{size}.json", length)
     if isinstance(location, str):
         raise UserError(f"{model.name}: was measured, and its weights are not here: {location}")
     if location.layout == "huggingface":
-        yield location.folder
-        return
-    with exported(partial(read, location)) as folder:
-        yield folder
+        return nullcontext(location.folder)
+    return exported(partial(read, location))
