@@ -1,0 +1,114 @@
+"""Which texts are nearly the same: Rensa's MinHash over shingles of `SHINGLE` words.
+
+Two texts are near-copies when their shingles' Jaccard similarity, estimated, is `SIMILAR` or more.
+Words are letters, digits and underscores in lower case: punctuation, blanks and line ends do not
+matter. Words and shingles go to Rensa as hashes, which arrays make ten times as fast as strings.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from rensa import RMinHash, RMinHashLSH
+
+from pipeline.tokens.ngrams import BASE, Hashes, hash_ngrams, mixed
+
+SHINGLE = 5  # words
+SIMILAR = 0.8
+PERMUTATIONS = 128
+BANDS = 32  # four rows each: a similarity of 0.8 is missed once in 20 million
+WORD = re.compile(r"\w+")
+
+Digests = npt.NDArray[np.uint32]
+NO_SHINGLES = np.iinfo(np.uint32).max  # what a digest of nothing holds
+
+
+def signature(text: str) -> RMinHash | None:
+    """The MinHash of the text's shingles; None for a text of fewer than `SHINGLE` words."""
+    (shingles,) = shingle_hashes([text])
+    return _minhash(shingles) if len(shingles) else None
+
+
+def digests(texts: Sequence[str]) -> Digests:
+    """The MinHash of each text as numbers, (texts, PERMUTATIONS).
+
+    That of two parts of a text, but for shingles across the cut, is the smaller of both.
+    """
+    rows = [_minhash(shingles).digest() for shingles in shingle_hashes(texts)]
+    return np.array(rows, np.uint32).reshape(len(texts), PERMUTATIONS)
+
+
+def bands(digests: Digests) -> Hashes:
+    """Keys of which near-copies share at least one, (texts, BANDS): of each row its bands'."""
+    rows = PERMUTATIONS // BANDS
+    key = np.zeros((len(digests), BANDS), np.uint64)
+    for row in range(rows):
+        key = mixed(key + digests[:, row::rows])
+    return key
+
+
+class NearDuplicates:
+    """An LSH index of the texts that were added, in their order."""
+
+    def __init__(self) -> None:
+        self._index = RMinHashLSH(threshold=SIMILAR, num_perm=PERMUTATIONS, num_bands=BANDS)
+        self._added: list[tuple[str, RMinHash]] = []
+
+    def find(self, minhash: RMinHash) -> str | None:
+        """The first text added that is nearly the same; None where there is none."""
+        for key in sorted(self._index.query(minhash)):
+            name, other = self._added[key]
+            if minhash.jaccard(other) >= SIMILAR:
+                return str(name)
+        return None
+
+    def add(self, name: str, minhash: RMinHash) -> None:
+        self._index.insert(len(self._added), minhash)
+        self._added.append((name, minhash))
+
+
+def shingle_hashes(texts: Sequence[str]) -> list[Hashes]:
+    """A hash of each run of `SHINGLE` words of each text."""
+    lowered = [text.lower() for text in texts]
+    whole = "\n".join(lowered)
+    characters: npt.NDArray[np.integer] = (
+        np.frombuffer(whole.encode("ascii"), np.uint8)
+        if whole.isascii()
+        else np.frombuffer(whole.encode("utf-32-le"), np.uint32)
+    )
+    in_word = _in_words()[characters]
+    edges = np.flatnonzero(np.diff(in_word, prepend=False, append=False))
+    starts, lengths = edges[::2], edges[1::2] - edges[::2]
+    # Of each word a polynomial modulo 2**64 in its characters.
+    first = np.cumsum(lengths) - lengths  # of each word, among all words' characters
+    place = np.arange(lengths.sum()) - np.repeat(first, lengths)
+    powers = np.full(lengths.max(initial=0), BASE, np.uint64).cumprod()
+    words = characters[in_word].astype(np.uint64) * powers[place]
+    shingles = mixed(hash_ngrams(mixed(np.add.reduceat(words, first)), SHINGLE)) if len(first) else words
+    # Those that begin in a text and end in it.
+    ends = np.cumsum([len(text) + 1 for text in lowered])
+    stops = np.searchsorted(starts, ends)
+    return [
+        shingles[start : max(stop - SHINGLE + 1, start)]
+        for start, stop in zip([0, *stops[:-1].tolist()], stops.tolist(), strict=True)
+    ]
+
+
+def _minhash(shingles: Hashes) -> RMinHash:
+    minhash = RMinHash(num_perm=PERMUTATIONS, seed=1)
+    minhash.update(shingles.view("V8").tolist())
+    return minhash
+
+
+@lru_cache(maxsize=1)
+def _in_words() -> npt.NDArray[np.bool_]:
+    """Of each character, whether `WORD` takes it."""
+    table = np.zeros(sys.maxunicode + 1, bool)
+    for run in WORD.finditer("".join(map(chr, range(sys.maxunicode + 1)))):
+        table[run.start() : run.end()] = True
+    return table
