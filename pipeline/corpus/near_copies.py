@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +22,11 @@ from pipeline.tokens.ngrams import BASE, Hashes, hash_ngrams, mixed
 SHINGLE = 5  # words
 SIMILAR = 0.8
 PERMUTATIONS = 128
-BANDS = 32  # four rows each: a similarity of 0.8 is missed once in 20 million
+BANDS = PERMUTATIONS // 4  # four rows each: a similarity of 0.8 is missed once in 20 million
 WORD = re.compile(r"\w+")
 
 Digests = npt.NDArray[np.uint32]
-NO_SHINGLES = np.iinfo(np.uint32).max  # what a digest of nothing holds
+NOTHING = np.iinfo(np.uint32).max  # what the digest of a text without shingles holds
 
 
 def signature(text: str) -> RMinHash | None:
@@ -44,12 +45,11 @@ def digests(texts: Sequence[str]) -> Digests:
 
 
 def bands(digests: Digests) -> Hashes:
-    """Keys of which near-copies share at least one, (texts, BANDS): of each row its bands'."""
-    rows = PERMUTATIONS // BANDS
-    key = np.zeros((len(digests), BANDS), np.uint64)
-    for row in range(rows):
-        key = mixed(key + digests[:, row::rows])
-    return key
+    """Keys of which near-copies share at least one, (texts, BANDS).
+
+    A key is a band's rows side by side, each by its lower 16 bits, so that keys are digests too.
+    """
+    return np.ascontiguousarray(digests.astype(np.uint16)).view(np.uint64)
 
 
 class NearDuplicates:
@@ -89,13 +89,13 @@ def shingle_hashes(texts: Sequence[str]) -> list[Hashes]:
     place = np.arange(lengths.sum()) - np.repeat(first, lengths)
     powers = np.full(lengths.max(initial=0), BASE, np.uint64).cumprod()
     words = characters[in_word].astype(np.uint64) * powers[place]
-    shingles = mixed(hash_ngrams(mixed(np.add.reduceat(words, first)), SHINGLE)) if len(first) else words
+    words = mixed(np.add.reduceat(words, first)) if len(first) else words
+    shingles = mixed(hash_ngrams(words, SHINGLE))
     # Those that begin in a text and end in it.
-    ends = np.cumsum([len(text) + 1 for text in lowered])
-    stops = np.searchsorted(starts, ends)
+    ends = np.cumsum([0] + [len(text) + 1 for text in lowered])
     return [
         shingles[start : max(stop - SHINGLE + 1, start)]
-        for start, stop in zip([0, *stops[:-1].tolist()], stops.tolist(), strict=True)
+        for start, stop in pairwise(np.searchsorted(starts, ends).tolist())
     ]
 
 

@@ -199,7 +199,7 @@ class Windows:
         return int(byte_lengths()[self.targets(indices)].sum())
 
     def shared(self, indices: Indices) -> npt.NDArray[np.bool_] | None:
-        """Whether the windows' targets stand in the training text in runs of `NGRAM` tokens or more.
+        """Whether the windows' targets stand in the training text too, in runs of `NGRAM` or more.
 
         Returns:
             bool, (B, T); None where the split has no mask: training, and tokens of older versions.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +21,7 @@ from pipeline.errors import UserError
 from pipeline.params import Prepare
 from pipeline.reports import SplitCounts, SplitReport
 from pipeline.split import writer as tokens_module
-from pipeline.split.sides import position
+from pipeline.split.sides import Content
 from pipeline.split.split import split
 from pipeline.system.files import folder_aside
 from pipeline.tokens.tokenizer import END_OF_TEXT, decode, encode
@@ -46,6 +47,12 @@ def documents_of(tokens: Tokens) -> list[str]:
     assert ids[-1] == END_OF_TEXT
     runs = groupby(ids, key=lambda token: token == END_OF_TEXT)
     return [decode(list(run)) for is_end, run in runs if not is_end]
+
+
+def prose(seed: int, words: int) -> str:
+    """A text that shares no run of tokens with those of other seeds."""
+    dice = random.Random(seed)
+    return " ".join("".join(dice.choices("aeilnorst", k=5)) for _ in range(words)) + ".\n"
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -83,7 +90,9 @@ def test_meta_describes_the_split(tmp_path: Path) -> None:
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(st.lists(st.text(min_size=1).filter(str.strip), min_size=30, max_size=40))
+@given(
+    st.lists(st.text(min_size=1).filter(str.strip), min_size=30, max_size=40, unique_by=Content.of)
+)
 def test_many_documents_go_whole_to_a_side(tmp_path: Path, texts: list[str]) -> None:
     named: dict[str, str | list[str]] = {f"id{n}": text for n, text in enumerate(texts)}
     report = split(write_corpus(tmp_path / "corpus", named), tmp_path / "tokens", 0.5)
@@ -99,7 +108,7 @@ def test_many_documents_go_whole_to_a_side(tmp_path: Path, texts: list[str]) -> 
 
 def test_few_documents_change_their_split_when_others_come(tmp_path: Path) -> None:
     def splits_of(names: list[str]) -> dict[str, str]:
-        corpus = write_corpus(tmp_path / "corpus", {name: f"I am {name}" for name in names})
+        corpus = write_corpus(tmp_path / "corpus", {name: f"My name is {name}" for name in names})
         split(corpus, tmp_path / "tokens", 0.8)
         return {
             document: name
@@ -113,9 +122,10 @@ def test_few_documents_change_their_split_when_others_come(tmp_path: Path) -> No
 
 
 def test_sizes_keep_to_the_shares(tmp_path: Path) -> None:
-    """A text of a megabyte and nine notes, whose ids are one after the other of many."""
+    """A text of a megabyte and nine notes."""
     for number in range(4):
-        notes: dict[str, str | list[str]] = {f"note {number}.{n}": WORDS * 20 for n in range(9)}
+        seeds = range(10 * number, 10 * number + 9)
+        notes: dict[str, str | list[str]] = {f"note {n}": prose(n, 90) for n in seeds}
         texts = notes | {f"big {number}": [WORDS * 2000] * 10}
         lines: list[str] = []
         corpus = write_corpus(tmp_path / "corpus", texts)
@@ -131,7 +141,7 @@ def test_sizes_keep_to_the_shares(tmp_path: Path) -> None:
 
 def test_shares_that_come_near_are_not_spoken_of(tmp_path: Path) -> None:
     lines: list[str] = []
-    texts: dict[str, str | list[str]] = {f"id{n}": WORDS * (n % 7 + 1) for n in range(200)}
+    texts: dict[str, str | list[str]] = {f"id{n}": prose(n, 10 * (n % 7 + 1)) for n in range(200)}
     report = split(write_corpus(tmp_path / "corpus", texts), tmp_path / "tokens", 0.9)
     share = report.val.tokens / (report.val.tokens + report.train.tokens)
     assert lines == []
@@ -214,19 +224,19 @@ class TestTheTestSplit:
         three = {
             s: documents_of(Tokens.open(tmp_path / "three" / s)) for s in ("train", "val", "test")
         }
-        assert three["test"] == [t for n, t in named.items() if position(n) >= 0.8]
+        assert three["test"] == [t for t in named.values() if Content.of(t).position >= 0.8]
         two = {s: documents_of(Tokens.open(tmp_path / "two" / s)) for s in ("train", "val")}
         assert three["train"] == two["train"]
         assert sorted(three["val"] + three["test"]) == sorted(two["val"])
 
     def test_it_is_never_empty(self, tmp_path: Path) -> None:
-        corpus = write_corpus(tmp_path / "corpus", {f"id{n}": WORDS for n in range(30)})
+        corpus = write_corpus(tmp_path / "corpus", {f"id{n}": f"{n:02} {WORDS}" for n in range(30)})
         lines: list[str] = []
         report = split(corpus, tmp_path / "tokens", 0.5, 1e-5, notify=lines.append)
         assert report.test is not None
         assert report.test.documents == 1
         assert "test has 3.33% of the tokens, where 0.00% were asked for" in lines[0]
-        few = write_corpus(tmp_path / "few", {"a": WORDS, "b": WORDS})
+        few = write_corpus(tmp_path / "few", {"a": WORDS, "b": "And so on."})
         with pytest.raises(UserError, match=r"split\.test_fraction 0\.1 leaves .* give more"):
             split(few, tmp_path / "tokens", 0.5, 0.1)
 
@@ -301,7 +311,7 @@ def test_one_short_document_cannot_be_split(tmp_path: Path) -> None:
 def test_no_split_is_empty_where_there_are_documents_for_both(
     tmp_path: Path, fraction: float
 ) -> None:
-    corpus = write_corpus(tmp_path / "corpus", {"a": WORDS, "b": WORDS})
+    corpus = write_corpus(tmp_path / "corpus", {"a": WORDS, "b": "And so on."})
     report = split(corpus, tmp_path / "tokens", fraction)
     assert (report.train.documents, report.val.documents) == (1, 1)
 

@@ -48,10 +48,12 @@ def test_writes_tokens_and_their_report(place: Path) -> None:
             for split in ("train", "val")
             for name in ("00000.bin", "_SHA256SUMS", "meta.json")
         ),
+        "tokens/val/shared.bin",
     ]
     path = place / "reports" / "split.json"
     report = json.loads(path.read_text())
-    assert list(report) == ["corpus", "corpus_sha256", "train", "val", "statistics", "_sha256"]
+    keys = ["corpus", "corpus_sha256", "train", "val", "shared", "statistics", "_sha256"]
+    assert list(report) == keys
     assert report.pop("_sha256")
     assert SplitReport.read(path).model_dump(mode="json") == report
     assert report["corpus"] == Prepare().corpus
