@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
 
@@ -18,11 +18,13 @@ import numpy.typing as npt
 from rensa import RMinHash, RMinHashLSH
 
 from pipeline.tokens.ngrams import BASE, Hashes, hash_ngrams, mixed
+from pipeline.tokens.tokenizer import pieces
 
 SHINGLE = 5  # words
 SIMILAR = 0.8
 PERMUTATIONS = 128
 BANDS = PERMUTATIONS // 4  # four rows each: a similarity of 0.8 is missed once in 20 million
+BATCH = 1 << 15  # characters whose arrays fit a processor's cache
 WORD = re.compile(r"\w+")
 
 Digests = npt.NDArray[np.uint32]
@@ -74,29 +76,63 @@ class NearDuplicates:
 
 def shingle_hashes(texts: Sequence[str]) -> list[Hashes]:
     """A hash of each run of `SHINGLE` words of each text."""
-    lowered = [text.lower() for text in texts]
-    whole = "\n".join(lowered)
+    counts = np.zeros(len(texts) + 1, np.int64)  # words of the texts before, once summed
+    words = [np.zeros(0, np.uint64)]
+    for numbers, batch in _batches(texts):
+        hashes, ends = _word_hashes(batch)
+        words.append(hashes)
+        np.add.at(counts, np.array(numbers) + 1, np.diff(ends, prepend=0))
+    shingles = mixed(hash_ngrams(np.concatenate(words), SHINGLE))
+    # Those that begin in a text and end in it.
+    return [
+        shingles[start : max(stop - SHINGLE + 1, start)]
+        for start, stop in pairwise(np.cumsum(counts).tolist())
+    ]
+
+
+def _batches(texts: Sequence[str]) -> Iterator[tuple[list[int], list[str]]]:
+    """Texts, long ones in pieces that cut no word, some at a time: each with its number."""
+    numbers: list[int] = []
+    batch: list[str] = []
+    size = 0
+    for number, text in enumerate(texts):
+        for piece in pieces(text, BATCH):
+            numbers.append(number)
+            batch.append(piece.lower())
+            size += len(piece)
+            if size >= BATCH:
+                yield numbers, batch
+                numbers, batch, size = [], [], 0
+    if batch:
+        yield numbers, batch
+
+
+def _word_hashes(texts: list[str]) -> tuple[Hashes, npt.NDArray[np.int64]]:
+    """The hashes of all words, and how many words end before each text does.
+
+    A word's is a polynomial modulo 2**64 in its characters, out of the sums of all before.
+    """
+    whole = "\n".join(["", *texts, ""])
     characters: npt.NDArray[np.integer] = (
         np.frombuffer(whole.encode("ascii"), np.uint8)
         if whole.isascii()
         else np.frombuffer(whole.encode("utf-32-le"), np.uint32)
     )
-    in_word = _in_words()[characters]
-    edges = np.flatnonzero(np.diff(in_word, prepend=False, append=False))
-    starts, lengths = edges[::2], edges[1::2] - edges[::2]
-    # Of each word a polynomial modulo 2**64 in its characters.
-    first = np.cumsum(lengths) - lengths  # of each word, among all words' characters
-    place = np.arange(lengths.sum()) - np.repeat(first, lengths)
-    powers = np.full(lengths.max(initial=0), BASE, np.uint64).cumprod()
-    words = characters[in_word].astype(np.uint64) * powers[place]
-    words = mixed(np.add.reduceat(words, first)) if len(first) else words
-    shingles = mixed(hash_ngrams(words, SHINGLE))
-    # Those that begin in a text and end in it.
-    ends = np.cumsum([0] + [len(text) + 1 for text in lowered])
-    return [
-        shingles[start : max(stop - SHINGLE + 1, start)]
-        for start, stop in pairwise(np.searchsorted(starts, ends).tolist())
-    ]
+    in_word = _in_words().take(characters)
+    edges = np.flatnonzero(in_word[1:] != in_word[:-1])  # before a word, and at its last character
+    starts, stops = edges[::2], edges[1::2]
+    powers, inverses = _powers((len(whole) - 1).bit_length())
+    sums = np.cumsum(characters * powers[: len(whole)])
+    ends = np.cumsum([len(text) + 1 for text in texts])
+    return mixed((sums[stops] - sums[starts]) * inverses[starts]), np.searchsorted(starts, ends)
+
+
+@lru_cache(maxsize=4)
+def _powers(bits: int) -> tuple[Hashes, Hashes]:
+    """The first 2**bits powers of BASE and of its inverse."""
+    inverse = pow(BASE, -1, 2**64)
+    powers, inverses = (np.full(1 << bits, one, np.uint64).cumprod() for one in (BASE, inverse))
+    return powers, inverses
 
 
 def _minhash(shingles: Hashes) -> RMinHash:

@@ -45,6 +45,7 @@ class Held:
     def find(self, hashes: Hashes) -> npt.NDArray[np.int64]:
         """The places of those hashes that are held."""
         hashes = hashes[self._table[hashes >> self._shift]]
+        hashes.sort()  # neighbours are then looked up in one cache line
         places = np.searchsorted(self.hashes, hashes)
         places[places == len(self.hashes)] = 0
         return places[self.hashes[places] == hashes]

@@ -28,6 +28,7 @@ from pipeline.corpus.parquet import Group
 
 SplitName = Literal["train", "val", "test"]
 
+BLANKS = b" \t\n\r\v\f"
 PRIME = 2**128 - 159
 BINS = 1 << 20  # in which the line is cut
 TOLERANCE = 0.1  # of the smaller of the two shares that a cut parts
@@ -89,7 +90,8 @@ class Content(NamedTuple):
 
     @classmethod
     def of(cls, text: str) -> Content:
-        letters = "".join(text.replace("\ufeff", "").split()).casefold().encode("utf-8")
+        folded = text.replace("\ufeff", "").casefold().encode("utf-8")
+        letters = folded.translate(None, BLANKS)
         return cls(int.from_bytes(letters, "big") % PRIME, len(letters))
 
     def with_next(self, part: Content) -> Content:
