@@ -119,15 +119,15 @@ class SharedText(Record):
     Attributes:
         tokens: so many lie in runs of `run_length` tokens or more that training holds.
         share: theirs of the split's tokens.
-        near_copies: documents that are nearly the same as one of training; None of one document.
+        near_copies: documents that are nearly the same as one of training; of one document 0.
         near_copies_share: theirs of the split's tokens.
     """
 
     run_length: int
     tokens: int
     share: float
-    near_copies: int | None = Field(None, exclude_if=_is_none)
-    near_copies_share: float | None = Field(None, exclude_if=_is_none)
+    near_copies: int = 0
+    near_copies_share: float = 0.0
 
 
 HeldOut = Literal["val", "test"]  # the splits that no training sees

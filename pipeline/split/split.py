@@ -55,7 +55,8 @@ from pipeline.tokens.tokenizer import END_OF_TEXT, encode_piece, pieces
 from pipeline.tokens.windows import Tokens
 
 MASK = "shared.bin"
-LEAK = 0.01  # of a split's tokens; prose by chance shares less
+MUCH_SHARED = 0.05  # of a split's tokens: in stories by chance 0 to 0.03 are
+MUCH_COPIED = 0.01
 FAR = 1.5  # times the share that was asked for, or that part of it
 
 
@@ -282,11 +283,16 @@ def _shared(
         with Progress(len(train), f"compare {name} with train", unit="token", speed=True) as bar:
             shared = mark_shared(train, tokens, tokens.folder / MASK, workers, bar.advance)
         seal(tokens.folder, tokens.meta.model_copy(update={"shared": MASK}))
-        report[name] = SharedText(run_length=NGRAM, tokens=shared, share=shared / len(tokens))
-        if documents:
-            number, size = near_copies(documents["train"], documents[name], workers)
-            copies = {"near_copies": number, "near_copies_share": size / len(tokens)}
-            report[name] = report[name].model_copy(update=copies)
+        copies, size = (
+            near_copies(documents["train"], documents[name], workers) if documents else (0, 0)
+        )
+        report[name] = SharedText(
+            run_length=NGRAM,
+            tokens=shared,
+            share=shared / len(tokens),
+            near_copies=copies,
+            near_copies_share=size / len(tokens),
+        )
     return report
 
 
@@ -316,13 +322,15 @@ def _leaks(
 ) -> Iterator[str]:
     """A line for each split of which much stands in the training text."""
     for name, found in shared.items():
-        if max(found.share, found.near_copies_share or 0) <= LEAK:
+        if found.share <= MUCH_SHARED and found.near_copies_share <= MUCH_COPIED:
             continue
         line = (
             f"{found.share:.1%} of the tokens of {name} stand in the training text too, in runs of "
             f"{found.run_length} or more"
         )
         if found.near_copies:
-            documents = counted(counts[name].documents, "document")
-            line += f", and {found.near_copies:,} of its {documents} are near-copies of training's"
-        yield f"{line}; a loss on {name} flatters models that learn texts by heart"
+            documents = counts[name].documents
+            line += (
+                f", near-copies of training documents are {found.near_copies:,} of {documents:,}"
+            )
+        yield f"{line}: losses on {name} flatter what learns texts by heart (docs/corpora.md)"

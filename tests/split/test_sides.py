@@ -33,6 +33,21 @@ def drawn(number: int, seed: int = 0, spread: float = 1.0) -> dict[str, int]:
     return {f"{seed}.{n}": 1 + int(1000 * dice.lognormvariate(0, spread)) for n in range(number)}
 
 
+@given(st.lists(st.text()))
+def test_a_text_is_the_same_wherever_it_is_cut(parts: list[str]) -> None:
+    content = Content()
+    for part in parts:
+        content = content.with_next(Content.of(part))
+    assert content == Content.of("".join(parts))
+
+
+def test_what_makes_no_other_text() -> None:
+    copies = ("Naïve Street,\n\nII.\n", "\ufeffnaïve  street,\r\n\r\nii.", "NAÏVE STREET,\tII.")
+    assert len({position(text) for text in copies}) == 1
+    others = ("naive street, ii.", "naïve street ii.", "naïve street, ii.\0", "\0naïve street, ii.")
+    assert len({position(text) for text in (copies[0], *others)}) == 5
+
+
 def test_in_a_large_corpus_the_hash_alone_decides() -> None:
     shares = Shares(0.9, 0.05)
     sides = sided(drawn(100_000), shares)
