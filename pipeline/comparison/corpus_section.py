@@ -75,17 +75,16 @@ def _sizes(corpus: CorpusReport, split: SplitReport, tokens: SplitStatistics) ->
 
 def _shared(split: SplitReport) -> Iterator[str]:
     for name, found in (split.shared or {}).items():
-        share = (
+        line = (
             f"{found.share:.1%} of the {NAMES[name]} stand in the training text too, in runs of "
+            f"{found.run_length} or more"
         )
-        share += f"{found.run_length} or more"
-        documents = split.splits[name].documents
         if found.near_copies:
-            share += (
-                f"; near-copies of training documents are {found.near_copies:,} of {documents:,}, "
-                f"with {found.near_copies_share:.1%} of the tokens"
+            line += (
+                f"; near-copies of training documents are {found.near_copies:,} of "
+                f"{split.splits[name].documents:,}, with {found.near_copies_share:.1%} of the tokens"
             )
-        yield f"{share}."
+        yield f"{line}."
 
 
 def _note(characters: float) -> str:

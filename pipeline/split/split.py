@@ -329,8 +329,8 @@ def _leaks(
             f"{found.run_length} or more"
         )
         if found.near_copies:
-            documents = counts[name].documents
             line += (
-                f", near-copies of training documents are {found.near_copies:,} of {documents:,}"
+                f", near-copies of training documents are {found.near_copies:,} of "
+                f"{counts[name].documents:,}"
             )
         yield f"{line}: losses on {name} flatter what learns texts by heart (docs/corpora.md)"

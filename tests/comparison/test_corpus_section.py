@@ -70,9 +70,8 @@ def test_what_stands_in_the_training_text_is_put_into_words() -> None:
     assert section.shared == ""  # reports of older versions
     val = SharedText(run_length=8, tokens=2, share=0.0213)
     test = SharedText(run_length=8, tokens=3, share=0.3, near_copies=1, near_copies_share=0.125)
-    section = corpus_section(
-        corpus, split.model_copy(update={"shared": {"val": val, "test": test}})
-    )
+    shared = {"shared": {"val": val, "test": test}}
+    section = corpus_section(corpus, split.model_copy(update=shared))
     assert section is not None
     assert section.shared == (
         "2.1% of the validation tokens stand in the training text too, in runs of 8 or more. "

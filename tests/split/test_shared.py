@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ def test_as_comparing_every_run_with_every_other(
         for name, size in (("HELD", held), ("PART", part), ("CHUNK", chunk)):
             patch.setattr(shared, name, size)
         found = marked(tmp_path, train, other, workers)
-    assert found == by_comparing(sum(train, []), sum(other, []))
+    assert found == by_comparing([*chain(*train)], [*chain(*other)])
 
 
 def test_runs_end_with_their_document(tmp_path: Path, workers: Workers) -> None:

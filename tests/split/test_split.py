@@ -195,8 +195,9 @@ class TestSharedText:
         )
 
     def test_the_mask_holds_each_token_of_a_copied_passage(self, tmp_path: Path) -> None:
-        copied = " Call me Ishmael. Some years ago, never mind how long precisely"
-        text = prose(1, 300) + copied + prose(2, 400) + copied + prose(3, 20)
+        copied = ".\n Call me Ishmael. Some years ago, never mind how long precisely"
+        texts = (prose(1, 300), prose(2, 400), prose(3, 20))
+        text = copied.join(one.removesuffix(".\n") for one in texts)
         corpus = write_corpus(tmp_path / "corpus", {"a": text})
         report = split(corpus, tmp_path / "tokens", 0.8)
         windows = Windows.open(tmp_path / "tokens" / "val", 16)
@@ -414,10 +415,8 @@ def test_the_tokens_of_the_default_corpus_are_what_they_were(tmp_path: Path) -> 
     """Of one document no byte of the tokens may ever change: every loss rests on them."""
     prepare(Prepare(), tmp_path / "corpus")
     split(tmp_path / "corpus", tmp_path / "tokens", 0.9)
-    digests = {
-        name: sha256_of(tmp_path / "tokens" / name / "00000.bin") for name in ("train", "val")
-    }
-    assert digests == {
+    tokens = tmp_path / "tokens"
+    assert {name: sha256_of(tokens / name / "00000.bin") for name in ("train", "val")} == {
         "train": "2f9d10405c928f4c05eae77be3042f21a7a000c1a13c718d1085cfbfb56d192d",
         "val": "fb386e0dbc3d3404ec915d3a1ab9023a59f4c27e848aadd9d4813f55f2a88815",
     }
