@@ -79,10 +79,11 @@ def _shared(split: SplitReport) -> Iterator[str]:
             f"{found.share:.1%} of the {NAMES[name]} stand in the training text too, in runs of "
             f"{found.run_length} or more"
         )
+        documents = split.splits[name].documents
         if found.near_copies:
             line += (
-                f"; near-copies of training documents are {found.near_copies:,} of "
-                f"{split.splits[name].documents:,}, with {found.near_copies_share:.1%} of the tokens"
+                f"; near-copies of training documents are {found.near_copies:,} of {documents:,}, "
+                f"with {found.near_copies_share:.1%} of the tokens"
             )
         yield f"{line}."
 
