@@ -123,11 +123,11 @@ class SharedText(Record):
         near_copies_share: theirs of the split's tokens.
     """
 
-    run_length: int
-    tokens: int
-    share: float
-    near_copies: int = 0
-    near_copies_share: float = 0.0
+    run_length: int = Field(ge=1)
+    tokens: int = Field(ge=0)
+    share: float = Field(ge=0, le=1)
+    near_copies: int = Field(0, ge=0)
+    near_copies_share: float = Field(0.0, ge=0, le=1)
 
 
 HeldOut = Literal["val", "test"]  # the splits that no training sees
