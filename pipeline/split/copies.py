@@ -42,21 +42,21 @@ class Documents:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._open = Rows(
-            np.zeros(0, np.int64), np.zeros((0, PERMUTATIONS), np.uint32), np.zeros(0, bool)
-        )
+        digests = np.zeros((0, PERMUTATIONS), np.uint32)
+        self._open = Rows(np.zeros(0, np.int64), digests, np.zeros(0, bool))  # the unfinished one
 
     def add(self, rows: Rows) -> None:
-        tokens, digests, ends = map(np.concatenate, zip(self._open, rows, strict=True))
-        done = int(np.flatnonzero(ends)[-1]) + 1 if ends.any() else 0
-        self._open = Rows(tokens[done:], digests[done:], ends[done:])
-        if done:
-            starts = np.flatnonzero(np.append(True, ends[: done - 1]))
-            records = np.empty(len(starts), RECORD)
-            records["tokens"] = np.add.reduceat(tokens[:done], starts)
-            whole = np.minimum.reduceat(digests[:done], starts)
-            records["bands"] = bands(whole)
-            self._file.write(records[(whole != NOTHING).any(axis=1)].tobytes())
+        ends = np.concatenate([self._open.ends, rows.ends])
+        if not len(ends):
+            return
+        starts = np.flatnonzero(np.append(True, ends[:-1]))
+        tokens = np.add.reduceat(np.concatenate([self._open.tokens, rows.tokens]), starts)
+        digests = np.minimum.reduceat(np.concatenate([self._open.digests, rows.digests]), starts)
+        done = len(starts) - (not ends[-1])
+        self._open = Rows(tokens[done:], digests[done:], np.zeros(len(starts) - done, bool))
+        records = np.empty(done, RECORD)
+        records["tokens"], records["bands"] = tokens[:done], bands(digests[:done])
+        self._file.write(records[(digests[:done] != NOTHING).any(axis=1)].tobytes())
 
     def read(self, records: int) -> Iterator[Records]:
         """All of them from the start, so many at a time."""

@@ -46,9 +46,10 @@ class Held:
         """The places of those hashes that are held."""
         hashes = hashes[self._table[hashes >> self._shift]]
         hashes.sort()  # neighbours are then looked up in one cache line
-        places = np.searchsorted(self.hashes, hashes)
+        places: npt.NDArray[np.int64] = np.searchsorted(self.hashes, hashes)
         places[places == len(self.hashes)] = 0
-        return places[self.hashes[places] == hashes]
+        places = places[self.hashes[places] == hashes]
+        return places
 
     def look_up(self, start: int, train: Tokens) -> int:
         """Mark what a part of training holds; returns its tokens."""
