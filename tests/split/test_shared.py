@@ -20,7 +20,9 @@ from pipeline.tokens.tokenizer import END_OF_TEXT
 from pipeline.tokens.windows import Tokens
 from tests.helpers.tokens import write_split
 
-TOKENS = st.sampled_from([1, 2, END_OF_TEXT])  # few, so that runs are shared
+# Tokens of few kinds, so that runs are shared.
+BLOCKS = st.sampled_from([[1, 1, 1, 2, 1], [2, 1], [3], [END_OF_TEXT]])
+SHARDS = st.lists(st.lists(BLOCKS, min_size=1, max_size=15), min_size=1, max_size=3)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +64,7 @@ def test_as_comparing_every_run_with_every_other(
     tmp_path: Path, workers: Workers, data: st.DataObject, held: int, part: int, chunk: int
 ) -> None:
     """Whatever is held at once, and wherever shards and parts are cut."""
-    shards = st.lists(st.lists(TOKENS, min_size=1, max_size=40), min_size=1, max_size=3)
-    train, other = data.draw(shards), data.draw(shards)
+    train, other = ([[*chain(*shard)] for shard in data.draw(SHARDS)] for _ in range(2))
     with pytest.MonkeyPatch.context() as patch:
         for name, size in (("HELD", held), ("PART", part), ("CHUNK", chunk)):
             patch.setattr(shared, name, size)
