@@ -25,7 +25,7 @@ from pipeline.tokens.windows import Tokens
 HELD = 1 << 25  # runs whose hashes are held at once: 256 MB
 PART = 1 << 22  # training tokens that a thread is given
 CHUNK = 1 << 16  # tokens whose hashes fit a processor's cache
-SLOTS = 32  # of the table, for each hash; in few of them is something else
+SLOTS = 8  # of the table for each hash, so that few are taken by another's
 
 Flags = npt.NDArray[np.bool_]
 

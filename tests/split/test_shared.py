@@ -57,7 +57,7 @@ def by_comparing(train: list[int], other: list[int]) -> list[int]:
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data(), held=st.integers(1, 40), part=st.integers(1, 40), chunk=st.integers(1, 40))
 def test_as_comparing_every_run_with_every_other(
