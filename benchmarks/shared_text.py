@@ -1,10 +1,10 @@
 """How fast `split` finds what validation shares with training, beside a set of n-grams.
 
-The tokens are drawn at random by Zipf's law, in documents of 1,000, and each twentieth validation
-document holds a passage out of training. `set` is what n-gram overlap scripts do: every run of
-eight training tokens, as a tuple, in a Python set, and those of validation looked up. `split` is
-`mark_shared`, from tokens on disk to the mask on disk, on as many threads as there are cores. Both
-find the same tokens. Each runs in a process of its own, so that the peak of its memory is its own;
+The tokens are drawn at random by Zipf's law, in documents of 1,000; each twentieth validation
+document holds a passage out of training, and each fiftieth is a copy. `set` is what n-gram overlap
+scripts do: every run of eight training tokens, as a tuple, in a Python set, and those of validation
+looked up. `split` is `mark_shared`, from tokens on disk to the mask on disk, on as many threads as
+there are cores. Both find the same tokens. Each runs in a process of its own, so that the peak of its memory is its own;
 they take turns.
 
 `copies` is the rest of it: the MinHash digests of as many tokens' words, and their comparison.
@@ -78,6 +78,7 @@ def write_tokens(folder: Path, size: int) -> None:
     tokens[:, -1] = END_OF_TEXT
     train, val = tokens[: documents * 9 // 10], tokens[documents * 9 // 10 :]
     val[::20, 100:200] = train[: len(val[::20]), 300:400]
+    val[10::50] = train[: len(val[10::50])]
     for name, part in (("train", train), ("val", val)):
         writer = TokenWriter(folder / name)
         writer.write(part.reshape(-1), part.size, part.size, len(part))
