@@ -4,8 +4,8 @@ The tokens are drawn at random by Zipf's law, in documents of 1,000; each twenti
 document holds a passage out of training, and each fiftieth is a copy. `set` is what n-gram overlap
 scripts do: every run of eight training tokens, as a tuple, in a Python set, and those of validation
 looked up. `split` is `mark_shared`, from tokens on disk to the mask on disk, on as many threads as
-there are cores. Both find the same tokens. Each runs in a process of its own, so that the peak of its memory is its own;
-they take turns.
+there are cores. Both find the same tokens. Each runs in a process of its own, so that the peak of
+its memory is its own; they take turns.
 
 `copies` is the rest of it: the MinHash digests of as many tokens' words, and their comparison.
 
