@@ -154,7 +154,8 @@ class Split(Section):
         gt=0.0,
         lt=1.0,
         description="of one document's characters; or of the bytes of many documents, which go "
-        "whole to a side, by a stable hash ([corpora.md](corpora.md)). The rest is for validation",
+        "whole to a side, by a hash of their text ([corpora.md](corpora.md)). The rest is for "
+        "validation",
     )
     test_fraction: float = Field(
         0.0,

@@ -113,14 +113,35 @@ class SplitStatistics(Record):
     tokens_a_document: tuple[LengthClass, ...]
 
 
+class SharedText(Record):
+    """How much of a split's text stands in the training text too.
+
+    Attributes:
+        tokens: so many lie in runs of `run_length` tokens or more that training holds.
+        share: theirs of the split's tokens.
+        near_copies: documents that are nearly the same as one of training; of one document 0.
+        near_copies_share: theirs of the split's tokens.
+    """
+
+    run_length: int = Field(ge=1)
+    tokens: int = Field(ge=0)
+    share: float = Field(ge=0, le=1)
+    near_copies: int = Field(0, ge=0)
+    near_copies_share: float = Field(0.0, ge=0, le=1)
+
+
+HeldOut = Literal["val", "test"]  # the splits that no training sees
+
+
 class SplitReport(SealedRecord):
-    """`reports/split.json`."""
+    """`reports/split.json`; older ones know no `shared` text."""
 
     corpus: str
     corpus_sha256: str
     train: SplitCounts
     val: SplitCounts
     test: SplitCounts | None = Field(None, exclude_if=_is_none)
+    shared: dict[HeldOut, SharedText] | None = Field(None, exclude_if=_is_none)
     statistics: SplitStatistics | None = None
 
     @property

@@ -5,7 +5,7 @@ The numbers are those that `prepare` and `split` report under `statistics`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from pipeline.reports import CorpusReport, CorpusStatistics, SplitReport, SplitS
 from pipeline.tokens.tokenizer import VOCABULARY
 
 SHOWN_EXCERPTS = 6
+NAMES = {"train": "training tokens", "val": "validation tokens", "test": "test tokens"}
 FEW_CHARACTERS = 1.5  # per token; English has 4, German 2.4, Russian 1, Chinese 0.5
 
 
@@ -25,6 +26,7 @@ class CorpusSection:
     Attributes:
         sizes: what is counted, and how much of it there is.
         note: what few characters per token mean; empty for a text that has many.
+        shared: how much of validation and test stands in the training text.
         tokens: the most common ones with their counts.
         left_out: reason to documents.
         lengths: the histograms; None for a single document.
@@ -33,6 +35,7 @@ class CorpusSection:
 
     sizes: Mapping[str, str]
     note: str = ""
+    shared: str = ""
     tokens: Sequence[tuple[str, int]] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     lengths: Figure | None = None
@@ -47,6 +50,7 @@ def corpus_section(corpus: CorpusReport, split: SplitReport) -> CorpusSection | 
     return CorpusSection(
         sizes=_sizes(corpus, split, tokens),
         note=_note(tokens.characters_per_token),
+        shared=" ".join(_shared(split)),
         tokens=[(one.text, one.count) for one in tokens.most_common],
         left_out=corpus.skipped,
         lengths=_lengths(texts, tokens) if corpus.documents > 1 else None,
@@ -55,8 +59,7 @@ def corpus_section(corpus: CorpusReport, split: SplitReport) -> CorpusSection | 
 
 
 def _sizes(corpus: CorpusReport, split: SplitReport, tokens: SplitStatistics) -> dict[str, str]:
-    names = {"train": "training tokens", "val": "validation tokens", "test": "test tokens"}
-    counts = {names[name]: one.tokens for name, one in split.splits.items()}
+    counts = {NAMES[name]: one.tokens for name, one in split.splits.items()}
     documents = corpus.documents
     mean = {"tokens per document": f"{tokens.tokens_per_document:,.0f}"}
     return {
@@ -68,6 +71,21 @@ def _sizes(corpus: CorpusReport, split: SplitReport, tokens: SplitStatistics) ->
         "characters per token": f"{tokens.characters_per_token:.2f}",
         f"different tokens, of {VOCABULARY:,}": f"{tokens.distinct_tokens:,}",
     }
+
+
+def _shared(split: SplitReport) -> Iterator[str]:
+    for name, found in (split.shared or {}).items():
+        line = (
+            f"{found.share:.1%} of the {NAMES[name]} stand in the training text too, in runs of "
+            f"{found.run_length} or more"
+        )
+        documents = split.splits[name].documents
+        if found.near_copies:
+            line += (
+                f"; near-copies of training documents are {found.near_copies:,} of {documents:,}, "
+                f"with {found.near_copies_share:.1%} of the tokens"
+            )
+        yield f"{line}."
 
 
 def _note(characters: float) -> str:

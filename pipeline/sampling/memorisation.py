@@ -17,12 +17,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-NGRAM = 8
+from pipeline.tokens.ngrams import NGRAM, Hashes, hash_ngrams
+
 CHUNK = 1 << 16  # corpus tokens at a time: small enough for a processor's cache
-BASE = 0x9E3779B97F4A7C15  # odd, and without a pattern of its own
 TABLE_BITS = 20  # 1 MB, which stays in the cache
 
-Hashes = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.int64]
 
 
@@ -180,26 +179,6 @@ def _spans(covered: npt.NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:
     """The runs of True, as [start, stop)."""
     edges = np.flatnonzero(np.diff(covered, prepend=False, append=False)).tolist()
     return tuple(zip(edges[::2], edges[1::2], strict=True))
-
-
-def hash_ngrams(tokens: npt.NDArray[np.integer], n: int) -> Hashes:
-    """The hash of the n tokens from each place on, (len - n + 1,): a polynomial modulo 2**64.
-
-    Hashes of long n-grams are combined from those of their parts, so the work grows with log n.
-    """
-    count = max(len(tokens) - n + 1, 0)
-    result = np.zeros(count, dtype=np.uint64)
-    done = 0  # tokens that `result` stands for
-    power = tokens.astype(np.uint64)  # hashes of `width` tokens
-    width, factor = 1, BASE  # factor = BASE ** width
-    while count and width <= n:
-        if n & width:
-            result = result * np.uint64(factor) + power[done : done + count]
-            done += width
-        if 2 * width <= n:
-            power = power[:-width] * np.uint64(factor) + power[width:]
-        width, factor = 2 * width, factor * factor % 2**64
-    return result
 
 
 def _slots(hashes: Hashes) -> npt.NDArray[np.int64]:

@@ -1,10 +1,11 @@
 """Which split each of many documents goes to, so that sizes keep to the shares that are asked for.
 
-A hash of its id gives a document a position in [0, 1], and the splits take their shares of that
-line: so a document keeps its split when others come and go. Documents differ in size, and in a
-small corpus, or one with a giant in it, the shares of the line are not those of the text. Then the
-cuts move along the line, as little as brings the text's shares within `TOLERANCE`; a document of
-more text than validation and test shall have together is for training wherever it falls, and the
+A hash of its text gives a document a position in [0, 1], and the splits take their shares of that
+line: so a document keeps its split when others come and go, and copies go together, under whatever
+names. Blanks, line ends, a byte-order mark and case do not matter. Documents differ in size, and
+in a small corpus, or one with a giant in it, the shares of the line are not those of the text. Then
+the cuts move along the line, as little as brings the text's shares within `TOLERANCE`; a document
+of more text than validation and test shall have together is for training wherever it falls, and the
 largest go first where there are nothing but such. What a cut passes changes its split, no other
 document does. In a large corpus the cuts stay where they are.
 
@@ -27,6 +28,8 @@ from pipeline.corpus.parquet import Group
 
 SplitName = Literal["train", "val", "test"]
 
+BLANKS = b" \t\n\r\v\f"
+PRIME = 2**128 - 159
 BINS = 1 << 20  # in which the line is cut
 TOLERANCE = 0.1  # of the smaller of the two shares that a cut parts
 
@@ -59,27 +62,66 @@ class Shares:
 
 @dataclass(frozen=True)
 class Sides:
-    """Where many documents go: by their position, but for a few by their id.
+    """Where many documents go, by their positions.
 
     Attributes:
         train, val: the positions where these splits end; the test is what is left.
+        giants: the positions of those that go elsewhere.
     """
 
     splits: tuple[SplitName, ...]
     train: float
     val: float
-    giants: Mapping[str, SplitName] = field(default_factory=dict)
+    giants: Mapping[float, SplitName] = field(default_factory=dict)
 
-    def split_of(self, document: str) -> SplitName:
-        place = position(document)
+    def split_of(self, place: float) -> SplitName:
         by_place: SplitName = "test" if place >= self.val else "val"
-        return self.giants.get(document) or ("train" if place < self.train else by_place)
+        return self.giants.get(place) or ("train" if place < self.train else by_place)
+
+
+class Content(NamedTuple):
+    """A text without blanks and case, as a number: its UTF-8 bytes to the base 256, modulo PRIME.
+
+    The numbers of a text's parts, wherever it is cut, make up the number of the whole.
+    """
+
+    number: int = 0
+    length: int = 0  # in bytes
+
+    @classmethod
+    def of(cls, text: str) -> Content:
+        folded = text.replace("\ufeff", "").casefold().encode("utf-8")
+        letters = folded.translate(None, BLANKS)
+        return cls(int.from_bytes(letters, "big") % PRIME, len(letters))
+
+    def with_next(self, part: Content) -> Content:
+        number = self.number * pow(256, part.length, PRIME) + part.number
+        return Content(number % PRIME, self.length + part.length)
+
+    @property
+    def position(self) -> float:
+        """Where in [0, 1] a document of this text falls."""
+        digest = hashlib.sha256(f"{self.length} {self.number}".encode()).digest()
+        return float(int.from_bytes(digest[:8], "big") / 2**64)
 
 
 class Sized(NamedTuple):
-    """A document, or the part of one that a row group holds: its UTF-8 bytes."""
+    """A document, or the part of one that a row group holds: its UTF-8 bytes and its text."""
 
     id: str
+    source: str
+    bytes: int
+    content: Content
+
+    def with_next(self, part: Sized) -> Sized:
+        size, content = self.bytes + part.bytes, self.content.with_next(part.content)
+        return self._replace(bytes=size, content=content)
+
+
+class Placed(NamedTuple):
+    """A document by its position on the line."""
+
+    position: float
     source: str
     bytes: int
 
@@ -89,20 +131,14 @@ class LargestDocument(NamedTuple):
     bytes: int
 
 
-def position(document: str) -> float:
-    """Where in [0, 1] a document's id falls."""
-    digest = hashlib.sha256(document.encode("utf-8")).digest()
-    return float(int.from_bytes(digest[:8], "big") / 2**64)
-
-
 def sizes_in(group: Group) -> list[Sized]:
     """The documents of a row group, and what it holds of them; done by a worker."""
     found: list[Sized] = []
     for row in group.rows():
-        size = utf8_length(row.text)
-        if found and (row.id, row.source) == found[-1][:2]:
-            size += found.pop().bytes
-        found.append(Sized(row.id, row.source, size))
+        part = Sized(row.id, row.source, utf8_length(row.text), Content.of(row.text))
+        if found and part[:2] == found[-1][:2]:
+            part = found.pop().with_next(part)
+        found.append(part)
     return found
 
 
@@ -111,7 +147,7 @@ def utf8_length(text: str) -> int:
 
 
 def sides_of(
-    documents: Iterable[Sized], total: int, shares: Shares
+    documents: Iterable[Placed], total: int, shares: Shares
 ) -> tuple[Sides | None, LargestDocument]:
     """Decide where documents of `total` bytes go.
 
@@ -119,16 +155,16 @@ def sides_of(
         None where there are fewer documents, or positions, than splits; and the largest document.
     """
     line: Sizes = np.zeros(BINS, np.int64)  # bytes at each place
-    giants: Counter[str] = Counter()  # bytes by id
+    giants: Counter[float] = Counter()  # bytes by position
     largest = LargestDocument("", 0)
-    for name, source, size in documents:
+    for place, source, size in documents:
         largest = max(largest, LargestDocument(source, size), key=lambda one: one.bytes)
         if size > (1 - shares.train) * total:
-            giants[name] += size
+            giants[place] += size
         else:
-            line[min(int(position(name) * BINS), BINS - 1)] += size
-    ordered = sorted(giants, key=lambda name: (-giants[name], position(name)))
-    units = np.concatenate([[giants[name] for name in ordered], line]).astype(np.int64)
+            line[min(int(place * BINS), BINS - 1)] += size
+    ordered = sorted(giants, key=lambda place: (-giants[place], place))
+    units = np.concatenate([[giants[place] for place in ordered], line]).astype(np.int64)
     held = np.flatnonzero(units)
     if len(held) < len(shares.splits):
         return None, largest
@@ -141,9 +177,9 @@ def sides_of(
         first = int(held[np.searchsorted(held, cut)]) + 1
         test_cut = range(first, last + 1)
         end = _cut(before, 1 - shares.test, shares.of_split["val"], len(ordered), test_cut)
-    of_giants: dict[str, SplitName] = {
-        name: "train" if number < cut else "val" if number < end else "test"
-        for number, name in enumerate(ordered)
+    of_giants: dict[float, SplitName] = {
+        place: "train" if number < cut else "val" if number < end else "test"
+        for number, place in enumerate(ordered)
     }
     train, val = (max(place - len(ordered), 0) / BINS for place in (cut, end))
     return Sides(shares.splits, train, val if shares.test else 2.0, of_giants), largest

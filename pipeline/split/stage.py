@@ -81,13 +81,19 @@ def metrics_of(
     meta: CorpusMeta, facts: SplitReport, statistics: SplitStatistics
 ) -> dict[str, float]:
     """The run's metrics: sizes, means, and what was left out by its reason."""
-    sizes = {
+    sizes: dict[str, float] = {
         "documents": meta.documents,
         "characters": meta.characters,
         "bytes": meta.bytes,
     }
     for split_name, counts in facts.splits.items():
         sizes |= {f"{split_name}/{name}": number for name, number in counts}
+    for split_name, shared in (facts.shared or {}).items():
+        sizes |= {
+            f"{split_name}/shared_share": shared.share,
+            f"{split_name}/near_copies": shared.near_copies,
+            f"{split_name}/near_copies_share": shared.near_copies_share,
+        }
     means = {name: value for name, value in statistics if isinstance(value, int | float)}
     return sizes | means | {f"left_out/{why}": count for why, count in meta.left_out.items()}
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pipeline.reports import SplitCounts
 from pipeline.system.checksums import write_sums
-from pipeline.tokens.windows import META, TOKEN, SplitMeta, TokenShard
+from pipeline.tokens.windows import META, TOKEN, SplitMeta, Tokens, TokenShard
 
 SHARD = 100_000_000  # tokens: 200 MB
 
@@ -51,11 +51,11 @@ class TokenWriter:
             bytes=self.bytes,
         )
 
-    def close(self, split: str, corpus: str, corpus_sha256: str) -> None:
-        """Write `meta.json` and the digests."""
+    def close(self, split: str, corpus: str, corpus_sha256: str) -> Tokens:
+        """End the last shard; return all tokens, which are not sealed yet."""
         if self._file:
             self._file.close()
-        SplitMeta(
+        meta = SplitMeta(
             split=split,
             **dict(self.counts()),
             corpus=corpus,
@@ -64,14 +64,20 @@ class TokenWriter:
                 TokenShard(file=_name(number), tokens=tokens)
                 for number, tokens in enumerate(self._shards)
             ),
-        ).write(self._folder / META)
-        write_sums(self._folder)
+        )
+        return Tokens(self._folder, meta)
 
     def _next_shard(self) -> BinaryIO:
         if self._file:
             self._file.close()
         self._shards.append(0)
         return open(self._folder / _name(len(self._shards) - 1), "wb")
+
+
+def seal(folder: Path, meta: SplitMeta) -> None:
+    """Write a split's `meta.json` and the digests of its files."""
+    meta.write(folder / META)
+    write_sums(folder)
 
 
 def _name(shard: int) -> str:

@@ -18,6 +18,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.tokens.ngrams import mixed
+
 LISTED = 1 << 22  # windows: a list of 32 MB, made in a tenth of a second
 ROUNDS = 8
 
@@ -68,9 +70,9 @@ class KeyedOrder:
         # Pairs (left, right) of residues stand for left * width + right, a little over `windows`.
         self._height = math.isqrt(windows - 1) + 1
         self._width = -(-windows // self._height)
-        key = int(_mixed(np.array([seed % (1 << 64)], dtype=np.uint64))[0])
+        key = int(mixed(np.array([seed % (1 << 64)], dtype=np.uint64))[0])
         keys = [(key + number) % (1 << 64) for number in range(ROUNDS)]
-        self._keys = _mixed(np.array(keys, dtype=np.uint64))
+        self._keys = mixed(np.array(keys, dtype=np.uint64))
 
     def __len__(self) -> int:
         return self._windows
@@ -87,14 +89,6 @@ class KeyedOrder:
         height, width = np.uint64(self._height), np.uint64(self._width)
         left, right = numbers // width, numbers % width
         for first, second in zip(self._keys[0::2], self._keys[1::2], strict=True):
-            left = (left + _mixed(right ^ first) % height) % height
-            right = (right + _mixed(left ^ second) % width) % width
+            left = (left + mixed(right ^ first) % height) % height
+            right = (right + mixed(left ^ second) % width) % width
         return left * width + right
-
-
-def _mixed(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """SplitMix64's step: every bit of a number decides every bit of the result."""
-    numbers = numbers + np.uint64(0x9E3779B97F4A7C15)
-    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return numbers ^ (numbers >> np.uint64(31))

@@ -7,6 +7,9 @@ share them. Linux maps megabytes around each of these pages, which count as the 
 though they are the page cache's; so a batch, once copied, is unmapped, and memory grows neither
 with the corpus nor with the steps.
 
+Beside the shards of validation and test lies a mask, a byte per token: 1 where it stands in the
+training text too, in a run of `NGRAM` tokens or more (`pipeline.split.shared`).
+
 Windows are the book's: non-overlapping, `context_length` tokens each from the start of the split,
 the last short one dropped; targets are inputs shifted by one, so n tokens hold (n - 1) // T.
 """
@@ -52,7 +55,11 @@ class TokenShard(Record):
 
 
 class SplitMeta(SplitCounts):
-    """`meta.json`: what a split is, and of which corpus."""
+    """`meta.json`: what a split is, and of which corpus.
+
+    Attributes:
+        shared: the file of the mask; None for training, and for tokens of older versions.
+    """
 
     split: str
     encoding: Literal["gpt2"] = "gpt2"
@@ -60,6 +67,7 @@ class SplitMeta(SplitCounts):
     corpus: str
     corpus_sha256: str
     shards: tuple[TokenShard, ...]
+    shared: Name | None = Field(None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
     def shards_hold_the_tokens(self) -> SplitMeta:
@@ -75,11 +83,16 @@ class SplitMeta(SplitCounts):
 class Tokens:
     """One split's tokens, end to end, whatever shards they lie in."""
 
-    def __init__(self, folder: Path, meta: SplitMeta, maps: list[mmap.mmap]):
+    def __init__(self, folder: Path, meta: SplitMeta):
+        """Map the shards that `meta` lists, unchecked; raises as `open`."""
         self.folder = folder
         self.meta = meta
-        self._maps = maps
-        self._shards: list[npt.NDArray[np.uint16]] = [np.frombuffer(m, TOKEN) for m in maps]
+        self._maps = [_map(folder / shard.file, shard.tokens, TOKEN) for shard in meta.shards]
+        self._shards: list[npt.NDArray[np.uint16]] = [np.frombuffer(m, TOKEN) for m in self._maps]
+        self._shared: npt.NDArray[np.uint8] | None = None
+        if meta.shared is not None:
+            self._maps.append(_map(folder / meta.shared, meta.tokens, np.dtype(np.uint8)))
+            self._shared = np.frombuffer(self._maps[-1], np.uint8)
         # starts[k] is the position of shard k's first token; the last entry is the total.
         self._starts = [0, *accumulate(map(len, self._shards))]
 
@@ -91,10 +104,11 @@ class Tokens:
             UserError: a file is missing, or is not what was written.
         """
         meta = SplitMeta.read(folder / META, REMEDY)
-        maps = [_map(folder / shard.file, shard.tokens) for shard in meta.shards]
-        for name in (META, *(shard.file for shard in meta.shards)):
+        tokens = cls(folder, meta)
+        mask = [] if meta.shared is None else [meta.shared]
+        for name in (META, *(shard.file for shard in meta.shards), *mask):
             check(folder / name, REMEDY)
-        return cls(folder, meta, maps)
+        return tokens
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -121,6 +135,10 @@ class Tokens:
         if not parts:
             return np.empty(0, TOKEN)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def shared(self, start: int, stop: int) -> npt.NDArray[np.bool_] | None:
+        """Whether tokens [start, stop) stand in the training text; None where nobody looked."""
+        return None if self._shared is None else self._shared[start:stop] != 0
 
     def let_go(self) -> None:
         """Unmap the pages that were read; whoever reads them again maps them again."""
@@ -180,13 +198,35 @@ class Windows:
         """UTF-8 bytes that the windows' targets stand for; end-of-text counts none."""
         return int(byte_lengths()[self.targets(indices)].sum())
 
+    def shared(self, indices: Indices) -> npt.NDArray[np.bool_] | None:
+        """Whether the windows' targets stand in the training text too, in runs of `NGRAM` or more.
+
+        Returns:
+            bool, (B, T); None where the split has no mask: training, and tokens of older versions.
+
+        Raises:
+            IndexError: there is no such window.
+        """
+        rows = np.empty((len(indices), self.context_length), dtype=bool)
+        for row, index in zip(rows, indices, strict=True):
+            start = self._start(index)
+            found = self.tokens.shared(start + 1, start + 1 + self.context_length)
+            if found is None:
+                return None
+            row[:] = found
+        self.tokens.let_go()
+        return rows
+
+    def _start(self, index: int | np.int64) -> int:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.tokens.folder}: no window {index} among {len(self)}")
+        return int(index) * self.context_length
+
     def _gather(self, indices: Indices) -> npt.NDArray[np.int64]:
         length = self.context_length
         rows = np.empty((len(indices), length + 1), dtype=np.int64)
         for row, index in zip(rows, indices, strict=True):
-            if not 0 <= index < len(self):
-                raise IndexError(f"{self.tokens.folder}: no window {index} among {len(self)}")
-            start = int(index) * length
+            start = self._start(index)
             row[:] = self.tokens.read(start, start + length + 1)
         self.tokens.let_go()
         if rows.size and rows.max() >= VOCABULARY:
@@ -196,13 +236,13 @@ class Windows:
         return rows
 
 
-def _map(path: Path, tokens: int) -> mmap.mmap:
+def _map(path: Path, tokens: int, kind: np.dtype[np.generic]) -> mmap.mmap:
     try:
         size = path.stat().st_size
-        if size != tokens * TOKEN.itemsize:
+        if size != tokens * kind.itemsize:
             raise UserError(
                 f"{path}: {size} bytes where meta.json names {tokens} tokens of "
-                f"{TOKEN.itemsize}; {REMEDY}"
+                f"{kind.itemsize}; {REMEDY}"
             )
         with open(path, "rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

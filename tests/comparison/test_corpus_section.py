@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.comparison.corpus_section import SHOWN_EXCERPTS, corpus_section
-from pipeline.reports import CorpusReport, SplitReport
+from pipeline.reports import CorpusReport, SharedText, SplitReport
 
 
 def reports(documents: int) -> tuple[CorpusReport, SplitReport]:
@@ -61,6 +61,23 @@ def test_few_characters_per_token_are_explained() -> None:
     section = corpus_section(corpus, split.model_copy(update={"statistics": few}))
     assert section is not None
     assert "Here it holds 0.51: many characters are cut" in section.note
+
+
+def test_what_stands_in_the_training_text_is_put_into_words() -> None:
+    corpus, split = reports(2000)
+    section = corpus_section(corpus, split)
+    assert section is not None
+    assert section.shared == ""  # reports of older versions
+    val = SharedText(run_length=8, tokens=2, share=0.0213)
+    test = SharedText(run_length=8, tokens=3, share=0.3, near_copies=1, near_copies_share=0.125)
+    shared = {"shared": {"val": val, "test": test}}
+    section = corpus_section(corpus, split.model_copy(update=shared))
+    assert section is not None
+    assert section.shared == (
+        "2.1% of the validation tokens stand in the training text too, in runs of 8 or more. "
+        "30.0% of the test tokens stand in the training text too, in runs of 8 or more; "
+        "near-copies of training documents are 1 of 1, with 12.5% of the tokens."
+    )
 
 
 def test_reports_without_statistics_have_no_section() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from itertools import groupby
 from pathlib import Path
@@ -20,9 +21,9 @@ from pipeline.errors import UserError
 from pipeline.params import Prepare
 from pipeline.reports import SplitCounts, SplitReport
 from pipeline.split import writer as tokens_module
-from pipeline.split.sides import position
+from pipeline.split.sides import Content
 from pipeline.split.split import split
-from pipeline.system.files import folder_aside
+from pipeline.system.files import folder_aside, sha256_of
 from pipeline.tokens.tokenizer import END_OF_TEXT, decode, encode
 from pipeline.tokens.windows import Tokens, TokenShard, Windows
 
@@ -46,6 +47,12 @@ def documents_of(tokens: Tokens) -> list[str]:
     assert ids[-1] == END_OF_TEXT
     runs = groupby(ids, key=lambda token: token == END_OF_TEXT)
     return [decode(list(run)) for is_end, run in runs if not is_end]
+
+
+def prose(seed: int, words: int) -> str:
+    """A text that shares no run of tokens with those of other seeds."""
+    dice = random.Random(seed)
+    return " ".join("".join(dice.choices("aeilnorst", k=5)) for _ in range(words)) + ".\n"
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -83,7 +90,9 @@ def test_meta_describes_the_split(tmp_path: Path) -> None:
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(st.lists(st.text(min_size=1).filter(str.strip), min_size=30, max_size=40))
+@given(
+    st.lists(st.text(min_size=1).filter(str.strip), min_size=30, max_size=40, unique_by=Content.of)
+)
 def test_many_documents_go_whole_to_a_side(tmp_path: Path, texts: list[str]) -> None:
     named: dict[str, str | list[str]] = {f"id{n}": text for n, text in enumerate(texts)}
     report = split(write_corpus(tmp_path / "corpus", named), tmp_path / "tokens", 0.5)
@@ -99,7 +108,7 @@ def test_many_documents_go_whole_to_a_side(tmp_path: Path, texts: list[str]) -> 
 
 def test_few_documents_change_their_split_when_others_come(tmp_path: Path) -> None:
     def splits_of(names: list[str]) -> dict[str, str]:
-        corpus = write_corpus(tmp_path / "corpus", {name: f"I am {name}" for name in names})
+        corpus = write_corpus(tmp_path / "corpus", {name: f"My name is {name}" for name in names})
         split(corpus, tmp_path / "tokens", 0.8)
         return {
             document: name
@@ -113,9 +122,10 @@ def test_few_documents_change_their_split_when_others_come(tmp_path: Path) -> No
 
 
 def test_sizes_keep_to_the_shares(tmp_path: Path) -> None:
-    """A text of a megabyte and nine notes, whose ids are one after the other of many."""
+    """A text of a megabyte and nine notes."""
     for number in range(4):
-        notes: dict[str, str | list[str]] = {f"note {number}.{n}": WORDS * 20 for n in range(9)}
+        seeds = range(10 * number, 10 * number + 9)
+        notes: dict[str, str | list[str]] = {f"note {n}": prose(n, 90) for n in seeds}
         texts = notes | {f"big {number}": [WORDS * 2000] * 10}
         lines: list[str] = []
         corpus = write_corpus(tmp_path / "corpus", texts)
@@ -129,9 +139,89 @@ def test_sizes_keep_to_the_shares(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("group", [100, 1 << 21])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_copies_keep_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int, threads: int
+) -> None:
+    """Under other names, with other line ends and case, in one row group or over many."""
+    monkeypatch.setattr(parquet, "GROUP", group)
+    texts: dict[str, str | list[str]] = {}
+    for number in range(40):
+        text = prose(number, 30) * 3
+        texts[f"{number}.txt"] = text
+        texts[f"{number}-2.txt"] = [text[:77], text[77:170], text[170:]]
+        texts[f"z{number}.txt"] = "\ufeff" + text.upper().replace("\n", "\r\n") + "\n"
+    corpus = write_corpus(tmp_path / "corpus", texts)
+    report = split(corpus, tmp_path / "tokens", 0.7, 0.15, threads=threads)
+    side = {
+        "".join(document.replace("\ufeff", "").lower().split()): name
+        for name in report.splits
+        for document in documents_of(Tokens.open(tmp_path / "tokens" / name))
+    }
+    assert len(side) == 40  # no text is on two sides
+    assert sum(counts.documents for counts in report.splits.values()) == 120
+    assert all(counts.documents % 3 == 0 for counts in report.splits.values())
+    assert report.shared is not None
+    assert {name: one.near_copies for name, one in report.shared.items()} == {"val": 0, "test": 0}
+    assert max(one.share for one in report.shared.values()) == 0
+
+
+class TestSharedText:
+    """What validation and test share with training is marked, reported and warned of."""
+
+    def test_near_copies(self, tmp_path: Path) -> None:
+        texts: dict[str, str | list[str]] = {f"id{n}": prose(n, 60) for n in range(60)}
+        texts |= {f"copy{n}": f"{prose(n, 60)} edited {n}" for n in range(60)}
+        corpus = write_corpus(tmp_path / "corpus", texts)
+        lines: list[str] = []
+        report = split(corpus, tmp_path / "tokens", 0.8, notify=lines.append)
+        assert report.shared is not None
+        val = report.shared["val"]
+        found = [documents_of(Tokens.open(tmp_path / "tokens" / s)) for s in ("train", "val")]
+        beginnings = [[text[:100] for text in documents] for documents in found]
+        copies = [n for n, start in enumerate(beginnings[1]) if start in beginnings[0]]
+        assert len(copies) > 5
+        assert val.near_copies == len(copies)
+        tokens = sum(len(encode(found[1][n])) + 1 for n in copies)
+        assert val.near_copies_share == pytest.approx(tokens / report.val.tokens)
+        assert val.share == pytest.approx(val.near_copies_share, rel=0.1)
+        (line,) = lines
+        assert line == (
+            f"{val.share:.1%} of the tokens of val stand in the training text too, in runs of 8 or "
+            f"more, near-copies of training documents are {len(copies)} of "
+            f"{report.val.documents}: losses on val flatter what learns texts by heart "
+            "(docs/corpora.md)"
+        )
+
+    def test_the_mask_holds_each_token_of_a_copied_passage(self, tmp_path: Path) -> None:
+        copied = ".\n Call me Ishmael. Some years ago, never mind how long precisely"
+        texts = (prose(1, 300), prose(2, 400), prose(3, 20))
+        text = copied.join(one.removesuffix(".\n") for one in texts)
+        corpus = write_corpus(tmp_path / "corpus", {"a": text})
+        report = split(corpus, tmp_path / "tokens", 0.8)
+        windows = Windows.open(tmp_path / "tokens" / "val", 16)
+        mask = windows.shared(range(len(windows)))
+        assert mask is not None
+        _, targets = windows.batch(range(len(windows)))
+        assert decode(targets.numpy()[mask].tolist()) == copied
+        assert report.shared is not None
+        assert report.shared["val"].tokens == len(encode(copied))
+        assert report.shared["val"].near_copies == 0
+        assert Windows.open(tmp_path / "tokens" / "train", 16).shared([0]) is None
+
+    def test_prose_is_not_warned_of(self, tmp_path: Path) -> None:
+        lines: list[str] = []
+        prepare(Prepare(), tmp_path / "corpus")
+        report = split(tmp_path / "corpus", tmp_path / "tokens", 0.9, notify=lines.append)
+        assert report.shared is not None
+        assert 0 < report.shared["val"].share < 0.05
+        assert lines == []
+
+
 def test_shares_that_come_near_are_not_spoken_of(tmp_path: Path) -> None:
     lines: list[str] = []
-    texts: dict[str, str | list[str]] = {f"id{n}": WORDS * (n % 7 + 1) for n in range(200)}
+    texts: dict[str, str | list[str]] = {f"id{n}": prose(n, 10 * (n % 7 + 1)) for n in range(200)}
     report = split(write_corpus(tmp_path / "corpus", texts), tmp_path / "tokens", 0.9)
     share = report.val.tokens / (report.val.tokens + report.train.tokens)
     assert lines == []
@@ -214,19 +304,19 @@ class TestTheTestSplit:
         three = {
             s: documents_of(Tokens.open(tmp_path / "three" / s)) for s in ("train", "val", "test")
         }
-        assert three["test"] == [t for n, t in named.items() if position(n) >= 0.8]
+        assert three["test"] == [t for t in named.values() if Content.of(t).position >= 0.8]
         two = {s: documents_of(Tokens.open(tmp_path / "two" / s)) for s in ("train", "val")}
         assert three["train"] == two["train"]
         assert sorted(three["val"] + three["test"]) == sorted(two["val"])
 
     def test_it_is_never_empty(self, tmp_path: Path) -> None:
-        corpus = write_corpus(tmp_path / "corpus", {f"id{n}": WORDS for n in range(30)})
+        corpus = write_corpus(tmp_path / "corpus", {f"id{n}": f"{n:02} {WORDS}" for n in range(30)})
         lines: list[str] = []
         report = split(corpus, tmp_path / "tokens", 0.5, 1e-5, notify=lines.append)
         assert report.test is not None
         assert report.test.documents == 1
         assert "test has 3.33% of the tokens, where 0.00% were asked for" in lines[0]
-        few = write_corpus(tmp_path / "few", {"a": WORDS, "b": WORDS})
+        few = write_corpus(tmp_path / "few", {"a": WORDS, "b": "And so on."})
         with pytest.raises(UserError, match=r"split\.test_fraction 0\.1 leaves .* give more"):
             split(few, tmp_path / "tokens", 0.5, 0.1)
 
@@ -301,7 +391,7 @@ def test_one_short_document_cannot_be_split(tmp_path: Path) -> None:
 def test_no_split_is_empty_where_there_are_documents_for_both(
     tmp_path: Path, fraction: float
 ) -> None:
-    corpus = write_corpus(tmp_path / "corpus", {"a": WORDS, "b": WORDS})
+    corpus = write_corpus(tmp_path / "corpus", {"a": WORDS, "b": "And so on."})
     report = split(corpus, tmp_path / "tokens", fraction)
     assert (report.train.documents, report.val.documents) == (1, 1)
 
@@ -319,6 +409,17 @@ def test_documents_that_are_all_alike_cannot_be_split(tmp_path: Path) -> None:
 def test_no_corpus(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"_meta\.json: no such file"):
         split(tmp_path / "corpus", tmp_path / "tokens", 0.9)
+
+
+def test_the_tokens_of_the_default_corpus_are_what_they_were(tmp_path: Path) -> None:
+    """Of one document no byte of the tokens may ever change: every loss rests on them."""
+    prepare(Prepare(), tmp_path / "corpus")
+    split(tmp_path / "corpus", tmp_path / "tokens", 0.9)
+    tokens = tmp_path / "tokens"
+    assert {name: sha256_of(tokens / name / "00000.bin") for name in ("train", "val")} == {
+        "train": "2f9d10405c928f4c05eae77be3042f21a7a000c1a13c718d1085cfbfb56d192d",
+        "val": "fb386e0dbc3d3404ec915d3a1ab9023a59f4c27e848aadd9d4813f55f2a88815",
+    }
 
 
 def test_the_default_corpus_has_as_many_windows_as_the_books(tmp_path: Path) -> None:

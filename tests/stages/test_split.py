@@ -48,10 +48,12 @@ def test_writes_tokens_and_their_report(place: Path) -> None:
             for split in ("train", "val")
             for name in ("00000.bin", "_SHA256SUMS", "meta.json")
         ),
+        "tokens/val/shared.bin",
     ]
     path = place / "reports" / "split.json"
     report = json.loads(path.read_text())
-    assert list(report) == ["corpus", "corpus_sha256", "train", "val", "statistics", "_sha256"]
+    keys = ["corpus", "corpus_sha256", "train", "val", "shared", "statistics", "_sha256"]
+    assert list(report) == keys
     assert report.pop("_sha256")
     assert SplitReport.read(path).model_dump(mode="json") == report
     assert report["corpus"] == Prepare().corpus
@@ -133,6 +135,37 @@ def test_many_documents_get_a_run_that_tells_of_them(
     assert json.loads(artifact("most_common_tokens.json"))["columns"] == ["token", "text", "count"]
     assert artifact("excerpts.md").count("\n> Tale") >= 12
     assert (tmp_path / "mlartifacts").is_dir()
+
+
+def test_near_copies_are_warned_of_and_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    tale = "Once upon a time there was a king who had no daughters and a great many sheep"
+    lines = [json.dumps({"text": f"{tale}, {n}."}) for n in range(40)]
+    (tmp_path / "tales.jsonl").write_text("\n".join(lines))
+    prepare(Prepare(corpus="tales.jsonl"), tmp_path / "corpus")
+    result = run(tmp_path, "split: {train_fraction: 0.8}")
+    assert result.exit_code == 0, result.output
+    report = SplitReport.read(tmp_path / "reports" / "split.json")
+    assert report.shared is not None
+    found = report.shared["val"]
+    assert found.near_copies == report.val.documents > 4
+    assert found.near_copies_share == 1
+    assert found.share > 0.8
+    (warning,) = [line for line in result.output.splitlines() if line.startswith("Warning: ")]
+    assert f"near-copies of training documents are {found.near_copies} of" in warning
+    store = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = store.get_experiment_by_name("lossbook")
+    assert experiment
+    (logged,) = store.search_runs([experiment.experiment_id])
+    metrics = logged.data.metrics
+    assert metrics["val/near_copies"] == found.near_copies
+    assert metrics["val/near_copies_share"] == 1
+    assert metrics["val/shared_share"] == pytest.approx(found.share)
 
 
 def test_one_document_gets_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

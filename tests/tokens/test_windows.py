@@ -81,6 +81,22 @@ def test_counts_the_targets_bytes(tmp_path: Path) -> None:
     assert windows.target_bytes([0, 0]) == 2 * windows.target_bytes([0])
 
 
+def test_shared_tokens_are_those_of_the_targets(tmp_path: Path) -> None:
+    mask = [1, 0, 0, 1, 1, 0, 1, 0, 1]
+    folder = write_split(tmp_path / "val", [0, 1, 2], [3, 4, 5, 6, 7, 8], shared=mask)
+    windows = Windows.open(folder, 4)
+    found = windows.shared(np.array([1, 0]))
+    assert found is not None
+    assert found.dtype == np.bool_
+    assert found.tolist() == [[bool(one) for one in mask[5:9]], [bool(one) for one in mask[1:5]]]
+    with pytest.raises(IndexError):
+        windows.shared([2])
+
+
+def test_splits_that_nobody_compared_have_no_shared_tokens(tmp_path: Path) -> None:
+    assert Windows.open(write_split(tmp_path / "val", [0, 1, 2]), 2).shared([0]) is None
+
+
 def test_too_short_for_a_window_says_what_would_help(tmp_path: Path) -> None:
     folder = write_split(tmp_path / "val", [1, 2, 3])
     with pytest.raises(UserError, match=r"val: 3 tokens, .* model.context_length 4, which takes 5"):
@@ -172,13 +188,18 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
         (folder / "00000.bin").mkdir(),
     ),
     "an empty shard": lambda folder: (folder / "00000.bin").write_bytes(b""),
+    "a mask elsewhere": edit(lambda meta: meta.update(shared="../val/shared.bin")),
+    "a mask that is no name": edit(lambda meta: meta.update(shared=["shared.bin"])),
+    "a mask is missing": lambda folder: (folder / "shared.bin").unlink(),
+    "a mask is short": lambda folder: (folder / "shared.bin").write_bytes(b"\1"),
+    "another mask": lambda folder: (folder / "shared.bin").write_bytes(bytes(6)),
     "a shard is long": lambda folder: (folder / "00000.bin").write_bytes(bytes(100)),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_is_named(tmp_path: Path, damage: str) -> None:
-    folder = write_split(tmp_path / "train", [1, 2, 3], [4, 5, 6])
+    folder = write_split(tmp_path / "train", [1, 2, 3], [4, 5, 6], shared=[0, 1] * 3)
     DAMAGES[damage](folder)
     with pytest.raises(UserError, match=r"train.*`dvc repro") as caught:
         Tokens.open(folder)

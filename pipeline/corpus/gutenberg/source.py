@@ -16,14 +16,10 @@ from rensa import RMinHash
 
 from pipeline.corpus.documents import Document, LeftOut, in_parts
 from pipeline.corpus.gutenberg.catalogue import Book, choose, read_catalogue
-from pipeline.corpus.gutenberg.filters import (
-    NearDuplicates,
-    can_identify,
-    language_of,
-    signature,
-)
+from pipeline.corpus.gutenberg.language import can_identify, language_of
 from pipeline.corpus.gutenberg.mirror import Mirror, fetch_catalogue
 from pipeline.corpus.gutenberg.text import decode, strip
+from pipeline.corpus.near_copies import NearDuplicates, signature
 from pipeline.corpus.workers import Workers
 from pipeline.params import Prepare
 from pipeline.system.files import sha256_of
