@@ -25,6 +25,7 @@ from pipeline.tokens.windows import META
 
 KEPT = ("val", "test")  # training text is not what a model is judged on
 LOSS = np.dtype("<f4")
+MOST = 1 << 40  # windows: more than any disk holds
 REMEDY = "`dvc repro -f evaluate` or `dvc repro -f baseline` writes it anew"
 
 Losses = npt.NDArray[np.float32]
@@ -40,8 +41,8 @@ class MeasuredTokens(Record):
     """
 
     sha256: str
-    windows: int = Field(ge=1)
-    stride: int = Field(ge=1)
+    windows: int = Field(ge=1, le=MOST)
+    stride: int = Field(ge=1, le=MOST)
 
     @property
     def indices(self) -> range:

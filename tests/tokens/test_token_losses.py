@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,16 @@ def test_what_is_no_array_of_these_losses(
         path.unlink()
     write_sums(folder)
     with pytest.raises(UserError, match=said):
+        TokenLosses.open(folder)
+
+
+@pytest.mark.parametrize("key", ["windows", "stride"])
+def test_a_number_beyond_any_disk(folder: Path, key: str) -> None:
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["splits"]["val"][key] = 2**63
+    (folder / "meta.json").write_text(json.dumps(meta))
+    write_sums(folder)
+    with pytest.raises(UserError, match=rf"meta\.json: splits\.val\.{key}"):
         TokenLosses.open(folder)
 
 
