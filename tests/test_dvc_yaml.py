@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,7 @@ def path_of(module: str) -> Path | None:
     return None
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Modules of this project that a file imports, at its top or inside a function."""
     found: set[str] = set()

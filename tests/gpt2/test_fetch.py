@@ -124,7 +124,7 @@ def test_what_came_before_the_server_went_is_kept(
     assert asked(hostile) == [DATA]
 
 
-@pytest.mark.usefixtures("large")
+@pytest.mark.usefixtures("large", "quick_verify")
 def test_altered_data_of_the_right_size_is_refused_and_only_it_is_fetched_again(
     mirror: Gpt2, hostile: Hostile, tiny: Path, bring: Fetch
 ) -> None:
@@ -186,6 +186,7 @@ def test_hparams_that_are_none_end_it(
     assert asked(hostile) == [HPARAMS]
 
 
+@pytest.mark.usefixtures("quick_verify")
 def test_a_change_of_what_was_fetched_is_noticed(
     mirror: Gpt2, hostile: Hostile, bring: Fetch, capsys: pytest.CaptureFixture[str]
 ) -> None:

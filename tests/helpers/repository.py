@@ -43,9 +43,7 @@ class Repository:
         self.folder = folder
         (folder.parent / "gpt2").mkdir(exist_ok=True)
         for name in ("pipeline", "stages"):
-            shutil.copytree(
-                ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
-            )
+            shutil.copytree(ROOT / name, folder / name)  # what is compiled too: it saves time
         for name in ("dvc.yaml", "params.yaml"):
             shutil.copy(ROOT / name, folder)
         (folder / ".gitignore").write_text(
@@ -72,7 +70,10 @@ class Repository:
         assert count == 1, key
         path.write_text(text)
 
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, check: bool = True, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command there; `variables` are its environment's beside a user's own."""
         done = subprocess.run(
             command,
             cwd=self.folder,
@@ -85,6 +86,7 @@ class Repository:
                 "DVC_NO_ANALYTICS": "1",
                 "LOSSBOOK_CACHE": str(self.folder.parent / "cache"),
                 "OMP_NUM_THREADS": "1",
+                **variables,
             },
         )
         assert not check or done.returncode == 0, done.stdout + done.stderr
@@ -94,19 +96,28 @@ class Repository:
         self.run("git", "add", "--all")
         self.run("git", "commit", "--quiet", "--message", "state")
 
-    def repro(self, *stages: str) -> list[str]:
+    def repro(self, *stages: str, **variables: str) -> list[str]:
         """Run what has changed, up to `stages` where they are named; the stages that ran."""
-        return stages_run(self.run("dvc", "repro", *stages).stdout)
+        return stages_run(self.run("dvc", "repro", *stages, **variables).stdout)
 
-    def sweep(self, jobs: int) -> str:
+    def sweep(self, jobs: int, **variables: str) -> str:
         """Run the queue with so many workers; its status when it is empty."""
-        self.run("dvc", "queue", "start", "--jobs", str(jobs))
-        for _ in range(600):
+        self.run("dvc", "queue", "start", "--jobs", str(jobs), **variables)
+        deadline = time.monotonic() + 600
+        while time.monotonic() < deadline:
+            ended = self._ended()
             status = self.run("dvc", "queue", "status").stdout
             if "Queued" not in status and "Running" not in status:
                 return status
-            time.sleep(0.5)
+            # The question takes DVC a second that the queue's workers have use for.
+            patience = time.monotonic() + 10
+            while self._ended() == ended and time.monotonic() < patience:
+                time.sleep(0.1)
         raise AssertionError(status)
+
+    def _ended(self) -> set[Path]:
+        """Where DVC keeps how each experiment of the queue ended."""
+        return set(self.folder.glob(".dvc/tmp/exps/celery/result/*"))
 
     def read(self, name: str) -> dict:
         return json.loads((self.folder / "reports" / name).read_text())

@@ -44,22 +44,16 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("weights") / "124M", TINY)
 
 
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The main repository, whose MLflow store every test's workspace shares."""
-    return tmp_path_factory.mktemp("repository")
-
-
 @pytest.fixture
 def run(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Path, repository: Path
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Path, offline: None
 ) -> Run:
     """Runs fetch_gpt2, with the reading in this process, and then baseline."""
     from pipeline.gpt2 import fetch
 
     monkeypatch.setattr(fetch, "verify_apart", fetch.verify_here)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DVC_ROOT", str(repository))
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     write_split(tmp_path / "data/tokens/train", encode("It was the best of times. " * 40))
     write_split(tmp_path / "data/tokens/val", encode("It was the worst of times: naïve. " * 10))
 

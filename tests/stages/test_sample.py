@@ -116,12 +116,14 @@ def test_mlflow_holds_the_cells_the_table_and_the_figures(repository: Path) -> N
     assert table["columns"] == ["prompt", "completion", "weights", "temperature", "top_k", "seed"]
 
 
+@pytest.mark.usefixtures("offline")
 def test_the_same_inputs_give_the_same_bytes(repository: Path) -> None:
     assert sample("again").exception is None
     for name in ("samples.json", "samples.md", "samples_grid.png", "samples_next_token.png"):
         assert Path("again", name).read_bytes() == Path("reports", name).read_bytes(), name
 
 
+@pytest.mark.usefixtures("offline")
 def test_a_model_that_diverged_ends_in_one_line(repository: Path) -> None:
     import torch
 
@@ -140,6 +142,7 @@ def test_a_model_that_diverged_ends_in_one_line(repository: Path) -> None:
     assert not Path("nan").exists()
 
 
+@pytest.mark.usefixtures("offline")
 def test_a_prompt_is_no_markup_and_no_command(repository: Path) -> None:
     prompts = ["Let $\\R^n$ be", "_a\n# | b", "\x1b[31m 水", "<!-- <b>"]
     settings = {"prompts": prompts, "max_new_tokens": 2, "grid": {"temperature": [0], "top_k": [1]}}
@@ -259,6 +262,7 @@ def test_generate_refuses_bytes_that_are_no_text(repository: Path) -> None:
     assert "standard input: not UTF-8 text" in result.stderr
 
 
+@pytest.mark.usefixtures("offline")
 def test_the_chosen_temperature_leaves_the_grid_as_it_is(repository: Path) -> None:
     """So that `compare`, which shows the grid, does not run again for another temperature."""
     before = Path("reports/sampling_grid.json").read_bytes()

@@ -181,6 +181,7 @@ def test_the_journal_knows_both_weights_and_the_store_holds_one_copy(repository:
     assert len(list((repository / "mlartifacts").rglob("*.safetensors"))) == 1
 
 
+@pytest.mark.usefixtures("offline")
 def test_the_same_params_give_the_same_bytes(repository: Path) -> None:
     assert train("models/again", "again").exception is None
     for once, again in (
@@ -220,6 +221,7 @@ def test_what_cannot_be_trained_ends_in_one_line(repository: Path, section: str,
     assert not Path("models/wrong").exists()
 
 
+@pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("which", ["run", "run_id"])
 def test_a_run_is_trained_on_by_its_key_or_its_mlflow_id(
     repository: Path, tmp_path: Path, which: str, monkeypatch
@@ -268,6 +270,7 @@ def test_a_start_that_cannot_be_is_one_line(
     assert len(done.output.strip().splitlines()) == 1
 
 
+@pytest.mark.usefixtures("offline")
 def test_a_disk_that_takes_no_weights_is_one_line_and_the_training_goes_on_from_its_checkpoint(
     repository: Path, tmp_path: Path
 ) -> None:

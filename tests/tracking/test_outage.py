@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from pipeline.cli import main
 from pipeline.tracking import paths
 from pipeline.tracking.mlflow.store import Store, connect
 from pipeline.tracking.mlflow.sync import gather, synced
@@ -121,16 +123,14 @@ def test_a_store_that_is_away_from_the_start_costs_a_warning(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_sync_says_that_the_store_is_away(
-    proxy: Proxy, lossbook: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sync_says_that_the_store_is_away(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("LOSSBOOK_OFFLINE", "1")
         with start_run("train", experiment="away"):
             pass
     proxy.mode = "500"
-    done = lossbook("sync", check=False)
-    assert done.returncode == 1
+    done = CliRunner().invoke(main, ["sync"])
+    assert done.exit_code == 1
     assert done.stderr.count("\n") == 1
     assert proxy.url in done.stderr
     assert "try again later" in done.stderr

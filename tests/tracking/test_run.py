@@ -17,6 +17,7 @@ from pipeline.system.process import Terminated
 from pipeline.tracking import paths
 from pipeline.tracking.journal import JOURNAL, points_of, read_run
 from pipeline.tracking.mlflow.store import Store
+from pipeline.tracking.mlflow.sync import gather, synced
 from pipeline.tracking.open_run import Run
 from pipeline.tracking.run import start_run
 from pipeline.tracking.tags import DESCRIPTION
@@ -123,9 +124,7 @@ def test_a_child_knows_its_parent(repo: Path, store: Store, snapshot_of: Snapsho
     assert "mlflow.parentRunId" not in found[parent]["tags"]
 
 
-def test_a_description_is_the_stages_until_somebody_edits_it(
-    repo: Path, store: Store, lossbook: Callable[..., Any]
-) -> None:
+def test_a_description_is_the_stages_until_somebody_edits_it(repo: Path, store: Store) -> None:
     record = repo / "train_run.json"
     with start_run("train", experiment="e", name="lr=[1]", record=record):
         pass
@@ -137,7 +136,7 @@ def test_a_description_is_the_stages_until_somebody_edits_it(
     assert DESCRIPTION not in store.client.get_run(parent_id).data.tags
     assert child.name == "evaluate of lr=[1]"
     store.client.set_tag(child_id, DESCRIPTION, "My own words.")
-    lossbook("sync")
+    assert {one.outcome for one in synced(gather(Path("journals")))} == {"there"}
     assert store.client.get_run(child_id).data.tags[DESCRIPTION] == "My own words."
 
 

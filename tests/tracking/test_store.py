@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from pipeline.cli import main
 from pipeline.errors import UserError
 from pipeline.tracking import paths
 from pipeline.tracking.mlflow.store import Store, _revision_of, _revisions, connect
@@ -176,8 +178,8 @@ def test_a_moved_store_is_refused_and_rebuilt_from_the_journals(
     with pytest.raises(UserError, match=re.escape(line)):
         connect()
     for command in ("sync", "ui"):
-        done = lossbook(command, check=False)
-        assert (done.returncode, done.stderr) == (1, f"Error: {line}\n")
+        refused = CliRunner().invoke(main, [command])
+        assert (refused.exit_code, refused.stderr) == (1, f"Error: {line}\n")
     with start_run("sample", experiment="e", parent=moved / "reports/train_run.json") as later:
         pass
     assert not (repo / "mlartifacts").exists()
