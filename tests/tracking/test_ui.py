@@ -33,12 +33,7 @@ def test_columns_are_what_differs_and_what_is_always_asked_for() -> None:
     assert view["orderByKey"] in view["selectedColumns"]
 
 
-def test_each_experiment_with_trainings_gets_a_view(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / ".dvc").mkdir()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def test_each_experiment_with_trainings_gets_a_view(repo: Path) -> None:
     for stage, experiment in (("train", "one"), ("split", "two")):
         with start_run(stage, experiment=experiment, params={"seed": 1}):
             pass

@@ -20,7 +20,9 @@ from pipeline.model.runtime import Runtime
 from pipeline.model.saved import save_whole
 from pipeline.training.checkpoint import Cancelled, CheckpointFolder
 from pipeline.training.checkpointer import Checkpointer
+from pipeline.training.loop import Trainer
 from tests.helpers.damage import cut, flip
+from tests.helpers.trainers import Memory
 
 STEPS = 20
 # checkpoints fall on evaluations, between them, and on the end of an epoch (10 steps)
@@ -44,13 +46,21 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "checkpoints"
 
 
+@pytest.fixture(scope="module")
+def made() -> list[tuple[Trainer, Memory]]:
+    """The uninterrupted training, once there is one."""
+    return []
+
+
 @pytest.fixture
-def whole(make_trainer):
-    """An uninterrupted training."""
-    trainer, memory = make_trainer(**SETTINGS)
-    trainer.run()
-    assert trainer.step == STEPS
-    return trainer, memory
+def whole(make_trainer, made: list[tuple[Trainer, Memory]]) -> tuple[Trainer, Memory]:
+    """An uninterrupted training, to compare with."""
+    if not made:
+        trainer, memory = make_trainer(**SETTINGS)
+        trainer.run()
+        assert trainer.step == STEPS
+        made.append((trainer, memory))
+    return made[0]
 
 
 @pytest.fixture
