@@ -139,6 +139,15 @@ def test_a_wrong_value_ends_in_a_line_that_names_it(repository: Repository) -> N
     repository.run("git", "checkout", "params.yaml")
 
 
+def test_an_experiment_with_a_temperature_runs_sample_alone(repository: Repository) -> None:
+    tried = ("dvc", "exp", "run", "-S", "sample.temperature=0.5")
+    assert stages_run(repository.run(*tried, **OFFLINE).stdout) == ["sample"]
+    assert "T=0.5 k=25" in repository.run("lossbook", "runs", "--json").stdout
+    repository.run("git", "reset", "--quiet", "--hard")
+    repository.run("dvc", "checkout")
+
+
+@pytest.mark.slow
 def test_a_temperature_runs_sample_alone_by_a_queue_of_two_workers(
     repository: Repository,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pipeline.model.start import Start
 from pipeline.params import Train
 from pipeline.system.checksums import write_sums
 from pipeline.training.initial_state import restore_optimizer
+from pipeline.training.loop import Trainer
 from pipeline.training.optim import build_optimizer
 from pipeline.training.outputs import save_training
 from pipeline.weights import find_start, starting_model
@@ -28,12 +30,22 @@ def start_from(folder: Path, config: GPTConfig) -> GPT:
     return starting_model(config, start, find_start(start.init_from))
 
 
+@pytest.fixture(scope="module")
+def made() -> list[tuple[Trainer, Path]]:
+    """A training and its folder, once there is one."""
+    return []
+
+
 @pytest.fixture
-def trained(make_trainer, tmp_path: Path):
-    trainer, _ = make_trainer()
-    trainer.run()
-    save_training(tmp_path / "model", trainer, SCRATCH)
-    return trainer, tmp_path / "model"
+def trained(make_trainer, made: list[tuple[Trainer, Path]], tmp_path: Path) -> tuple[Trainer, Path]:
+    """A training, and a copy of its folder to change."""
+    if not made:
+        trainer, _ = make_trainer()
+        trainer.run()
+        save_training(tmp_path / "first", trainer, SCRATCH)
+        made.append((trainer, tmp_path / "first"))
+    trainer, first = made[0]
+    return trainer, Path(shutil.copytree(first, tmp_path / "model"))
 
 
 def test_scratch_is_the_seeds_alone(config) -> None:
