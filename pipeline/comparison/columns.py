@@ -152,6 +152,15 @@ COLUMNS = [
         metric=True,
         where_known=True,
     ),
+    Column(
+        "loss_without_copies",
+        "without copied text",
+        lambda model: model.without_copies and model.without_copies.nats,
+        shown,
+        interval=lambda model: interval_of(model.without_copies),
+        metric=True,
+        where_known=True,
+    ),
     Column("interval_note", "note", lambda model: model.interval_note, kind="note"),
 ]
 

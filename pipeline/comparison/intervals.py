@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pipeline.comparison.kept import KeptLosses
-from pipeline.comparison.table import ComparedModel, Comparison, Difference, Judged
+from pipeline.comparison.table import ComparedModel, Comparison, Estimate, Judged
 from pipeline.comparison.uncertainty import (
     TOO_LITTLE,
     Sums,
@@ -19,7 +19,8 @@ from pipeline.comparison.uncertainty import (
     loss_uncertainty,
 )
 from pipeline.numbers import counted
-from pipeline.tokens.units import BLOCK, BLOCKS, FEWEST, Units, units_of
+from pipeline.tokens.units import BLOCK, BLOCKS, FEWEST, Mask, Units, units_of
+from pipeline.tokens.windows import MUCH_SHARED
 
 SPLITS: dict[Judged, str] = {"val": "validation", "test": "test"}  # what models are judged on
 
@@ -32,8 +33,8 @@ class UnitLosses:
     sums: Mapping[str, Sums]
 
     @classmethod
-    def read(cls, kept: KeptLosses, split: Judged) -> UnitLosses:
-        units = units_of(kept.splits.windows[split], kept.windows(split))
+    def read(cls, kept: KeptLosses, split: Judged, left_out: Mask | None = None) -> UnitLosses:
+        units = units_of(kept.splits.windows[split], kept.windows(split), left_out)
         return cls(units, {key: units.sums(kept.of(key, split)) for key in kept.rows})
 
 
@@ -54,14 +55,34 @@ def with_intervals(comparison: Comparison, kept: KeptLosses) -> Comparison:
         )
         for key, model in comparison.models.items()
     }
-    done = replace(comparison, models=models)
-    noted = {key: replace(row, interval_note=_note(row, done)) for key, row in models.items()}
+    done = _with_new_text(replace(comparison, models=models), kept)
+    noted = {key: replace(row, interval_note=_note(row, done)) for key, row in done.models.items()}
     return replace(done, models=noted)
+
+
+def _with_new_text(comparison: Comparison, kept: KeptLosses) -> Comparison:
+    """The comparison with losses over what does not stand in training, where much of it does."""
+    if not kept.rows:
+        return comparison
+    split = comparison.judged
+    shared = kept.splits.windows[split].shared(kept.windows(split))
+    if shared is None or not MUCH_SHARED < shared.mean() < 1:
+        return comparison
+    new = UnitLosses.read(kept, split, shared)
+    tokens = new.units.counts.sum()
+    models = comparison.models | {
+        key: replace(
+            comparison.models[key],
+            without_copies=Estimate(float(sums.sum() / tokens), loss_uncertainty(new.units, sums)),
+        )
+        for key, sums in new.sums.items()
+    }
+    return replace(comparison, models=models, copied=float(shared.mean()))
 
 
 def _difference(
     comparison: Comparison, found: Mapping[Judged, UnitLosses], key: str, other: str
-) -> Difference | None:
+) -> Estimate | None:
     of = found.get(comparison.judged)
     if of is None or key not in of.sums or other not in of.sums:
         return None
@@ -71,7 +92,7 @@ def _difference(
     nats = ours.loss - theirs.loss
     if not math.isfinite(nats):
         return None
-    return Difference(nats, difference_uncertainty(of.units, of.sums[key], of.sums[other]))
+    return Estimate(nats, difference_uncertainty(of.units, of.sums[key], of.sums[other]))
 
 
 def _note(row: ComparedModel, comparison: Comparison) -> str:

@@ -35,6 +35,7 @@ from pipeline.reports import (
 )
 from pipeline.sampling.section import sampling_section
 from pipeline.system.files import read_bounded
+from pipeline.tokens.ngrams import NGRAM
 from pipeline.tracking.tags import git_tags
 
 SHOWN = {"seed", "prepare", "split", "model", "train"}  # what the losses come from
@@ -188,6 +189,11 @@ def how_sure(comparison: Comparison) -> list[str]:
             )
         elif found:
             sentences.append(f"{name.capitalize()} losses have no interval: {basis(found[0])}.")
+    if comparison.copied is not None:
+        sentences.append(
+            f"Without copied text: {comparison.copied:.1%} of the {SPLITS[comparison.judged]} "
+            f"tokens stand in training too, in runs of {NGRAM} or more, and are left out."
+        )
     if missing := missing_reference(comparison):
         return [*sentences, f"No differences are shown: {missing}."]
     if any(row.difference for row in rows):

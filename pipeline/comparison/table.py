@@ -31,12 +31,12 @@ Judged = Literal["val", "test"]
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A model's loss minus another's, over the same tokens.
+class Estimate:
+    """A loss, or a difference of two over the same tokens, and how sure it is.
 
     Attributes:
         nats: per token.
-        uncertainty: paired, unit of text by unit.
+        uncertainty: of a difference paired, unit of text by unit.
     """
 
     nats: float
@@ -55,9 +55,11 @@ class ComparedModel:
         name: as people read it.
         parameters, train, val: None where it was not measured.
         test: None where there is no test split, too.
-        uncertainty: of the losses `val` and `test`, by split; `intervals` adds it, as the next two.
+        uncertainty: of the losses `val` and `test`; `intervals` adds it, and the next four.
         difference: from the comparison's reference; None where it cannot be stated.
         beside_best: from our weights of the lowest validation loss.
+        without_copies: its loss over the tokens that do not stand in training; None where few do,
+            or nobody looked.
         interval_note: what the intervals rest on, or why there are none.
         published_val_loss: nats per token, where somebody else measured the size on this text.
         reason: why it was not measured; None where it was.
@@ -73,8 +75,9 @@ class ComparedModel:
     val: Losses | None = None
     test: Losses | None = None
     uncertainty: Mapping[Judged, Uncertainty] = field(default_factory=dict)
-    difference: Difference | None = None
-    beside_best: Difference | None = None
+    difference: Estimate | None = None
+    beside_best: Estimate | None = None
+    without_copies: Estimate | None = None
     interval_note: str | None = None
     published_val_loss: float | None = None
     reason: str | None = None
@@ -108,12 +111,14 @@ class Comparison:
         evaluation: what every model was measured on.
         training: this repository's model: its size and best point.
         reference: the key of the row that differences are from; it may not be there.
+        copied: the share of the judged tokens that stand in training, where it is large.
     """
 
     models: dict[str, ComparedModel]
     evaluation: EvaluationReport
     training: Training
     reference: str = "scratch_best"
+    copied: float | None = None
 
     @property
     def judged(self) -> Judged:
@@ -132,7 +137,7 @@ class Comparison:
         return {key: model.size for key, model in self.models.items() if model.size is not None}
 
 
-def interval_of(number: Uncertainty | Difference | None) -> Interval | None:
+def interval_of(number: Uncertainty | Estimate | None) -> Interval | None:
     return number.interval if number else None
 
 

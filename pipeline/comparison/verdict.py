@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from pipeline.comparison.intervals import SPLITS
-from pipeline.comparison.table import ComparedModel, Comparison, Difference, interval_of
+from pipeline.comparison.table import ComparedModel, Comparison, Estimate, interval_of
 from pipeline.comparison.uncertainty import TOO_LITTLE
 from pipeline.gpt2.sizes import Size
 from pipeline.numbers import shown
@@ -111,7 +111,7 @@ def _gpt2(comparison: Comparison) -> str:
     return sentence + (f" ({'; '.join(asides)})" if asides else "")
 
 
-def _beside(difference: Difference | None) -> str:
+def _beside(difference: Estimate | None) -> str:
     """`, its loss lower by 2.29 [2.10, 2.48]`: than that of our best weights."""
     interval = interval_of(difference)
     if difference is None or interval is None:

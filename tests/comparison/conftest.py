@@ -10,7 +10,7 @@ import pytest
 from pipeline.comparison.corpus_section import corpus_section
 from pipeline.comparison.figures import size_figure, training_figure
 from pipeline.comparison.page import ComparisonPage
-from pipeline.comparison.table import ComparedModel, Difference
+from pipeline.comparison.table import ComparedModel, Estimate
 from pipeline.comparison.uncertainty import Uncertainty
 from pipeline.gpt2.sizes import SIZES
 from pipeline.pages.shading import TextSpan
@@ -81,7 +81,7 @@ def judged_rows(rows: dict[str, ComparedModel]) -> dict[str, ComparedModel]:
             row,
             test=row.val.model_copy(update={"loss": loss + 0.1}),
             uncertainty={"val": sure(loss - 0.3, loss + 0.3), "test": sure(loss, loss + 0.2)},
-            difference=Difference(above, sure(above - 0.04, above + 0.04)),
+            difference=Estimate(above, sure(above - 0.04, above + 0.04)),
             published_val_loss=None,
             chosen_here=False,
         )

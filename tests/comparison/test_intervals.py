@@ -16,9 +16,11 @@ from pipeline.comparison.verdict import comparison_verdict
 from pipeline.errors import UserError
 from pipeline.numbers import perplexity
 from pipeline.reports import BaselineReport, EvaluationReport, Losses, SplitLosses
+from pipeline.system.checksums import write_sums
 from pipeline.tokens.splits import Splits
 from pipeline.tokens.token_losses import kept_losses
 from pipeline.tokens.tokenizer import END_OF_TEXT
+from pipeline.tokens.windows import META, SplitMeta
 from tests.helpers.make_golden import GOLDEN
 from tests.helpers.tokens import write_split
 
@@ -38,16 +40,30 @@ def losses_of(values: np.ndarray) -> Losses:
     )
 
 
-class World:
-    """A repository's reports and tokens, of so many documents a split, of 60 tokens each."""
+def mark_copied(folder: Path, tokens: int) -> None:
+    meta = SplitMeta.read(folder / META)
+    (np.arange(meta.tokens) < tokens).astype("u1").tofile(folder / "shared.bin")
+    meta.model_copy(update={"shared": "shared.bin"}).write(folder / META)
+    write_sums(folder)
 
-    def __init__(self, folder: Path, val: int = 200, test: int = 0, **means: float) -> None:
+
+class World:
+    """A repository's reports and tokens, of so many documents a split, of 60 tokens each.
+
+    The first documents of validation and test, so many as are `copied`, stand in training too.
+    """
+
+    def __init__(
+        self, folder: Path, val: int = 200, test: int = 0, copied: int = 0, **means: float
+    ) -> None:
         self.folder = folder
         rng = np.random.default_rng(7)
         for name, documents in {"train": 9, "val": val, "test": test}.items():
             if documents:
                 text = np.tile([*range(100, 159), END_OF_TEXT], documents)
                 write_split(folder / "tokens" / name, text)
+            if documents and name != "train":
+                mark_copied(folder / "tokens" / name, copied * 60)
         self.splits = Splits.open(folder / "tokens", LENGTH)
         easy = {name: rng.normal(0, 1, (len(w), 1)) for name, w in self.splits.windows.items()}
         self.losses = {
@@ -214,6 +230,40 @@ def test_rows_without_losses_by_token_say_so(tmp_path: Path) -> None:
     row = cells(world.compared().models["gpt2_124M"])
     assert row["interval_note"] == "its losses by token were not kept"
     assert row["difference"] is None
+
+
+@pytest.mark.parametrize("test", [0, 200])
+def test_losses_without_copied_text(tmp_path: Path, test: int) -> None:
+    world = World(tmp_path, test=test, copied=50)
+    split = "test" if test else "val"
+    windows = world.splits.windows[split]
+    shared = windows.shared(range(len(windows)))
+    assert shared is not None
+    for by_split in world.losses.values():
+        by_split[split][shared] -= 2.0  # known by heart
+    world.write()
+    comparison = world.compared("124M", "1558M")
+    for name, key in (("best", "scratch_best"), ("124M", "gpt2_124M")):
+        row = cells(comparison.models[key])
+        new = world.losses[name][split][~shared].mean(dtype=float)
+        assert row["loss_without_copies"] == pytest.approx(new)
+        assert row["loss_without_copies"] == pytest.approx(row[f"{split}_loss"] + 0.5, abs=0.01)
+        low, high = row["loss_without_copies_interval"]
+        assert low < new < high < low + 0.4
+    assert cells(comparison.models["gpt2_1558M"])["loss_without_copies"] is None
+    assert "| difference | without copied text | status |" in to_markdown(
+        comparison.models.values()
+    )
+    name = "test" if test else "validation"
+    assert f"Without copied text: 25.0% of the {name} tokens stand in training too, in runs " in (
+        " ".join(notes(comparison))
+    )
+
+
+def test_a_little_copied_text_is_no_column(tmp_path: Path) -> None:
+    comparison = World(tmp_path, copied=9).compared()  # of 200
+    assert cells(comparison.models["scratch_best"])["loss_without_copies"] is None
+    assert "copied" not in to_markdown(comparison.models.values()) + " ".join(notes(comparison))
 
 
 def test_files_and_metrics_hold_the_ends(tmp_path: Path) -> None:

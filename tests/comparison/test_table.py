@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from pipeline.comparison.columns import cells, comparison_report
 from pipeline.comparison.report import hosts, notes
-from pipeline.comparison.table import ComparedModel, Comparison, Difference, read_comparison
+from pipeline.comparison.table import ComparedModel, Comparison, Estimate, read_comparison
 from pipeline.comparison.uncertainty import Interval, Uncertainty
 from pipeline.comparison.verdict import MEMORISED, comparison_verdict
 from pipeline.errors import UserError
@@ -413,9 +413,9 @@ def trained_comparison(
     )
 
 
-def difference(nats: float, interval: Interval | None) -> Difference:
+def difference(nats: float, interval: Interval | None) -> Estimate:
     note = None if interval else "too little text"
-    return Difference(
+    return Estimate(
         nats,
         Uncertainty(
             interval=interval, unit="block", units=9, tokens_per_unit=64, method="m", note=note
