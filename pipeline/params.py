@@ -47,6 +47,23 @@ def _size_of_gpt2(value: Any) -> Any:
 Size = Annotated[
     str, BeforeValidator(_size_of_gpt2), WithJsonSchema({"type": "string", "enum": [*SIZES]})
 ]
+
+
+def _rows() -> list[str]:
+    return ["untrained", "scratch_best", "scratch_last", *(f"gpt2_{size}" for size in SIZES)]
+
+
+def _row_of_the_table(value: Any) -> Any:
+    if value is not None and value not in _rows():
+        *most, last = map(repr, _rows())
+        choices = f"null, {', '.join(most)} or {last}"
+        raise PydanticCustomError("row", "Input should be {choices}", {"choices": choices})
+    return value
+
+
+Row = Annotated[
+    str, BeforeValidator(_row_of_the_table), WithJsonSchema({"type": "string", "enum": _rows()})
+]
 MOST_PARAMETERS = 10**12
 MOST_NEW_TOKENS = 100_000  # of a completion
 MOST_SAMPLED = 10**8  # tokens of a sampling grid
@@ -161,8 +178,8 @@ class Split(Section):
         0.0,
         ge=0.0,
         lt=1.0,
-        description="kept aside in `data/tokens/test`, at the cost of validation; nothing in the "
-        "pipeline reads it; 0: no test split",
+        description="kept aside at the cost of validation; models are judged on it, and nothing is "
+        "chosen by it; 0: no test split, as in the book",
     )
 
     @model_validator(mode="after")
@@ -475,7 +492,13 @@ class Gpt2(Section):
 
 
 class Compare(Section):
-    """What every model completes."""
+    """What the comparison measures all models by."""
+
+    reference: Row | None = Field(
+        None,
+        description="the row that each row's difference is from; null: this repository's model at "
+        "its best",
+    )
 
     prompts: tuple[Text, ...] = Field(
         ("The capital of France is",),

@@ -76,7 +76,7 @@ def advice(
         processes: that train together, where they are known; by default `train.processes`.
     """
     steps = params.train.max_steps if total_steps is None else total_steps
-    lines = [*_idle(params), *_weights(params)]
+    lines = [*_idle(params), *_weights(params), *_reference(params)]
     if steps is not None:
         lines += _lengths(params.train, steps)
     if params.train.sharding == "full" and (processes or params.train.processes) == 1:
@@ -94,6 +94,16 @@ def _idle(params: Params) -> Iterator[str]:
             for key, value in values.items():
                 if key.startswith(start) and value != defaults[key]:
                     yield f"{key}: has no effect, since {reason}"
+
+
+def _reference(params: Params) -> Iterator[str]:
+    key = params.compare.reference or ""
+    size = key.removeprefix("gpt2_")
+    if size != key and size not in params.gpt2.sizes:
+        yield (
+            f"compare.reference: {key} is not in the table, so there are no differences; add "
+            f"{size} to gpt2.sizes"
+        )
 
 
 def _weights(params: Params) -> Iterator[str]:

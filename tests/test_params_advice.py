@@ -53,6 +53,12 @@ def set_by(words: list[str]) -> Params:
     [
         ({"model": {"tie_weights": True}}, None, "model.tie_weights: with model.init pytorch"),
         ({"model": {"context_length": 2048}}, None, "model.context_length: 2048 is more than"),
+        (
+            {"compare": {"reference": "gpt2_355M"}},
+            None,
+            "compare.reference: gpt2_355M is not in the table, so there are no differences; add "
+            "355M to gpt2.sizes",
+        ),
         ({"train": {"warmup_steps": 1000, "max_steps": 6}}, None, "train.warmup_steps: 1000 of"),
         ({"train": {"warmup_steps": 1000}}, 6, "train.warmup_steps: 1000 of the training's 6"),
         ({"train": {"warmup_steps": 1}}, 1, "train.warmup_steps: 1 of the training's 1 step:"),
@@ -101,6 +107,8 @@ def test_what_is_hardly_meant_is_named(
         ({"model": {"tie_weights": True, "init": "gpt2"}}, None),
         ({"model": {"tie_weights": True}, "train": {"init_from": "gpt2-124M"}}, None),
         ({"model": {"context_length": 2048}, "gpt2": {"sizes": ()}}, None),
+        ({"compare": {"reference": "gpt2_124M"}}, None),
+        ({"compare": {"reference": "scratch_last"}}, None),
         ({"train": {"warmup_steps": 5}}, 6),
         ({"train": {"schedule": "wsd", "decay_steps": 5, "warmup_steps": 5}}, 10),
         ({"train": {"early_stopping": 3}}, 20),

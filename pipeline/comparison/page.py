@@ -66,15 +66,17 @@ def render_html(page: ComparisonPage) -> str:
     """The whole page; equal pages give equal text."""
     lines = shading.shaded_lines(page.windows, LINE)
     lengths = {"Lengths": page.corpus.lengths} if page.corpus and page.corpus.lengths else {}
-    name, status = (_of_kind(kind)[0] for kind in ("name", "status"))
+    shown = columns.columns_for(page.rows)
+    of_kind = {c.kind: [one for one in shown if one.kind == c.kind] for c in columns.COLUMNS}
     return template("pipeline.comparison", "comparison.html.j2").render(
         page=page,
         figures=numbered(page.figures),
         lengths=numbered(lengths, first=len(page.figures) + 1),
-        name=name,
-        status=status,
-        measured=_of_kind("measured"),
-        published=[c for c in _of_kind("published") if any(map(c.shown, page.rows))],
+        name=of_kind["name"][0],
+        status=of_kind["status"][0],
+        measured=of_kind["measured"],
+        published=of_kind["published"],
+        chosen_here=columns.CHOSEN_HERE,
         lowest=_lowest(page.rows),
         unbroken=unbroken,
         first_lines=lines[:FIRST_LINES],
@@ -105,17 +107,11 @@ def unbroken(text: str) -> Markup:
     )
 
 
-def _of_kind(kind: str) -> list[columns.Column]:
-    return [column for column in columns.COLUMNS if column.kind == kind]
-
-
-def _lowest(models: Sequence[ComparedModel]) -> dict[str, float | None]:
-    """The lowest value of each column that marks it."""
+def _lowest(models: Sequence[ComparedModel]) -> dict[str, float]:
+    """The lowest value of the column that marks it: the test's where there is one."""
+    marked = [column for column in columns.columns_for(models) if column.marks_lowest][-1:]
     return {
-        column.name: min(
-            (v for m in models if (v := column.value(m)) is not None and v == v),  # NaN is none
-            default=None,
-        )
-        for column in columns.COLUMNS
-        if column.marks_lowest
-    }
+        column.name: min(values)
+        for column in marked
+        if (values := [v for m in models if (v := column.value(m)) is not None and v == v])
+    }  # NaN is none

@@ -15,8 +15,9 @@ from pydantic import TypeAdapter
 
 from pipeline.comparison.corpus_section import corpus_section
 from pipeline.comparison.figures import size_figure, training_figure
+from pipeline.comparison.intervals import SPLITS, basis, missing_reference, units
 from pipeline.comparison.page import ComparisonPage
-from pipeline.comparison.table import Comparison
+from pipeline.comparison.table import Comparison, interval_of
 from pipeline.comparison.token_view import TokenView
 from pipeline.comparison.verdict import comparison_verdict, listed
 from pipeline.errors import UserError
@@ -34,6 +35,7 @@ from pipeline.reports import (
 )
 from pipeline.sampling.section import sampling_section
 from pipeline.system.files import read_bounded
+from pipeline.tokens.ngrams import NGRAM
 from pipeline.tracking.tags import git_tags
 
 SHOWN = {"seed", "prepare", "split", "model", "train"}  # what the losses come from
@@ -159,14 +161,60 @@ def make_page(
 def notes(comparison: Comparison) -> list[str]:
     """What the table's numbers stand on."""
     measured = comparison.evaluation
+    named = [("validation", measured.val), ("test", measured.test), ("training", measured.train)]
+    splits = [(name, losses) for name, losses in named if losses is not None]
+    tokens = listed([f"{losses.tokens:,} {name}" for name, losses in splits])
+    windows = listed([f"{losses.windows:,}" for _, losses in splits])
     sentences = [
-        f"Losses in nats per token, over {measured.val.tokens:,} validation and "
-        f"{measured.train.tokens:,} training tokens, in {measured.val.windows:,} and "
-        f"{measured.train.windows:,} windows of {measured.context_length:,}."
+        f"Losses in nats per token, over {tokens} tokens, in {windows} windows of "
+        f"{measured.context_length:,}.",
+        *how_sure(comparison),
+        *what_was_chosen(comparison),
     ]
     if any(model.published_val_loss is not None for model in comparison.models.values()):
         sentences.append(published_note())
     return sentences + hosts(comparison) + unavailable(comparison)
+
+
+def how_sure(comparison: Comparison) -> list[str]:
+    """What the intervals rest on, or why there are none, and what differences are from."""
+    rows = [row for row in comparison.models.values() if row.uncertainty]
+    sentences = []
+    for split, name in SPLITS.items():
+        found = [row.uncertainty[split] for row in rows if split in row.uncertainty]
+        known = [uncertainty for uncertainty in found if uncertainty.interval]
+        if known:
+            sentences.append(
+                f"In brackets beside {name} losses: {known[0].method}, over {units(known[0])}."
+            )
+        elif found:
+            sentences.append(f"{name.capitalize()} losses have no interval: {basis(found[0])}.")
+    if comparison.copied is not None:
+        sentences.append(
+            f"Without copied text: {comparison.copied:.1%} of the {SPLITS[comparison.judged]} "
+            f"tokens stand in training too, in runs of {NGRAM} or more, and are left out."
+        )
+    if missing := missing_reference(comparison):
+        return [*sentences, f"No differences are shown: {missing}."]
+    if any(row.difference for row in rows):
+        name = comparison.models[comparison.reference].name
+        sentence = f"Differences are from {name}, over the same {SPLITS[comparison.judged]} tokens"
+        if any(interval_of(row.difference) for row in rows):
+            sentence += "; where the interval holds 0, this text can show none"
+        sentences.append(f"{sentence}.")
+    return sentences
+
+
+def what_was_chosen(comparison: Comparison) -> list[str]:
+    """Which split chose the best weights, and whether they are judged on it."""
+    if comparison.judged == "test":
+        return ["Weights were chosen on validation; the test chose nothing."]
+    chosen = [row.name for row in comparison.models.values() if row.chosen_here]
+    return [
+        f"The weights of {name} were chosen on these very validation windows, which flatters "
+        "them; split.test_fraction keeps a test aside that chooses nothing."
+        for name in chosen
+    ]
 
 
 def published_note() -> str:

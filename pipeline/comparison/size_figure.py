@@ -1,4 +1,4 @@
-"""The figure of validation loss against parameters, in the style of `plots`."""
+"""The figure of loss against parameters, in the style of `plots`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from typing import Any, Literal, get_args
 from matplotlib.axes import Axes
 
 from pipeline.numbers import shown
-from pipeline.plots.style import COLOURS, WIDE, clear_of_each_other, drawing, size_axis
+from pipeline.plots.style import (
+    COLOURS,
+    WIDE,
+    Interval,
+    clear_of_each_other,
+    drawing,
+    interval_bar,
+    size_axis,
+)
 from pipeline.system.text import shortened
 
 SizeKind = Literal["scratch", "gpt2", "published"]
@@ -23,7 +31,8 @@ class SizePoint:
     Attributes:
         name: what stands beside the point, with its loss.
         parameters: where it stands.
-        loss: nats per token on the validation text.
+        loss: nats per token.
+        interval: how sure the loss is; None where it cannot be said.
         kind: `scratch`, `gpt2`, or `published` for a loss that somebody else measured.
     """
 
@@ -31,6 +40,7 @@ class SizePoint:
     parameters: float
     loss: float
     kind: SizeKind
+    interval: Interval | None = None
 
 
 def loss_by_size(
@@ -39,16 +49,18 @@ def loss_by_size(
     *,
     untrained: float | None = None,
     missing: Mapping[str, float] | None = None,
-    title: str = "Validation loss against size",
+    text: str = "validation",
+    title: str | None = None,
     size: tuple[float, float] = WIDE,
 ) -> None:
-    """Draw validation loss against parameters on a log axis; the untrained loss is a level line.
+    """Draw losses against parameters on a log axis; the untrained loss is a level line.
 
     Works with any of the three kinds missing.
 
     Args:
         missing: names and parameters of the models that could not be measured: they are marked
             where they would stand.
+        text: what the losses are of, for axis and title.
     """
     with drawing(path, size) as figure:
         axes = figure.add_subplot()
@@ -59,10 +71,12 @@ def loss_by_size(
         _plot_points(axes, of_kind["scratch"], "validation", line=False)
         _plot_published(axes, of_kind["published"])
         sizes = [*(p.parameters for p in points), *(missing or {}).values()]
-        _fit_sizes(axes, sizes, [p.loss for p in points], untrained)
+        losses = [loss for p in points for loss in (p.loss, *(p.interval or ()))]
+        _fit_sizes(axes, sizes, losses, untrained)
         _name_points(axes, of_kind, untrained)
         _mark_missing(axes, missing or {})
-        axes.set(xlabel="parameters", ylabel="validation loss, nats per token", title=title)
+        title = f"{text.capitalize()} loss against size" if title is None else title
+        axes.set(xlabel="parameters", ylabel=f"{text} loss, nats per token", title=title)
 
 
 def _plot_points(axes: Axes, points: Sequence[SizePoint], colour: str, *, line: bool) -> None:
@@ -76,6 +90,9 @@ def _plot_points(axes: Axes, points: Sequence[SizePoint], colour: str, *, line: 
         markersize=8,
         zorder=3,
     )
+    for p in points:
+        if p.interval:
+            interval_bar(axes, p.parameters, p.interval, COLOURS[colour])
 
 
 def _plot_published(axes: Axes, points: Sequence[SizePoint]) -> None:
@@ -120,7 +137,8 @@ def _name_points(
     named = [*points["gpt2"], *(p for p in points["published"] if p.name not in measured)]
     for p in named:
         text = f"{p.name}\n{shown(p.loss, 2)}"
-        _name(axes, p, text, (0, -12), colour="gpt2", ha="center", va="top")
+        below = replace(p, loss=p.interval[0] if p.interval else p.loss)
+        _name(axes, below, text, (0, -12), colour="gpt2", ha="center", va="top")
     if named:
         first = min(named, key=lambda p: p.parameters)
         _name(axes, first, "GPT-2", (-12, 0), colour="gpt2", ha="right", va="center")

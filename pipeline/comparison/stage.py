@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.comparison.columns import cells, comparison_report, metrics, to_csv
-from pipeline.comparison.figures import draw_sizes
+from pipeline.comparison.columns import comparison_report, flat_cells, metrics, to_csv
+from pipeline.comparison.figures import draw_sizes, judged_text
+from pipeline.comparison.intervals import with_intervals
+from pipeline.comparison.kept import read_kept
 from pipeline.comparison.page import ComparisonPage, render_html, render_markdown
 from pipeline.comparison.report import PageContext, make_page, read_history
 from pipeline.comparison.table import Comparison, read_comparison, require_same_corpus
@@ -16,9 +18,6 @@ from pipeline.tokens.splits import Splits
 from pipeline.tokens.tokenizer import token_bytes
 from pipeline.tracking.open_run import Run
 from pipeline.tracking.run import start_run
-
-# Beside the page; a run's description has no files beside it.
-FIGURE = "![Validation loss against parameters](comparison.png)"
 
 
 def compare(
@@ -54,7 +53,14 @@ def compare(
     settings = load_params(params)
     context = PageContext.read(settings, corpus, split, samples, parent)
     start = settings.train.init_from
-    comparison = read_comparison(evaluate, train, baselines, settings.gpt2.sizes, start=start)
+    comparison = read_comparison(
+        evaluate,
+        train,
+        baselines,
+        settings.gpt2.sizes,
+        start=start,
+        reference=settings.compare.reference,
+    )
     require_same_corpus(
         {
             corpus: context.corpus.sha256,
@@ -63,13 +69,18 @@ def compare(
         }
     )
     splits = Splits.open(tokens, comparison.evaluation.context_length)
-    view = token_view(comparison, token_losses, splits, token_bytes)
+    kept = read_kept(comparison, token_losses, splits)
+    comparison = with_intervals(comparison, kept)
+    view = token_view(comparison, kept, token_bytes)
     page = make_page(comparison, context, read_history(history, comparison.training), view)
     with start_run(
         "compare",
         experiment=settings.tracking.experiment,
         description=render_markdown(page),
-        params={"gpt2.sizes": settings.gpt2.sizes},
+        params={
+            "gpt2.sizes": settings.gpt2.sizes,
+            "compare.reference": comparison.reference,
+        },
         parent=parent,
         journal=journal,
     ) as run:
@@ -82,7 +93,9 @@ def write(reports: Path, comparison: Comparison, page: ComparisonPage) -> None:
     """Write `comparison.*`; the JSON last, as the mark that the rest is there."""
     html = render_html(page)
     write_text(reports / "comparison.csv", to_csv(page.rows))
-    write_text(reports / "comparison.md", f"{render_markdown(page)}\n{FIGURE}\n")
+    text = judged_text(comparison.models).capitalize()
+    figure = f"![{text} loss against parameters](comparison.png)"  # which a run's text has not
+    write_text(reports / "comparison.md", f"{render_markdown(page)}\n{figure}\n")
     draw_sizes(comparison.models, reports / "comparison.png")
     write_text(reports / "comparison.html", html)
     comparison_report(comparison, page.verdict).write(reports / "comparison.json")
@@ -97,7 +110,7 @@ def log(run: Run, reports: Path, comparison: Comparison) -> None:
             for name, value in numbers.items()
         }
     )
-    run.log_table([cells(model) for model in comparison.models.values()], "comparison.json")
+    run.log_table([flat_cells(model) for model in comparison.models.values()], "comparison.json")
     run.log_samples(
         [
             {"prompt": prompt, "weights": key, "temperature": 0.0, "completion": completion}

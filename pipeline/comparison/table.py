@@ -8,9 +8,11 @@ was measured here, but for the published ones, which have a column of their own.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
+from pipeline.comparison.uncertainty import Interval, Uncertainty
 from pipeline.errors import UserError
 from pipeline.gpt2.sizes import PUBLISHED_TEXT, SIZES, PublishedText, Size
 from pipeline.reports import (
@@ -25,6 +27,25 @@ from pipeline.system.text import quoted
 
 UNTRAINED = "untrained"  # the name of random weights; those of a fine-tuning are not
 
+Judged = Literal["val", "test"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A loss, or a difference of two over the same tokens, and how sure it is.
+
+    Attributes:
+        nats: per token.
+        uncertainty: of a difference paired, unit of text by unit.
+    """
+
+    nats: float
+    uncertainty: Uncertainty
+
+    @property
+    def interval(self) -> Interval | None:
+        return self.uncertainty.interval
+
 
 @dataclass(frozen=True)
 class ComparedModel:
@@ -32,9 +53,17 @@ class ComparedModel:
 
     Attributes:
         name: as people read it.
-        parameters, train, val: None where it was not measured; test: or there is none.
+        parameters, train, val: None where it was not measured.
+        test: None where there is no test split, too.
+        uncertainty: of the losses `val` and `test`; `intervals` adds it, and the next four.
+        difference: from the comparison's reference; None where it cannot be stated.
+        beside_best: from our weights of the lowest validation loss.
+        without_copies: its loss over the tokens that do not stand in training; None where few do,
+            or nobody looked.
+        interval_note: what the intervals rest on, or why there are none.
         published_val_loss: nats per token, where somebody else measured the size on this text.
         reason: why it was not measured; None where it was.
+        chosen_here: its weights were chosen by the losses that the table judges it by.
         size: of GPT-2; None for this repository's model.
         host: that its weights came from, where they were fetched.
         completions: prompt to greedy continuation.
@@ -45,8 +74,14 @@ class ComparedModel:
     train: Losses | None = None
     val: Losses | None = None
     test: Losses | None = None
+    uncertainty: Mapping[Judged, Uncertainty] = field(default_factory=dict)
+    difference: Estimate | None = None
+    beside_best: Estimate | None = None
+    without_copies: Estimate | None = None
+    interval_note: str | None = None
     published_val_loss: float | None = None
     reason: str | None = None
+    chosen_here: bool = False
     size: Size | None = None
     host: str | None = None
     completions: Mapping[str, str] = field(default_factory=dict)
@@ -55,6 +90,15 @@ class ComparedModel:
     def status(self) -> str:
         """`measured`, or `unavailable: REASON`."""
         return "measured" if self.reason is None else f"unavailable: {self.reason}"
+
+    @property
+    def judged(self) -> Losses | None:
+        """The losses that it is compared by: the test's where there is one."""
+        return self.test or self.val
+
+    @property
+    def judged_interval(self) -> Interval | None:
+        return interval_of(self.uncertainty.get("test" if self.test else "val"))
 
 
 @dataclass(frozen=True)
@@ -66,16 +110,35 @@ class Comparison:
     Attributes:
         evaluation: what every model was measured on.
         training: this repository's model: its size and best point.
+        reference: the key of the row that differences are from; it may not be there.
+        copied: the share of the judged tokens that stand in training, where it is large.
     """
 
     models: dict[str, ComparedModel]
     evaluation: EvaluationReport
     training: Training
+    reference: str = "scratch_best"
+    copied: float | None = None
+
+    @property
+    def judged(self) -> Judged:
+        """The split that models are compared on, which chose none of them if it is the test."""
+        return "val" if self.evaluation.test is None else "test"
+
+    @property
+    def best(self) -> str:
+        """The key of our weights of the lowest validation loss, over the whole split."""
+        ours = self.evaluation
+        return "scratch_last" if ours.val.loss < ours.best.val.loss else "scratch_best"
 
     @property
     def sizes(self) -> dict[str, Size]:
         """The sizes of GPT-2 among the models, by key."""
         return {key: model.size for key, model in self.models.items() if model.size is not None}
+
+
+def interval_of(number: Uncertainty | Estimate | None) -> Interval | None:
+    return number.interval if number else None
 
 
 def read_comparison(
@@ -85,6 +148,7 @@ def read_comparison(
     sizes: Sequence[str],
     *,
     start: str = "scratch",
+    reference: str | None = None,
 ) -> Comparison:
     """Read the losses of this repository's model and of the GPT-2 `sizes`.
 
@@ -94,6 +158,7 @@ def read_comparison(
         baselines: the folder of `SIZE.json` files; those of other sizes are not read.
         sizes: as `gpt2.sizes` names them; the rows come in order of size.
         start: what training started from, for the names of the trained rows.
+        reference: see `Comparison`; None: our best row.
 
     Raises:
         UserError: a file is missing or damaged, or a size was measured on something else.
@@ -107,7 +172,8 @@ def read_comparison(
         if baseline.status == "measured":
             _require_same_text(evaluation, ours, path, baseline)
         models[f"gpt2_{size.name}"] = _gpt2_model(size, baseline, ours)
-    return Comparison(models, ours, trained)
+    comparison = Comparison(models, ours, trained)
+    return replace(comparison, reference=reference or comparison.best)
 
 
 def _read_baseline(path: Path) -> BaselineReport:
@@ -128,7 +194,13 @@ def _our_models(ours: EvaluationReport, parameters: int, start: str) -> dict[str
     }
     return {
         key: ComparedModel(
-            name, parameters, losses.train, losses.val, losses.test, completions=texts
+            name,
+            parameters,
+            losses.train,
+            losses.val,
+            losses.test,
+            chosen_here=key == "scratch_best" and losses.test is None,
+            completions=texts,
         )
         for key, (name, losses, texts) in measured.items()
     }
@@ -153,7 +225,9 @@ def _gpt2_model(size: Size, baseline: BaselineReport, ours: EvaluationReport) ->
 
 
 def _published_val_loss(size: Size, ours: EvaluationReport) -> float | None:
-    """The published loss, if this is the text that it was measured on."""
+    """The published loss, if this is the text that it was measured on, which was split in two."""
+    if ours.test is not None:
+        return None
     text = PublishedText(ours.corpus_sha256, ours.context_length, ours.val.windows)
     return size.published.val if size.published and text == PUBLISHED_TEXT else None
 

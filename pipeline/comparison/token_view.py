@@ -9,16 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-
+from pipeline.comparison.kept import KeptLosses
 from pipeline.comparison.table import UNTRAINED, Comparison
 from pipeline.pages.shading import TextSpan
 from pipeline.system.text import readable
-from pipeline.tokens.splits import Splits
-from pipeline.tokens.token_losses import Losses, TokenLosses, require_same_tokens
-from pipeline.tokens.windows import Windows
 
 SHOWN_TOKENS = 1024  # the first validation targets
 
@@ -35,67 +30,31 @@ class TokenView:
 
 
 def token_view(
-    comparison: Comparison,
-    folder: Path,
-    splits: Splits,
-    token_bytes: Callable[[int], bytes],
+    comparison: Comparison, kept: KeptLosses, token_bytes: Callable[[int], bytes]
 ) -> TokenView | None:
-    """Join the first validation losses of every measured model; None when no model left any.
+    """Join the first validation losses of every row that kept them; None where none did.
 
     Random weights are left out: they predict nothing anywhere.
 
     Args:
-        comparison: whose models are shown, by their names and in their order.
-        folder: `reports/token_losses`, with `scratch/` and a `SIZE/` for each GPT-2.
-        splits: the tokens that the losses are of.
+        comparison: whose models are shown, by their names.
         token_bytes: the bytes that a token id spells.
-
-    Raises:
-        UserError: a file is damaged, or its losses are of other tokens.
     """
-    scratch = folder / "scratch"
-    if not scratch.exists():
+    keys = [key for key in kept.rows if comparison.models[key].name != UNTRAINED]
+    if not keys:
         return None
-    places = {key: (scratch, key.removeprefix("scratch_")) for key in comparison.models}
-    places |= {key: (folder / size.name, size.name) for key, size in comparison.sizes.items()}
-    if comparison.models["untrained"].name == UNTRAINED:
-        del places["untrained"]
-    opened = {path: TokenLosses.open(path) for path, _ in places.values() if path.exists()}
-    require_same_tokens({path: losses.meta for path, losses in opened.items()}, splits)
-    known = {
-        key: opened[path].of(model, "val")
-        for key, (path, model) in places.items()
-        if path in opened and model in opened[path].meta.models
-    }
-    if not known:
-        return None
-    return TokenView(
-        models=tuple(comparison.models[key].name for key in known),
-        windows=tuple(
-            _windows(splits.val, opened[scratch].windows("val"), list(known.values()), token_bytes)
-        ),
-    )
-
-
-def _windows(
-    windows: Windows,
-    indices: range,
-    losses: Sequence[Losses],
-    token_bytes: Callable[[int], bytes],
-) -> Iterator[tuple[TextSpan, ...]]:
-    shown = -(-SHOWN_TOKENS // windows.context_length)
-    left = SHOWN_TOKENS
-    for row, targets in enumerate(windows.targets(indices[:shown])):
-        tokens = targets[:left].tolist()
-        left -= len(tokens)
-        yield tuple(
-            TextSpan(
-                text=text,
-                tokens=stop - begin,
-                losses=tuple(float(one[row, begin:stop].sum(dtype=np.float64)) for one in losses),
-            )
+    length = kept.splits.context_length
+    shown = kept.windows("val")[: -(-SHOWN_TOKENS // length)]
+    losses = [kept.of(key, "val") for key in keys]
+    windows = []
+    for row, targets in enumerate(kept.splits.val.targets(shown)):
+        tokens = targets[: SHOWN_TOKENS - row * length].tolist()
+        spans = (
+            TextSpan(text, tuple(float(one[row, begin:stop].sum()) for one in losses), stop - begin)
             for text, begin, stop in whole_characters([token_bytes(token) for token in tokens])
         )
+        windows.append(tuple(spans))
+    return TokenView(tuple(comparison.models[key].name for key in keys), tuple(windows))
 
 
 def whole_characters(parts: Sequence[bytes]) -> Iterator[tuple[str, int, int]]:

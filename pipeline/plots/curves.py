@@ -12,7 +12,16 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from pandas import DataFrame
 
 from pipeline.numbers import shown
-from pipeline.plots.style import COLOURS, WIDE, compact, drawing, finite, label_ends
+from pipeline.plots.style import (
+    COLOURS,
+    WIDE,
+    Interval,
+    compact,
+    drawing,
+    finite,
+    interval_bar,
+    label_ends,
+)
 
 
 def loss_curves(
@@ -21,6 +30,8 @@ def loss_curves(
     *,
     tokens_per_epoch: int,
     references: Mapping[str, float] | None = None,
+    bands: Mapping[str, Interval] | None = None,
+    bars: Mapping[float, Interval] | None = None,
     title: str = "Training and validation loss",
     size: tuple[float, float] = WIDE,
 ) -> None:
@@ -32,6 +43,8 @@ def loss_curves(
         path: `.png` or `.svg`.
         tokens_per_epoch: tokens that one pass over the training windows sees.
         references: other models' validation losses, as level lines with their names.
+        bands: intervals of the references, by name.
+        bars: intervals of the validation loss, by tokens seen.
         size: width and height in inches.
     """
     with drawing(path, size) as figure:
@@ -49,17 +62,22 @@ def loss_curves(
             if not np.isfinite(level):
                 continue
             axes.axhline(level, color=COLOURS["gpt2"], linewidth=1.0, linestyle=(0, (1, 2)))
+            if bands and name in bands:
+                axes.axhspan(*bands[name], color=COLOURS["gpt2"], alpha=0.14, linewidth=0, zorder=0)
             ends.append((level, name, COLOURS["gpt2"]))
+        known_bars = {seen / tokens_per_epoch: bar for seen, bar in (bars or {}).items()}
+        for epoch, bar in known_bars.items():
+            interval_bar(axes, epoch, bar, COLOURS["validation"])
         axes.set_xlim(0.0, float(epochs.max(initial=0.0)) or 1.0)
         _fit_losses(axes)
-        _mark_best(axes, epochs, finite(history["val_loss"]))
+        _mark_best(axes, epochs, finite(history["val_loss"]), known_bars)
         label_ends(axes, ends)
         axes.set(xlabel="epochs", ylabel="loss, nats per token", title=title)
         _tokens_on_top(axes, tokens_per_epoch)
 
 
-def _mark_best(axes: Axes, epochs: Any, loss: Any) -> None:
-    """Ring the lowest validation loss and label it with its value and epoch."""
+def _mark_best(axes: Axes, epochs: Any, loss: Any, bars: Mapping[float, Interval]) -> None:
+    """Ring the lowest validation loss and label it, beyond its bar, with its value and epoch."""
     if np.isnan(loss).all():
         return
     best = int(np.nanargmin(loss))
@@ -77,10 +95,11 @@ def _mark_best(axes: Axes, epochs: Any, loss: Any) -> None:
     )
     where = x / axes.get_xlim()[1]  # the label must not run out of the picture
     side = "left" if where < 0.15 else "right" if where > 0.85 else "center"
-    above = y < 0.85 * axes.get_ylim()[1]
+    low, high = bars.get(x, (y, y))
+    above = high < 0.85 * axes.get_ylim()[1]
     axes.annotate(
         f"best {shown(y, 2)}, epoch {round(x, 1):g}",
-        (x, y),
+        (x, max(y, high) if above else min(y, low)),
         xytext=({"left": 10, "center": 0, "right": -6}[side], 12 if above else -12),
         textcoords="offset points",
         ha=side,

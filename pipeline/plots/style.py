@@ -91,6 +91,7 @@ STYLE: Any = {  # matplotlib types its keys one by one
     "svg.fonttype": "none",
     "svg.hashsalt": "lossbook",
 }
+Interval = tuple[float, float]
 WIDE = (8.0, 4.2)  # inches
 NARROW = (4.0, 3.6)  # for a phone: the same letters take half the width
 
@@ -231,6 +232,20 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
             color=colour,
             annotation_clip=False,
         )
+
+
+def interval_bar(axes: Axes, x: float, interval: Interval, colour: str) -> None:
+    """How sure the point at `x` is: a bar behind it from end to end."""
+    axes.plot(
+        [x, x],
+        interval,
+        color=colour,
+        linewidth=1.2,
+        marker="_",
+        markersize=7,
+        clip_on=False,
+        zorder=2.5,
+    )
 
 
 def _as_png(figure: Figure) -> bytes:

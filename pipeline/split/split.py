@@ -52,10 +52,9 @@ from pipeline.system.progress import Advance, Progress
 from pipeline.system.text import quoted, shortened
 from pipeline.tokens.ngrams import NGRAM
 from pipeline.tokens.tokenizer import END_OF_TEXT, encode_piece, pieces
-from pipeline.tokens.windows import Tokens
+from pipeline.tokens.windows import MUCH_SHARED, Tokens
 
 MASK = "shared.bin"
-MUCH_SHARED = 0.05  # of a split's tokens: in stories by chance 0 to 0.03 are
 MUCH_COPIED = 0.01
 FAR = 1.5  # times the share that was asked for, or that part of it
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 META = "meta.json"
 TOKEN = np.dtype("<u2")
+MUCH_SHARED = 0.05  # of a split's tokens: in stories by chance 0 to 0.03 are
 REMEDY = "`dvc checkout data/tokens` or `dvc repro -f split` brings it back"
 
 Indices = Sequence[int] | npt.NDArray[np.int64]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
 from pipeline.comparison.corpus_section import corpus_section
 from pipeline.comparison.figures import size_figure, training_figure
 from pipeline.comparison.page import ComparisonPage
-from pipeline.comparison.table import ComparedModel
+from pipeline.comparison.table import ComparedModel, Estimate
+from pipeline.comparison.uncertainty import Uncertainty
 from pipeline.gpt2.sizes import SIZES
 from pipeline.pages.shading import TextSpan
 from pipeline.reports import CorpusReport, Losses, SplitReport
@@ -21,6 +24,15 @@ NASTY = (
     "{{ 7 * 7 }}{% raw %}",
     "nul \x00, bell \x07, \u202eturned round",
     "one\n\ntwo\ttabbed " + "endless" * 60,
+)
+HISTORY = pd.DataFrame(
+    {
+        "step": [0, 1, 2],
+        "epoch": [0.0, 1.0, 2.0],
+        "tokens_seen": [0, 512, 1024],
+        "train_loss": [10.9, 4.0, 0.6],
+        "val_loss": [10.8, 6.14, 6.43],
+    }
 )
 
 
@@ -38,7 +50,7 @@ def rows() -> dict[str, ComparedModel]:
     reason = f"{NASTY[1]} {'x' * 300}"
     return {
         "untrained": model("untrained", 162_419_712, 10.93),
-        "scratch_best": model("scratch (best)", 162_419_712, 6.14),
+        "scratch_best": model("scratch (best)", 162_419_712, 6.14, chosen_here=True),
         "scratch_last": model("scratch (last)", 162_419_712, 6.43),
         "gpt2_124M": model(
             "GPT-2 small (124M)", 124_439_808, 3.56, size=small, published_val_loss=3.5596
@@ -47,6 +59,42 @@ def rows() -> dict[str, ComparedModel]:
             "GPT-2 XL (1558M)", size=xl, published_val_loss=3.1195, reason=reason
         ),
     }
+
+
+def sure(low: float, high: float) -> Uncertainty:
+    return Uncertainty(
+        interval=(low, high), unit="document", units=312, tokens_per_unit=240, method="95 %, t"
+    )
+
+
+@pytest.fixture(scope="session")
+def judged_rows(rows: dict[str, ComparedModel]) -> dict[str, ComparedModel]:
+    """The rows with a test split, intervals, and differences from the best."""
+    judged = {}
+    for key, row in rows.items():
+        if row.val is None:
+            judged[key] = replace(row, published_val_loss=None)
+            continue
+        loss = row.val.loss
+        above = loss - 6.14
+        judged[key] = replace(
+            row,
+            test=row.val.model_copy(update={"loss": loss + 0.1}),
+            uncertainty={"val": sure(loss - 0.3, loss + 0.3), "test": sure(loss, loss + 0.2)},
+            difference=Estimate(above, sure(above - 0.04, above + 0.04)),
+            published_val_loss=None,
+            chosen_here=False,
+        )
+    return judged
+
+
+@pytest.fixture(scope="session")
+def judged_page(page: ComparisonPage, judged_rows: dict[str, ComparedModel]) -> ComparisonPage:
+    figures = {
+        "Loss while training": training_figure(HISTORY, judged_rows),
+        "Loss against size": size_figure(judged_rows),
+    }
+    return replace(page, rows=list(judged_rows.values()), figures=figures)
 
 
 def texts() -> tuple[CorpusReport, SplitReport]:
@@ -79,15 +127,6 @@ def texts() -> tuple[CorpusReport, SplitReport]:
 
 @pytest.fixture(scope="session")
 def page(rows: dict[str, ComparedModel]) -> ComparisonPage:
-    history = pd.DataFrame(
-        {
-            "step": [0, 1, 2],
-            "epoch": [0.0, 1.0, 2.0],
-            "tokens_seen": [0, 512, 1024],
-            "train_loss": [10.9, 4.0, 0.6],
-            "val_loss": [10.8, 6.14, 6.43],
-        }
-    )
     text = ["A", " quiet", " room", "<b>", "\n", *NASTY, *[" more and more of it"] * 60]
     models = [one.name for one in rows.values() if one.val is not None]
     window = [TextSpan(t, (10.8, i % 12, (i * 7) % 12, i % 5)) for i, t in enumerate(text)]
@@ -98,7 +137,7 @@ def page(rows: dict[str, ComparedModel]) -> ComparisonPage:
         rows=list(rows.values()),
         notes=["Measured over 512 tokens <here>."],
         figures={
-            "Loss while training": training_figure(history, rows),
+            "Loss while training": training_figure(HISTORY, rows),
             "Loss against size": size_figure(rows),
         },
         models=models,

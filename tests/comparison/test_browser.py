@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +67,28 @@ def address(page: ComparisonPage, tmp_path_factory: pytest.TempPathFactory) -> s
     path = tmp_path_factory.mktemp("page") / "comparison.html"
     path.write_text(render_html(page), encoding="utf-8")
     return path.as_uri()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [PHONE, (820, 1180), DESK])
+def test_a_table_with_a_test_and_intervals_can_be_read(
+    browser: webdriver.Chrome,
+    judged_page: ComparisonPage,
+    tmp_path: Path,
+    size: tuple[int, int],
+    scheme: str,
+) -> None:
+    path = tmp_path / "comparison.html"
+    path.write_text(render_html(judged_page), encoding="utf-8")
+    show(browser, path.as_uri(), size, scheme)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= size[0]
+    ratio, tag, text = browser.execute_script(CONTRAST)[0]
+    assert ratio >= AA, f"{tag} {text!r} has a contrast of {ratio:.2f}"
+    table = browser.find_element(By.CSS_SELECTOR, ".side")
+    for shown in ("[10.930, 11.130]", "+0.290", "[+0.250, +0.330]", "3.660"):
+        assert shown in table.text
+    wide = browser.execute_script("return arguments[0].scrollWidth", table)
+    assert size != DESK or wide <= 912, "the whole table is seen at once"
 
 
 def show(browser: webdriver.Chrome, address: str, size: tuple[int, int], scheme: str) -> None:

@@ -34,7 +34,10 @@ def test_csv_keeps_every_digit_and_any_words() -> None:
     text = to_csv(ROWS)
     assert text.splitlines()[0] == (
         "model,parameters,train_loss,val_loss,val_perplexity,val_bits_per_byte,"
-        "published_val_loss,status"
+        "published_val_loss,status,test_loss,test_perplexity,test_bits_per_byte,difference,"
+        "loss_without_copies,interval_note,val_loss_low,val_loss_high,test_loss_low,"
+        "test_loss_high,difference_low,difference_high,loss_without_copies_low,"
+        "loss_without_copies_high"
     )
     first, second = csv.DictReader(io.StringIO(text))
     assert float(first["val_loss"]) == VAL.loss

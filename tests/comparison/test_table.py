@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from hypothesis import strategies as st
 
 from pipeline.comparison.columns import cells, comparison_report
 from pipeline.comparison.report import hosts, notes
-from pipeline.comparison.table import Comparison, read_comparison
+from pipeline.comparison.table import ComparedModel, Comparison, Estimate, read_comparison
+from pipeline.comparison.uncertainty import Interval, Uncertainty
 from pipeline.comparison.verdict import MEMORISED, comparison_verdict
 from pipeline.errors import UserError
+from pipeline.gpt2.sizes import SIZES
 from pipeline.numbers import perplexity as perplexity_of
 from pipeline.reports import (
     BestEvaluation,
@@ -338,64 +341,187 @@ def test_the_verdict_says_what_was_measured(
 LOSS = st.sampled_from([6.1, 6.1004, 6.2, 800.0, math.inf, math.nan]) | st.floats(0, 20)
 
 
-@given(
-    losses=st.lists(st.tuples(LOSS, LOSS), min_size=2, max_size=6),
-    every=st.integers(1, 9),
-    steps_per_epoch=st.integers(1, 30),
-)
-def test_each_claim_of_the_verdict_is_what_the_numbers_say(
-    losses: list[tuple[float, float]], every: int, steps_per_epoch: int
-) -> None:
-    """`losses` are a training's and a validation's, by evaluation."""
-    losses[0] = (10.9, 10.8)
-    best = min(range(len(losses)), key=lambda i: (not losses[i][1] <= 20, losses[i][1], i))
-    last, steps = len(losses) - 1, (len(losses) - 1) * every
-    epochs = steps / steps_per_epoch
+def losses(nats: float) -> Losses:
+    return Losses(
+        loss=nats, perplexity=perplexity_of(nats), bits_per_byte=nats, tokens=8, windows=1
+    )
 
-    def measured(at: int) -> SplitLosses:
-        train, val = (
-            Losses(loss=x, perplexity=perplexity_of(x), bits_per_byte=x, tokens=8, windows=1)
-            for x in losses[at]
+
+def trained_comparison(
+    points: list[tuple[float, float]],
+    tests: list[float] | None = None,
+    every: int = 1,
+    steps_per_epoch: int = 1,
+    rise: Interval | None = None,
+    **gpt2: tuple[float, Interval | None],
+) -> Comparison:
+    """The comparison after a training.
+
+    Args:
+        points: training and validation loss by evaluation.
+        tests: the test's, of the untrained, the best and the last weights.
+        rise: the interval of how far the last weights' loss lies above the best's.
+        gpt2: by size, its loss above that of our best weights, and the interval.
+    """
+    best = min(range(len(points)), key=lambda i: (not points[i][1] <= 20, points[i][1], i))
+    last, steps = len(points) - 1, (len(points) - 1) * every
+    of = {
+        name: SplitLosses(
+            train=losses(points[at][0]),
+            val=losses(points[at][1]),
+            test=losses(tests[number]) if tests else None,
         )
-        return SplitLosses(train=train, val=val)
-
-    comparison = Comparison(
-        {},
+        for number, (name, at) in enumerate({"untrained": 0, "best": best, "last": last}.items())
+    }
+    judged = "test" if tests else "val"
+    models = {
+        key: ComparedModel(key, 1, found.train, found.val, found.test)
+        for key, found in zip(SCRATCH, of.values(), strict=True)
+    }
+    models["scratch_last"] = replace(models["scratch_last"], beside_best=difference(0.0, rise))
+    ours = getattr(of["best"], judged).loss
+    for name, (above, interval) in gpt2.items():
+        size = SIZES[name.removeprefix("_")]
+        found = {judged: losses(ours + above)} | ({"val": losses(3.0)} if tests else {})
+        models[f"gpt2_{size.name}"] = ComparedModel(
+            size.label,
+            size.hparams.parameters,
+            losses(3.0),
+            size=size,
+            beside_best=difference(above, interval),
+            **found,
+        )
+    return Comparison(
+        models,
         EvaluationReport(
             corpus_sha256="5",
             context_length=8,
-            train=measured(last).train,
-            val=measured(last).val,
-            best=measured(best),
-            untrained=measured(0),
+            **of["last"].by_split,
+            best=of["best"],
+            untrained=of["untrained"],
         ),
         Training(
             parameters=1,
             steps=steps,
             tokens_seen=8 * steps,
             best=BestEvaluation(
-                step=best * every, epoch=best * every / steps_per_epoch, val_loss=losses[best][1]
+                step=best * every, epoch=best * every / steps_per_epoch, val_loss=points[best][1]
             ),
-            last=LastEvaluation(train_loss=losses[last][0], val_loss=losses[last][1]),
+            last=LastEvaluation(train_loss=points[last][0], val_loss=points[last][1]),
             overfit=0.0,
         ),
     )
+
+
+def difference(nats: float, interval: Interval | None) -> Estimate:
+    note = None if interval else "too little text"
+    return Estimate(
+        nats,
+        Uncertainty(
+            interval=interval, unit="block", units=9, tokens_per_unit=64, method="m", note=note
+        ),
+    )
+
+
+@given(
+    points=st.lists(st.tuples(LOSS, LOSS), min_size=2, max_size=6),
+    tests=st.none() | st.tuples(LOSS, LOSS),
+    every=st.integers(1, 9),
+    steps_per_epoch=st.integers(1, 30),
+    rise=st.none() | st.floats(-1, 1).map(lambda low: (low, low + 0.5)),
+)
+def test_each_claim_of_the_verdict_is_what_the_numbers_say(
+    points: list[tuple[float, float]],
+    tests: tuple[float, float] | None,
+    every: int,
+    steps_per_epoch: int,
+    rise: Interval | None,
+) -> None:
+    """`points` are a training's and a validation's loss by evaluation; `tests` best and last."""
+    points[0] = (10.9, 10.8)
+    best = min(range(len(points)), key=lambda i: (not points[i][1] <= 20, points[i][1], i))
+    last, steps = len(points) - 1, (len(points) - 1) * every
+    epochs = steps / steps_per_epoch
+    judged = [10.7, *tests] if tests else [10.8, points[best][1], points[last][1]]
+    if best == 0:  # the best weights are the untrained ones
+        judged[1] = judged[0]
+    comparison = trained_comparison(points, judged if tests else None, every, steps_per_epoch, rise)
     said = comparison_verdict(comparison, epochs)
     number, unit = re.match(r"(\S+) (step|epoch)s? from", said).groups()  # type: ignore[union-attr]
     assert number != "No"
     assert (unit == "step") == (epochs < 1)
-    improved = losses[best][1] < losses[0][1]
+    improved = judged[1] < judged[0]
+    text = "test" if tests else "validation"
     assert ("never predict" in said) == (not improved)
+    assert f"the {text} text better" in said or f"a {text} perplexity of " in said
     assert ("still falling at the end" in said) == (improved and best == last)
     place = re.search(r"best at (step|epoch) ([\d.,]+)[,;]", said)
     assert (place is not None) == (improved and best != last)
+    assert (", on validation " in said) == (improved and tests is not None)
     if place is not None:
         exact = best * every / (1 if place[1] == "step" else steps_per_epoch)
         assert abs(float(place[2].replace(",", "")) - exact) <= (place[1] == "epoch") * 0.5
         assert float(place[2].replace(",", "")) > 0
-    rose = losses[last][1] - losses[best][1] >= MEMORISED
-    fell = losses[last][0] < losses[best][0]
+    rose = judged[2] - judged[1] >= MEMORISED and (rise is None or rise[0] > 0)
+    fell = points[last][0] < points[best][0]
     assert ("memorise" in said) == (improved and best != last and rose and fell)
+
+
+END = st.integers(-5_000_000, 5_000_000).map(lambda millionths: millionths / 1e6)
+ENDS = st.tuples(END, END).map(sorted).map(tuple)
+
+
+@given(small=st.none() | ENDS, large=st.none() | ENDS, is_test=st.booleans())
+def test_what_the_verdict_says_of_gpt2_is_what_the_intervals_say(
+    small: Interval | None, large: Interval | None, is_test: bool
+) -> None:
+    points = [(10.9, 10.8), (2.0, 6.0), (0.5, 6.5)]
+    tests = [10.8, 6.1, 6.4] if is_test else None
+    intervals = {"_124M": small, "_1558M": large}
+    found = {name: (sum(i) / 2 if i else -1.0, i) for name, i in intervals.items()}
+    said = comparison_verdict(trained_comparison(points, tests, **found), 2)
+    _, _, clause = said.partition("; ")
+    assert ("the test text" in clause) == is_test
+    assert ("too little text for an interval" in clause) == (None in (small, large))
+    first, second = re.split(r",? and GPT-2 XL, 1558M, with ", clause)
+    for interval, part in ((small, first), (large, second)):
+        low, high = interval or (0.0, 0.0)
+        assert ("no difference that this text can show" in part) == (
+            interval is not None and low <= 0 <= high
+        )
+        assert (", its loss lower by" in part) == (high < 0)
+        assert (", its loss higher by" in part) == (low > 0)
+        if shown_ends := re.search(r" by ([\d.]+) \[([\d.]+), ([\d.]+)\]", part):
+            by, near, far = map(float, shown_ends.groups())
+            assert 0 < near <= by <= far
+            exact = sorted((abs(low), abs(high)))
+            assert [near, far] == pytest.approx(exact, rel=0.1, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("above", "interval", "said"),
+    [
+        (-2.29, (-2.48, -2.1), "33, its loss lower by 2.29 [2.10, 2.48]."),
+        (0.0044, (0.0021, 0.0067), "457, its loss higher by 0.0044 [0.0021, 0.0067]."),
+        (0.01, (-0.02, 0.04), "400, no difference that this text can show."),
+        (-2.29, None, "33 (too little text for an interval)."),
+    ],
+)
+def test_the_verdict_says_how_sure_it_is(
+    above: float, interval: Interval | None, said: str
+) -> None:
+    points = [(10.9, 10.8), (2.0, 6.0), (0.5, 6.5)]
+    sentence = comparison_verdict(trained_comparison(points, _124M=(above, interval)), 2)
+    start, _, rest = sentence.partition("a perplexity of ")
+    assert start.endswith("; GPT-2 small, 124M, predicts this text with ")
+    assert rest.partition(" ")[2] == said.partition(" ")[2]
+
+
+def test_a_rise_that_chance_could_make_is_no_memorising() -> None:
+    points = [(10.9, 10.8), (2.0, 6.0), (0.5, 6.1)]
+    for rise, expected in ((None, True), ((0.01, 0.19), True), ((-0.01, 0.21), False)):
+        said = comparison_verdict(trained_comparison(points, rise=rise), 2)
+        assert ("and then memorise" in said) == expected
 
 
 def test_the_verdict_names_the_smallest_and_the_largest(reports: Path, edit: Edit) -> None:

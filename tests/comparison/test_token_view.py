@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.comparison.kept import read_kept
 from pipeline.comparison.table import read_comparison
 from pipeline.comparison.token_view import TokenView, token_view, whole_characters
 from pipeline.errors import UserError
@@ -33,7 +34,8 @@ def view_of(reports: Path) -> TokenView | None:
         reports / "evaluate.json", reports / "train.json", reports / "baselines", ["124M", "1558M"]
     )
     splits = Splits.open(reports / "tokens", 8)
-    return token_view(comparison, reports / "token_losses", splits, token_bytes)
+    kept = read_kept(comparison, reports / "token_losses", splits)
+    return token_view(comparison, kept, token_bytes)
 
 
 def test_each_measured_model_has_a_loss_for_each_piece(reports: Path) -> None:

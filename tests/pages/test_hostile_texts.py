@@ -161,4 +161,4 @@ def test_a_page_of_one_text_is_as_long(comparison: ComparisonPage) -> None:
     """No text closes what it stands in: the table keeps its cells."""
     read = rendered(render_markdown(replace(comparison, notes=())))
     assert read.elements.count("tr") == len(HOSTILE) + 1
-    assert read.elements.count("td") == len(HOSTILE) * 8
+    assert read.elements.count("td") == len(HOSTILE) * 7

@@ -108,6 +108,44 @@ def test_loss_curves_say_what_they_show(tmp_path: Path) -> None:
     assert {"400", "800", "1.2k", "1.6k", "2k"} <= set(said)
 
 
+def heights(svg: str, colour: str, *, of: str) -> list[float]:
+    """How high the paths of a colour are, whose tag holds `of`."""
+    found = []
+    for tag in re.findall(r"<path[^>]*>", svg):
+        if COLOURS[colour] in tag and of in tag:
+            d = re.search(r' d="([^"]*)"', tag)
+            assert d
+            ys = [float(y) for y in re.findall(r"[ML] [\d.]+ ([\d.]+)", d[1])]
+            found.append(max(ys) - min(ys))
+    return found
+
+
+def test_intervals_are_bands_and_bars_of_their_size(tmp_path: Path) -> None:
+    path, names = tmp_path / "loss.svg", {"GPT-2 small": 3.56, "GPT-2 XL": 3.12}
+    bands, bars = {"GPT-2 small": (3.0, 4.0)}, {1024: (5.64, 6.64), 2048: (5.43, 7.43)}
+    loss_curves(
+        HISTORY, path, tokens_per_epoch=512, references=names, bands=bands, bars=bars, title=""
+    )
+    drawn = path.read_text()
+    (band,) = heights(drawn, "gpt2", of="opacity: 0.14")  # none of XL, whose interval is not known
+    one, two = heights(drawn, "validation", of="stroke-width: 1.2")
+    assert one == pytest.approx(band, rel=1e-3)
+    assert two == pytest.approx(2 * band, rel=1e-3)
+    assert "GPT-2 XL" in texts(path)
+
+    points = [
+        SizePoint("small", 124e6, 3.5, "gpt2", (3.0, 4.0)),
+        SizePoint("XL", 1558e6, 3.1, "gpt2"),
+        SizePoint("scratch, best", 162e6, 6.0, "scratch", (5.0, 7.0)),
+    ]
+    loss_by_size(points, path, text="test")
+    drawn = path.read_text()
+    one, _ = heights(drawn, "gpt2", of="stroke-width: 1.2")  # the line between the sizes is second
+    (two,) = heights(drawn, "validation", of="stroke-width: 1.2")
+    assert two == pytest.approx(2 * one, rel=1e-3)
+    assert {"test loss, nats per token", "Test loss against size"} <= set(texts(path))
+
+
 @pytest.mark.parametrize(
     "rows",
     [
