@@ -59,7 +59,7 @@ def _wrong_cells(model: ComparedModel, file: Path, row: Mapping[str, Any]) -> It
             column = f"{split}_{number}"
             is_there = column in row
             wanted = getattr(losses, number, None)
-            if number == "loss" and split != "test" and wanted is not None and not is_there:
+            if number == "loss" and wanted is not None and not is_there:
                 yield f"{model.name}, {split}: {file} has no {column}"
             if is_there and not _same(row[column], wanted):
                 yield (
