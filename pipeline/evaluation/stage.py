@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from pipeline.model.gpt import GPT
 from pipeline.model.runtime import choose_runtime
 from pipeline.model.saved import load_config, load_model
 from pipeline.model.start import Start
-from pipeline.numbers import shown
+from pipeline.numbers import shown, to_json
 from pipeline.params import Gpt2, Params, load_params
 from pipeline.reports import (
     BaselineReport,
@@ -27,7 +28,9 @@ from pipeline.reports import (
 from pipeline.system.files import write_text
 from pipeline.system.progress import Progress
 from pipeline.tokens.splits import Splits
-from pipeline.tokens.token_losses import kept_losses
+from pipeline.tokens.token_losses import TokenLosses, TokenLossesMeta, kept_losses
+from pipeline.tokens.unit_losses import VAL_UNITS, unit_losses
+from pipeline.tokens.units import units_of
 from pipeline.tracking.open_run import Run
 from pipeline.tracking.run import start_run
 from pipeline.weights import find_start, starting_model
@@ -62,33 +65,41 @@ def evaluate(
     splits = Splits.open(tokens, load_config(folder).context_length, settings.windows)
     device = choose_runtime().device
     measured: dict[str, Measurement] = {}
-    with (
-        start_run(
-            "evaluate",
-            experiment=params.tracking.experiment,
-            parent=parent,
-            journal=journal,
-            description=f"Losses on {splits}.",
-            params=evaluation_params(params),
-        ) as run,
-        kept_losses(token_losses, splits, VERSIONS) as kept,
-        Progress(len(VERSIONS) * len(splits), "evaluate", unit="window") as bar,
-    ):
-        for version in VERSIONS:
-            measured[version] = measure_model(
-                load_version(folder, version, params.gpt2).to(device),
-                splits,
-                settings.batch_size,
-                None if version == "untrained" else params.compare,
-                keep=partial(kept.append, version),
-                progress=bar.advance,
-            )
-            log_losses(run, version, measured[version].losses)
+    with start_run(
+        "evaluate",
+        experiment=params.tracking.experiment,
+        parent=parent,
+        journal=journal,
+        description=f"Losses on {splits}.",
+        params=evaluation_params(params),
+    ) as run:
+        with (
+            kept_losses(token_losses, splits, VERSIONS) as kept,
+            Progress(len(VERSIONS) * len(splits), "evaluate", unit="window") as bar,
+        ):
+            for version in VERSIONS:
+                measured[version] = measure_model(
+                    load_version(folder, version, params.gpt2).to(device),
+                    splits,
+                    settings.batch_size,
+                    None if version == "untrained" else params.compare,
+                    keep=partial(kept.append, version),
+                    progress=bar.advance,
+                )
+                log_losses(run, version, measured[version].losses)
         evaluation_report(splits, measured).write(report)
         perplexity_report(measured).write(metrics)
         run.log_artifact(report)
+        log_val_units(run, splits, TokenLosses(token_losses, TokenLossesMeta.of(splits, VERSIONS)))
         run.log_samples([row for v, m in measured.items() for row in sample_rows(v, m.completions)])
         run.describe(f"Losses on {splits}.\n\n{losses_table(measured)}")
+
+
+def log_val_units(run: Run, splits: Splits, losses: TokenLosses) -> None:
+    """Log the validation losses by unit of text, which a sweep reads."""
+    units = units_of(splits.val, splits.measured["val"])
+    found = unit_losses(units, {"best": losses.of("best", "val"), "last": losses.of("last", "val")})
+    run.log_text(json.dumps(to_json(found.model_dump())), VAL_UNITS)
 
 
 def evaluation_params(params: Params) -> dict[str, Any]:

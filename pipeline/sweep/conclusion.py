@@ -1,22 +1,26 @@
-"""What a sweep came to, in sentences; a lead that chance alone could make is called so."""
+"""What a sweep came to, in sentences; a lead is claimed where `statistics` finds one."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from pipeline.numbers import counted, gap
 from pipeline.numbers import shown as shown_number
-from pipeline.sweep.ranking import Setting, Sweep, as_number
+from pipeline.sweep.ranking import Gap, Setting, Sweep, as_number
+from pipeline.sweep.statistics import MOST_SEEDS, POWER
 
+NAMED = 3  # settings; a sentence holds no more
+ALIKE = 1.5  # standard errors within this factor are alike
 METRICS = {"best/val_loss": "validation loss", "last/val_loss": "last validation loss"}
 
 
 def conclusion(sweep: Sweep) -> str:
-    """The best setting, how far ahead it is, and what else to know."""
+    """The lowest setting, which others it leads, what would show more, and what else to know."""
     total = len(sweep.selection.trials)
-    sentences = [_best(sweep)] if sweep.best else [f"None of {counted(total, 'run')} has a result."]
-    sentences += edges(sweep)
+    sentences = (
+        [_lowest(sweep)] if sweep.best else [f"None of {counted(total, 'run')} has a result."]
+    )
+    sentences += [*_rivals(sweep), *_sources(sweep), *edges(sweep)]
     if sweep.failed:
         sentences.append(f"{len(sweep.failed):,} of {counted(total, 'run')} failed.")
     if sweep.unfinished:
@@ -24,42 +28,99 @@ def conclusion(sweep: Sweep) -> str:
     return " ".join(sentences)
 
 
-def _best(sweep: Sweep) -> str:
+def _lowest(sweep: Sweep) -> str:
     best, *others = sweep.settings
     equal = sweep.ties
     rest = others[len(equal) - 1 :]
     what = METRICS.get(sweep.metric, sweep.metric)
     reached = f"{what} {result(best)}"
+    total = len(sweep.settings)
     if not sweep.swept:
         return f"One setting: {reached}."
     if not others:
         return f"{in_words(best.values)} is the only setting with a result: {reached}."
-    total = len(sweep.settings)
     if not rest:
         return f"All {total} settings come to the same: {reached}."
     if len(equal) > 1:
         return (
-            f"{len(equal)} of {total} settings are best, with equal losses: "
+            f"{len(equal)} of {total} settings are lowest, with equal losses: "
             f"{'; '.join(in_words(setting.values) for setting in equal)}: {reached}, "
-            f"{_lead(best, rest[0])}."
+            f"{_below(best, rest[0])}."
+        )
+    if sweep.has_lead:
+        assert rest[0].gap is not None, "a lead is over a setting that was compared"
+        return (
+            f"{in_words(best.values)} is best of {total} settings: {reached}, lower by "
+            f"{with_interval(rest[0].gap)} than {in_words(rest[0].values)}."
         )
     return (
-        f"{in_words(best.values)} is best of {total} settings: {reached}, {_lead(best, rest[0])}."
+        f"{in_words(best.values)} is lowest of {total} settings: {reached}, "
+        f"{_below(best, rest[0])}."
     )
 
 
-def _lead(best: Setting, other: Setting) -> str:
-    """How far the next setting is behind, and whether seeds alone make as much."""
-    lead = other.mean - best.mean
-    behind = f"{gap(lead)} below {in_words(other.values)}"
-    if best.spread is None or other.spread is None:
+def _below(best: Setting, other: Setting) -> str:
+    """How far the next setting is behind, where the lowest does not lead all others."""
+    behind = f"{gap(other.mean - best.mean)} below {in_words(other.values)}"
+    if other.gap is None:
         return f"{behind}; one seed does not show how much of that is chance"
-    noise = math.hypot(
-        best.spread / math.sqrt(len(best.scores)), other.spread / math.sqrt(len(other.scores))
-    )
-    if lead < 2 * noise:
-        return f"{behind}: no more than seeds alone make"
-    return behind
+    if other.gap.is_lead:
+        return behind
+    if other.gap.interval is None:
+        return f"{behind}; these seeds do not show how much of that is chance"
+    return f"{behind}: seeds alone can make as much"
+
+
+def _rivals(sweep: Sweep) -> list[str]:
+    """Which settings cannot be distinguished from the lowest, and what the next one's gap takes."""
+    rivals = [in_words(setting.values) for setting in sweep.rivals]
+    compared = [setting for setting in sweep.settings if setting.gap is not None]
+    if not rivals or not compared:
+        return []
+    it = "it" if len(sweep.ties) == 1 else "them"
+    more = f"; {len(rivals) - NAMED:,} more" if len(rivals) > NAMED else ""
+    sentences = [f"These seeds do not distinguish {it} from {'; '.join(rivals[:NAMED])}{more}."]
+    if led := [setting for setting in compared if setting.gap and setting.gap.is_lead]:
+        sentences.append(f"The lead over {counted(len(led), 'other')} is more than chance.")
+    return [*sentences, *_seeds(sweep.settings[0], sweep.rivals[0])]
+
+
+def _seeds(best: Setting, rival: Setting) -> list[str]:
+    """How many seeds the gap to the nearest rival takes."""
+    if rival.gap is None or rival.gap.interval is None:
+        return []
+    needed = rival.gap.seeds
+    if needed is None:
+        seeds = f"more than {MOST_SEEDS:,} seeds of each"
+    else:
+        more = needed - min(len(best.scores), len(rival.scores))
+        seeds = f"{needed:,} seeds of each, {more:,} more,"
+    return [
+        f"If the gap to {in_words(rival.values)} is the true one, {seeds} would show it "
+        f"({POWER:.0%} power)."
+    ]
+
+
+def _sources(sweep: Sweep) -> list[str]:
+    """Whether more seeds or more text would narrow the gap to the next setting."""
+    found = sweep.sources
+    if found is None:
+        return []
+    best, other = sweep.settings[:2]
+    seeds, text = (f"±{shown_number(error)}" for error in (found.seeds, found.text))
+    if found.seeds > ALIKE * found.text:
+        advice = "more seeds would narrow that, more validation text hardly"
+    elif found.text > ALIKE * found.seeds:
+        advice = "more validation text would narrow that, more seeds hardly"
+    else:
+        advice = "more seeds and more validation text would both narrow that"
+    sentences = [
+        f"Seeds make the gap to {in_words(other.values)} uncertain by {seeds}, the choice of "
+        f"validation text by {text}: {advice}."
+    ]
+    if sweep.has_lead and other.mean - best.mean < 2 * found.total:
+        sentences.append("The lead is one on this text; another text may not show it.")
+    return sentences
 
 
 def edges(sweep: Sweep) -> list[str]:
@@ -92,6 +153,15 @@ def result(setting: Setting) -> str:
         f"{shown_number(setting.mean)} ± {shown_number(setting.spread)} over "
         f"{counted(len(setting.scores), 'seed')}"
     )
+
+
+def with_interval(found: Gap) -> str:
+    """`0.120 [0.050, 0.190]`."""
+    return gap(found.size) + (f" {in_brackets(*found.interval)}" if found.interval else "")
+
+
+def in_brackets(low: float, high: float) -> str:
+    return f"[{shown_number(low)}, {shown_number(high)}]"
 
 
 def in_words(values: Mapping[str, str]) -> str:

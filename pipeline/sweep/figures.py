@@ -8,19 +8,21 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from pipeline.numbers import shown as shown_number
 from pipeline.plots.style import COLOURS, NARROW, WIDE, compact, drawing
 from pipeline.sweep.conclusion import in_words, short, shown
 from pipeline.sweep.ranking import LARGEST, Setting, Sweep, score
 from pipeline.sweep.selection import Trial
+from pipeline.sweep.statistics import Interval
 from pipeline.system.text import running, shortened
 
 SERIES = ("validation", "training", "green", "gpt2", "ochre", "pink")
@@ -40,10 +42,12 @@ class PanelLine:
     Attributes:
         label: what else they have in common; empty where there is but one line.
         scores: the losses of each value's runs.
+        intervals: of each value's gap to the lowest setting, where there is one.
     """
 
     label: str
     scores: Mapping[str, Sequence[float]]
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,15 @@ def _lines(sweep: Sweep, key: str) -> list[PanelLine]:
         others = {name: value for name, value in setting.values.items() if name != key}
         groups.setdefault(in_words(others), []).append(setting)
     return [
-        PanelLine(label, {shown(setting.values[key]): setting.scores for setting in settings})
+        PanelLine(
+            label,
+            {shown(setting.values[key]): setting.scores for setting in settings},
+            {
+                shown(setting.values[key]): setting.gap.interval
+                for setting in settings
+                if setting.gap and setting.gap.interval
+            },
+        )
         for label, settings in groups.items()
     ]
 
@@ -113,7 +125,11 @@ def _finite(trial: Trial) -> tuple[tuple[int, float], ...]:
 
 
 def draw_panel(panel: Panel, path: Path, ylabel: str, size: tuple[float, float] = WIDE) -> None:
-    """Losses against a param; every run a mark, the line through the means of seeds."""
+    """Losses against a param; every run a mark, the line through the means of seeds.
+
+    A bar from the lowest mean plus the low end of a setting's gap to plus its high end says what
+    the words do: it reaches down to the level of the lowest where the two are not distinguished.
+    """
     with drawing(path, size) as figure:
         _panel(figure.add_subplot(), panel, ylabel)
         _legend(figure)
@@ -145,8 +161,9 @@ def _panel(axes: Axes, panel: Panel, ylabel: str) -> None:
     place = _places([*values, *panel.failed])
     for number, line in enumerate(panel.lines):
         _line(axes, line, place, number)
-    _ring_best(axes, panel, place)
+    _ring_lowest(axes, panel, place)
     _mark_failed(axes, panel, place)
+    _intervals(axes, panel, place)
     _ticks(axes, place, panel.param)
     axes.set(xlabel=shortened(panel.param, 60), ylabel=shortened(ylabel, 60))
     axes.spines["top"].set_visible(False)
@@ -227,8 +244,31 @@ def _short(value: str) -> str:
     return shortened(running(value), 14)
 
 
-def _ring_best(axes: Axes, panel: Panel, place: Mapping[str, float]) -> None:
-    """Ring the best mean, or those that are equally good, and write its value."""
+def _intervals(axes: Axes, panel: Panel, place: Mapping[str, float]) -> None:
+    """Each gap's interval as a bar, cut where it leaves the axes; lines stand beside each other."""
+    lowest = min(_mean(scores) for line in panel.lines for scores in line.scores.values())
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    axes.set_ylim(axes.get_ylim())
+    for number, line in enumerate(panel.lines):
+        aside = ScaledTranslation(4 / 72 * (number + 1), 0, figure.dpi_scale_trans)
+        for value, (low, high) in line.intervals.items():
+            axes.plot(
+                [place[value]] * 2,
+                [lowest + low, lowest + high],
+                color=_style(number)["color"],
+                linewidth=1.2,
+                marker="_",
+                markersize=5,
+                transform=axes.transData + aside,
+                zorder=4,
+            )
+    if any(line.intervals for line in panel.lines):
+        axes.axhline(lowest, color=COLOURS["muted"], linewidth=1.0, linestyle=(0, (1, 2)))
+
+
+def _ring_lowest(axes: Axes, panel: Panel, place: Mapping[str, float]) -> None:
+    """Ring the lowest mean, or those that are equally low, and write its value."""
     scores = panel.lines[0].scores
     means = {value: _mean(found) for value, found in scores.items()}
     mean = min(means.values())
@@ -246,7 +286,7 @@ def _ring_best(axes: Axes, panel: Panel, place: Mapping[str, float]) -> None:
         zorder=5,
     )
     axes.annotate(
-        f"best {shown_number(mean)}",
+        f"lowest {shown_number(mean)}",
         (place[value], min(scores[value])),
         xytext=(0, -13),
         textcoords="offset points",
@@ -276,6 +316,7 @@ def _mark_failed(axes: Axes, panel: Panel, place: Mapping[str, float]) -> None:
 
 def _curves(axes: Axes, curves: Sequence[Curve]) -> None:
     """Those without a result are dashed; beyond six settings the rest are muted."""
+    _bands(axes, curves)
     named: set[str] = set()
     for curve in curves:
         series = curve.series
@@ -299,6 +340,18 @@ def _curves(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda seen, _: compact(seen)))
     axes.set(xlabel="tokens seen", ylabel="validation loss, nats per token")
     axes.spines["top"].set_visible(False)
+
+
+def _bands(axes: Axes, curves: Sequence[Curve]) -> None:
+    """From the lowest to the highest seed of each setting, at the steps that all of them have."""
+    for series, name in enumerate(SERIES):
+        runs = [dict(curve.points) for curve in curves if curve.series == series]
+        steps = sorted(set.intersection(*map(set, runs))) if len(runs) > 1 else []
+        low, high = ([end(run[x] for run in runs) for x in steps] for end in (min, max))
+        if steps:
+            axes.fill_between(
+                steps, low, high, color=COLOURS[name], alpha=0.15, linewidth=0, zorder=1
+            )
 
 
 def _settled_range(curves: Sequence[Curve]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""A sweep's settings, best first, each with its mean and spread over seeds."""
+"""A sweep's settings, lowest mean first, with spreads over seeds and gaps to the lowest."""
 
 from __future__ import annotations
 
@@ -6,13 +6,45 @@ import json
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
 
 from pipeline.sweep.selection import Selection, Trial, swept_params
+from pipeline.sweep.sources import Sources
+from pipeline.sweep.statistics import (
+    LEVEL,
+    Comparisons,
+    Interval,
+    compare,
+    mean_intervals,
+    seeds_needed,
+)
 
+T = TypeVar("T")
 SEED = "seed"
 LARGEST = 1e300  # MLflow keeps an infinity as the largest float; sums of what is near it overflow
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Of a setting's mean to the lowest, where both have two seeds or more.
+
+    Attributes:
+        interval: at the level of its comparison; None where the seeds are too far apart, or too
+            much alike, for one.
+        p: two-sided, adjusted for all comparisons.
+        is_lead: whether the gap is more than seeds alone make: p is at most 0.05.
+        seeds: of each that would show a true gap of this size in 80 % of sweeps; None for a lead,
+            and where that takes more than 1,000.
+    """
+
+    size: float
+    interval: Interval | None
+    p: float
+    is_lead: bool
+    seeds: int | None
 
 
 @dataclass(frozen=True)
@@ -23,11 +55,15 @@ class Setting:
         values: of the swept params, as text.
         trials: those that count, best first.
         scores: their losses, ascending.
+        interval: of the mean, 95 %; None for a single seed.
+        gap: None of the lowest, and where it or this one has a single seed.
     """
 
     values: dict[str, str]
     trials: tuple[Trial, ...]
     scores: tuple[float, ...]
+    interval: Interval | None = None
+    gap: Gap | None = None
 
     @property
     def mean(self) -> float:
@@ -37,6 +73,11 @@ class Setting:
     def spread(self) -> float | None:
         """The sample's standard deviation; None for a single seed."""
         return statistics.stdev(self.scores) if len(self.scores) > 1 else None
+
+    @property
+    def seeds(self) -> tuple[str, ...]:
+        """Of the trials, in their order."""
+        return tuple(trial.run.params.get(SEED, "") for trial in self.trials)
 
     def mean_of(self, metric: str) -> float | None:
         found = [t.run.metrics[metric] for t in self.trials if metric in t.run.metrics]
@@ -53,6 +94,8 @@ class Sweep:
         settings: best first.
         failed: trials that ended with an error, or without a number.
         unfinished: trials that were killed, or are still at work.
+        paired: whether settings were compared by seed.
+        sources: of the uncertainty of the gap to the second; None where that is not known.
     """
 
     selection: Selection
@@ -61,6 +104,8 @@ class Sweep:
     settings: tuple[Setting, ...]
     failed: tuple[Trial, ...]
     unfinished: tuple[Trial, ...]
+    paired: bool = False
+    sources: Sources | None = None
 
     @property
     def best(self) -> Setting | None:
@@ -71,6 +116,17 @@ class Sweep:
         """The settings whose mean is the lowest: more than one where their losses are equal."""
         return [setting for setting in self.settings if setting.mean == self.settings[0].mean]
 
+    @property
+    def rivals(self) -> Sequence[Setting]:
+        """The settings that cannot be distinguished from the lowest, its equals aside."""
+        rest = self.settings[len(self.ties) :]
+        return [setting for setting in rest if setting.gap is None or not setting.gap.is_lead]
+
+    @property
+    def has_lead(self) -> bool:
+        """Whether the lowest leads all others."""
+        return len(self.ties) == 1 < len(self.settings) and not self.rivals
+
     def as_json(self) -> dict[str, Any]:
         """Everything, for machines; numbers that are none are null."""
         return {
@@ -79,6 +135,10 @@ class Sweep:
             "corpus_sha256": self.selection.digest,
             "metric": self.metric,
             "swept": list(self.swept),
+            "lead": self.has_lead,
+            "level": LEVEL,
+            "paired": self.paired,
+            "sources": None if self.sources is None else asdict(self.sources),
             "settings": [self._setting_as_json(setting) for setting in self.settings],
             "failed": [{**self._trial_as_json(t), "error": t.error} for t in self.failed],
             "unfinished": [self._trial_as_json(trial) for trial in self.unfinished],
@@ -93,6 +153,8 @@ class Sweep:
             "values": {key: parsed(value) for key, value in setting.values.items()},
             "mean": setting.mean,
             "spread": setting.spread,
+            "interval": setting.interval,
+            "gap": None if setting.gap is None else asdict(setting.gap),
             "runs": [self._trial_as_json(trial) for trial in setting.trials],
         }
 
@@ -119,14 +181,68 @@ def rank(selection: Selection, metric: str) -> Sweep:
     swept = [key for key in swept_params(selection.trials) if key != SEED]
     ended = [trial for trial in selection.trials if trial.state != "unfinished"]
     counted = [t for t in selection.trials if score(t, metric) is not None]
+    settings, paired = compared(_settings(counted, swept, metric))
     return Sweep(
         selection=selection,
         metric=metric,
         swept=tuple(swept),
-        settings=tuple(_settings(counted, swept, metric)),
+        settings=tuple(settings),
         failed=tuple(trial for t in ended if (trial := _explained(t, metric)).error),
         unfinished=tuple(t for t in selection.trials if t.state == "unfinished"),
+        paired=paired,
     )
+
+
+def compared(settings: Sequence[Setting]) -> tuple[list[Setting], bool]:
+    """The settings, lowest first, with intervals and gaps; whether they were paired by seed."""
+    several = [setting for setting in settings if len(setting.scores) > 1]
+    if not several:
+        return list(settings), False
+    paired = have_same_seeds(several)
+    counts = [len(setting.scores) for setting in several]
+    scores = np.full((len(several), max(counts)), np.nan)
+    for row, setting in zip(scores, several, strict=True):
+        row[: len(setting.scores)] = by_seed(setting, setting.scores)
+    intervals = mean_intervals(scores)
+    found = compare(scores, 0, paired=paired)
+    done = iter(
+        replace(
+            setting,
+            interval=_finite(*intervals[i]),
+            gap=_gap(found, i, counts) if i and several[0] is settings[0] else None,
+        )
+        for i, setting in enumerate(several)
+    )
+    return [next(done) if len(setting.scores) > 1 else setting for setting in settings], paired
+
+
+def _gap(found: Comparisons, place: int, counts: Sequence[int]) -> Gap:
+    is_lead = bool(found.lead[place])
+    seeds = statistics.harmonic_mean([counts[0], counts[place]])
+    return Gap(
+        size=float(found.gap[place]),
+        interval=_finite(found.low[place], found.high[place]),
+        p=float(found.p[place]),
+        is_lead=is_lead,
+        seeds=None if is_lead else seeds_needed(found, place, seeds),
+    )
+
+
+def _finite(low: float, high: float) -> Interval | None:
+    return (float(low), float(high)) if math.isfinite(low) and math.isfinite(high) else None
+
+
+def have_same_seeds(settings: Sequence[Setting]) -> bool:
+    """Whether each has the same seeds, once."""
+    return len({tuple(sorted(s.seeds)) for s in settings}) == 1 and all(
+        len(set(s.seeds)) == len(s.seeds) for s in settings
+    )
+
+
+def by_seed(setting: Setting, items: Sequence[T]) -> list[T]:
+    """Items of the setting's trials, one each, in the order of their seeds."""
+    pairs = sorted(zip(setting.seeds, items, strict=True), key=lambda pair: pair[0])
+    return [item for _, item in pairs]
 
 
 def _settings(trials: Sequence[Trial], swept: Sequence[str], metric: str) -> list[Setting]:

@@ -12,7 +12,15 @@ from pipeline.numbers import counted
 from pipeline.numbers import shown as shown_number
 from pipeline.pages.figure import Figure, drawn, numbered
 from pipeline.pages.template import template
-from pipeline.sweep.conclusion import METRICS, conclusion, in_words, listed, short, shown
+from pipeline.sweep.conclusion import (
+    METRICS,
+    conclusion,
+    in_brackets,
+    in_words,
+    listed,
+    short,
+    shown,
+)
 from pipeline.sweep.figures import Panel, curves, draw_curves, draw_panel, draw_sweep, panels
 from pipeline.sweep.ranking import SEED, Setting, Sweep, score, seconds
 from pipeline.sweep.selection import Trial
@@ -20,6 +28,7 @@ from pipeline.system.files import write_text
 from pipeline.system.markdown import inline, table
 
 OURS = b"Lossbook</title>"  # in every page
+NOT_DISTINGUISHED = "≈"
 TEXTS = frozenset({"run", "experiment", "error", "status", "then failed"})
 
 
@@ -117,9 +126,10 @@ def tables(sweep: Sweep) -> list[SweepTable]:
 
 
 def settings_table(sweep: Sweep) -> SweepTable:
-    """Best first, each with its mean and spread over seeds."""
+    """Lowest first, each with the interval of its mean, its gap to the lowest and its spread."""
     measure = METRICS.get(sweep.metric, sweep.metric)
-    headings = ["", *map(short, sweep.swept), measure, "± over seeds", "lowest", "seeds"]
+    headings = ["", *map(short, sweep.swept), measure, "95 % interval", "above the lowest"]
+    headings += ["± over seeds", "lowest seed", "seeds"]
     headings += ["best at epoch", "last validation", "last training"]
     rows = []
     means = [setting.mean for setting in sweep.settings]
@@ -130,19 +140,43 @@ def settings_table(sweep: Sweep) -> SweepTable:
                 str(1 + means.index(setting.mean)),  # equal means share a place
                 *(shown(setting.values[key]) for key in sweep.swept),
                 shown_number(setting.mean, 4),
+                in_brackets(*setting.interval) if setting.interval else "",
+                _gap(sweep, setting),
                 spread,
                 shown_number(setting.scores[0], 4),
                 str(len(setting.scores)),
                 *_means(setting),
             ]
         )
-    note = (
-        "Means over the seeds of a setting, in nats per token; ± is the standard deviation of one "
-        "seed's loss, and lower is better."
-    )
     return SweepTable(
-        "Settings, best first", headings, rows, note, first_is_best=len(sweep.ties) == 1
+        "Settings, lowest loss first", headings, rows, _note(sweep), first_is_best=sweep.has_lead
     )
+
+
+def _note(sweep: Sweep) -> str:
+    how = "paired by seed" if sweep.paired else "as samples of seeds"
+    parts = [
+        "Means over the seeds of a setting, in nats per token, with the interval of that mean; "
+        "lower is better, and ± is the standard deviation of one seed's loss."
+    ]
+    if any(setting.gap for setting in sweep.settings):
+        parts.append(
+            f"Gaps are compared {how}, with t intervals by Holm's procedure over all pairs, which "
+            "claims a lead in at most 5 % of sweeps that have none."
+        )
+    if sweep.rivals:
+        parts.append(f"{NOT_DISTINGUISHED}: these seeds do not distinguish it from the lowest.")
+    return " ".join(parts)
+
+
+def _gap(sweep: Sweep, setting: Setting) -> str:
+    """`0.120 [0.050, 0.190]`, marked where it is not to be distinguished from none."""
+    size = setting.mean - sweep.settings[0].mean
+    if size == 0:
+        return ""
+    interval = setting.gap.interval if setting.gap else None
+    mark = "" if setting.gap and setting.gap.is_lead else f"{NOT_DISTINGUISHED} "
+    return f"{mark}{shown_number(size)}" + (f" {in_brackets(*interval)}" if interval else "")
 
 
 def _means(setting: Setting) -> list[str]:
@@ -199,7 +233,8 @@ def figures(sweep: Sweep) -> dict[str, Figure]:
             lambda path, size: draw_curves(lines, path, size),
             alt=f"The validation losses of {len(lines)} runs while they trained. "
             f"{_in_order(sweep)}",
-            caption="Validation loss while training; the fall that all share at the start is cut.",
+            caption="Validation loss while training, each band from the lowest to the highest seed "
+            "of a setting; the fall that all share at the start is cut.",
         )
     return found
 
@@ -208,7 +243,9 @@ def _panel(sweep: Sweep, panel: Panel) -> Figure:
     return drawn(
         lambda path, size: draw_panel(panel, path, axis(sweep), size),
         alt=_in_order(sweep),
-        caption="A mark is a run, the line goes through the means; the ring is the best mean.",
+        caption="A mark is a run, the line goes through the means; the ring is the lowest mean. "
+        "A bar is the interval of a setting's gap to it: one that reaches down to the dotted line "
+        "is not distinguished from the lowest.",
     )
 
 
@@ -217,7 +254,7 @@ def _in_order(sweep: Sweep) -> str:
         f"{in_words(s.values) or 'the setting'}: {shown_number(s.mean)}"
         for s in sweep.settings[:10]
     ]
-    return f"From the best: {'; '.join(order)}." if order else ""
+    return f"From the lowest: {'; '.join(order)}." if order else ""
 
 
 def facts(sweep: Sweep) -> dict[str, str]:

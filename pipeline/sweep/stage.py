@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.params import Params, load_params
 from pipeline.sweep.conclusion import listed
-from pipeline.sweep.ranking import Sweep, rank
+from pipeline.sweep.ranking import Sweep, by_seed, have_same_seeds, rank
 from pipeline.sweep.report import SweepPage, make_page, write_report
 from pipeline.sweep.selection import Scope, select, with_curves
+from pipeline.sweep.sources import Sources, sources
+from pipeline.tokens.unit_losses import VAL_UNITS, UnitLosses
 from pipeline.tracking.journals import runs_of_experiments
-from pipeline.tracking.mlflow.queries import Reader
+from pipeline.tracking.mlflow.queries import Reader, Recorded
 from pipeline.tracking.run import start_run
 
+EVALUATIONS = "tags.stage = 'evaluate' and attributes.status = 'FINISHED'"
+SAME = 2e-3  # of a loss: how far `evaluate` and the training may differ by precision
 CURVE = "by_tokens/val_loss"
 DIGEST_TAG = "lossbook.sweep"  # by which a sweep that is read again is known
 
@@ -56,7 +63,44 @@ def read(reader: Reader, scope: Scope, metric: str) -> Sweep:
     if known and metric not in known:
         summaries = sorted(name for name in known if name.startswith(("best/", "last/")))
         raise UserError(f"--metric {metric}: no run has it; there are {', '.join(summaries)}")
-    return rank(with_curves(chosen, lambda run: reader.curve(run, CURVE)), metric)
+    sweep = rank(with_curves(chosen, lambda run: reader.curve(run, CURVE)), metric)
+    return replace(sweep, sources=sources_of(sweep, reader))
+
+
+def sources_of(sweep: Sweep, reader: Reader) -> Sources | None:
+    """Of the gap to the second setting, from what `evaluate` left in the store of their runs.
+
+    Returns:
+        None where a run has nothing of its kind, or other text or weights were measured.
+    """
+    version, _, loss = sweep.metric.partition("/")
+    two = sweep.settings[:2]
+    if version not in ("best", "last") or loss != "val_loss" or len(two) < 2 or not two[1].gap:
+        return None
+    runs = {run.parent: run for run in reader.runs(EVALUATIONS)}  # of several the newest
+    found = [
+        [_unit_losses(reader, runs.get(trial.run.run_id)) for trial in setting.trials]
+        for setting in two
+    ]
+    units = [u for of_setting in found for u in of_setting if u is not None]
+    if len(units) < sum(map(len, found)) or len({(u.unit, u.tokens) for u in units}) > 1:
+        return None
+    tokens = np.array(units[0].tokens, float)
+    tables = []
+    for setting, losses in zip(two, found, strict=True):
+        sums = np.array([u.sums[version] for u in losses if u is not None])
+        if not np.allclose(sums.sum(1) / tokens.sum(), setting.scores, rtol=SAME, atol=0):
+            return None
+        tables.append(np.array(by_seed(setting, list(sums))))
+    return sources(*tables, tokens, units[0].unit, paired=have_same_seeds(two))
+
+
+def _unit_losses(reader: Reader, run: Recorded | None) -> UnitLosses | None:
+    try:
+        data = reader.artifact(run, VAL_UNITS) if run else None
+        return UnitLosses.parse(data, VAL_UNITS) if data is not None else None
+    except UserError:  # not to be had, or another program's: as if there were none
+        return None
 
 
 def record(

@@ -50,7 +50,7 @@ def test_a_panel_names_what_was_tried_and_the_best(
     draw_panel(RATES, path, "validation loss", size)
     shown = texts(path)
     assert {"1e-4", "4e-4", "0.01", "1", "learning_rate", "validation loss"} <= set(shown)
-    assert {"dropout 0", "dropout 0.1", "failed", "best 6.050"} <= set(shown)
+    assert {"dropout 0", "dropout 0.1", "failed", "lowest 6.050"} <= set(shown)
 
 
 def test_a_learning_rate_stands_on_a_log_axis(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_learning_rate_stands_on_a_log_axis(tmp_path: Path) -> None:
 def test_words_stand_in_a_row(tmp_path: Path) -> None:
     path = tmp_path / "panel.svg"
     draw_panel(Panel("init", [PanelLine("", {"gpt2": (6.0,), "pytorch": (6.5,)})]), path, "loss")
-    assert {"gpt2", "pytorch", "init", "best 6.000"} <= set(texts(path))
+    assert {"gpt2", "pytorch", "init", "lowest 6.000"} <= set(texts(path))
 
 
 def test_curves_name_six_settings_and_fold_the_rest(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_losses_of_any_size_are_drawn(tmp_path: Path) -> None:
     curve = Curve("a", 0, ((0, 10.9), (512, 1e299), (1024, 6.0)))
     draw_panel(panel, tmp_path / "panel.svg", "loss")
     draw_curves([curve], tmp_path / "curves.svg")
-    assert "best 6.000" in texts(tmp_path / "panel.svg")
+    assert "lowest 6.000" in texts(tmp_path / "panel.svg")
     assert max(map(len, texts(tmp_path / "panel.svg") + texts(tmp_path / "curves.svg"))) < 60
 
 

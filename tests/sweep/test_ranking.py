@@ -98,7 +98,7 @@ def test_a_lead_within_the_spread_is_called_so() -> None:
             [("0.001", 1, 6.0), ("0.001", 2, 6.4), ("0.1", 1, 6.1), ("0.1", 2, 6.5)]
         )
     ]
-    assert "no more than seeds alone make" in conclusion(ranked(*close))
+    assert "seeds alone can make as much" in conclusion(ranked(*close))
     far = [*close[:2], *(recorded(i, 9.0 + i / 10, params=lr("0.1", i)) for i in (3, 4))]
     assert "seeds alone" not in conclusion(ranked(*far))
     assert "one seed does not show" in conclusion(ranked(close[0], close[2]))
@@ -118,7 +118,7 @@ def test_equal_losses_have_no_best_among_them() -> None:
     assert conclusion(ranked(*runs)) == "All 3 settings come to the same: validation loss 6.000."
     worse = recorded(4, 6.5, params=lr("0.4"))
     assert conclusion(ranked(*runs, worse)) == (
-        "3 of 4 settings are best, with equal losses: learning_rate 0.1; learning_rate 0.2; "
+        "3 of 4 settings are lowest, with equal losses: learning_rate 0.1; learning_rate 0.2; "
         "learning_rate 0.3: validation loss 6.000, 0.500 below learning_rate 0.4; one seed does "
         "not show how much of that is chance."
     )
@@ -133,7 +133,7 @@ def test_each_claim_of_the_conclusion_is_what_the_numbers_say(losses: list[float
     said = conclusion(ranked(*runs))
     lowest = [i for i, loss in enumerate(losses) if loss == min(losses)]
     if len(losses) > 1:
-        alone = re.match(r"learning_rate 0\.(\d) is best of (\d) settings", said)
+        alone = re.match(r"learning_rate 0\.(\d) is lowest of (\d) settings", said)
         assert (alone is not None) == (len(lowest) == 1)
         assert alone is None or (int(alone[1]) - 1, int(alone[2])) == (lowest[0], len(losses))
         assert ("come to the same" in said) == (len(lowest) == len(losses))

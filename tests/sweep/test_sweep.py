@@ -89,7 +89,7 @@ def test_the_report_is_written_and_logged_once(
     done = CliRunner().invoke(main, ["sweep"])
     assert done.exit_code == 0, done.output
     conclusion = (
-        "learning_rate 0.001 is best of 2 settings: validation loss 6.100 ± 0.141 over 2 seeds"
+        "learning_rate 0.001 is lowest of 2 settings: validation loss 6.100 ± 0.141 over 2 seeds"
     )
     assert conclusion in done.output
     assert "2 of 7 runs failed. 1 run not finished." in done.output

@@ -8,6 +8,8 @@ infinity is the largest float.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mlflow.entities import Run
 
@@ -18,6 +20,7 @@ from pipeline.tracking.mlflow.store import connect_soon, failures_explained
 from pipeline.tracking.tags import PARENT, RUN_KEY, hidden_tag, is_dead
 
 PAGE = 500  # runs in one answer of the store
+SMALL = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,18 @@ class Reader:
         with failures_explained():
             points = self.store.client.get_metric_history(run.run_id, metric)
         return tuple(sorted({point.step: point.value for point in points}.items()))
+
+    def artifact(self, run: Recorded, name: str) -> bytes | None:
+        """A small artifact at a run's top; None where the run has none of this name.
+
+        Raises:
+            UserError: the store failed.
+        """
+        with failures_explained(), TemporaryDirectory() as folder:
+            logged = self.store.client.list_artifacts(run.run_id)
+            if not any(f.path == name and (f.file_size or 0) <= SMALL for f in logged):
+                return None
+            return Path(self.store.client.download_artifacts(run.run_id, name, folder)).read_bytes()
 
 
 def _recorded(run: Run) -> Recorded:
