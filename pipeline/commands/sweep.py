@@ -38,7 +38,7 @@ def sweep(
     log: bool,
     as_json: bool,
 ) -> None:
-    """Read a sweep from MLflow: its settings, best first, with mean and spread over seeds.
+    """Read a sweep from MLflow: its settings, lowest loss first, and which leads are no chance.
 
     A sweep is the training runs that began from the commit of the newest one, on the same text;
     those that DVC restored are among them. Writes sweep.html, sweep.md and sweep.png, and

@@ -1,1 +1,1 @@
-"""Sweeps: which runs make one, which setting came out best, and how sure that is."""
+"""Sweeps: which runs make one, which setting is lowest, and whether that is more than chance."""

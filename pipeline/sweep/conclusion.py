@@ -9,7 +9,7 @@ from pipeline.numbers import shown as shown_number
 from pipeline.sweep.ranking import Gap, Setting, Sweep, as_number
 from pipeline.sweep.statistics import MOST_SEEDS, POWER
 
-NAMED = 3  # settings; a sentence holds no more
+NAMED = 2  # settings; a sentence holds no more
 ALIKE = 1.5  # standard errors within this factor are alike
 METRICS = {"best/val_loss": "validation loss", "last/val_loss": "last validation loss"}
 
@@ -73,16 +73,21 @@ def _below(best: Setting, other: Setting) -> str:
 
 def _rivals(sweep: Sweep) -> list[str]:
     """Which settings cannot be distinguished from the lowest, and what the next one's gap takes."""
-    rivals = [in_words(setting.values) for setting in sweep.rivals]
-    compared = [setting for setting in sweep.settings if setting.gap is not None]
-    if not rivals or not compared:
+    compared = [setting.gap for setting in sweep.settings if setting.gap is not None]
+    if not sweep.rivals or not compared:
         return []
-    it = "it" if len(sweep.ties) == 1 else "them"
-    more = f"; {len(rivals) - NAMED:,} more" if len(rivals) > NAMED else ""
-    sentences = [f"These seeds do not distinguish {it} from {'; '.join(rivals[:NAMED])}{more}."]
-    if led := [setting for setting in compared if setting.gap and setting.gap.is_lead]:
-        sentences.append(f"The lead over {counted(len(led), 'other')} is more than chance.")
-    return [*sentences, *_seeds(sweep.settings[0], sweep.rivals[0])]
+    best, following = sweep.settings[0], sweep.settings[len(sweep.ties)]
+    others = [in_words(rival.values) for rival in sweep.rivals if rival is not following]
+    sentences = []
+    if others:
+        beginning = "Nor do seeds" if following in sweep.rivals else "These seeds do not"
+        more = [f"{len(others) - NAMED:,} more"] if len(others) > NAMED else []
+        which = "it" if len(sweep.ties) == 1 else "them"
+        named = "; ".join(others[:NAMED] + more)
+        sentences.append(f"{beginning} distinguish {which} from {named}.")
+    if led := sum(gap.is_lead for gap in compared):
+        sentences.append(f"The lead over {counted(led, 'other')} is more than chance.")
+    return [*sentences, *_seeds(best, sweep.rivals[0])]
 
 
 def _seeds(best: Setting, rival: Setting) -> list[str]:
@@ -97,7 +102,7 @@ def _seeds(best: Setting, rival: Setting) -> list[str]:
         seeds = f"{needed:,} seeds of each, {more:,} more,"
     return [
         f"If the gap to {in_words(rival.values)} is the true one, {seeds} would show it "
-        f"({POWER:.0%} power)."
+        f"({100 * POWER:.0f} % power)."
     ]
 
 

@@ -9,14 +9,16 @@ to tokens.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-FEWEST = 20  # units; of fewer the spread says little
+from pipeline.tokens.units import FEWEST, effective
 
 Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Sources:
 
 
 def sources(
-    lower: Floats, other: Floats, tokens: Floats, unit: str, *, paired: bool
+    lower: Floats, other: Floats, tokens: Integers, unit: str, *, paired: bool
 ) -> Sources | None:
     """Of the mean loss of `other` minus that of `lower`.
 
@@ -50,21 +52,28 @@ def sources(
         paired: row k is the same seed in both.
 
     Returns:
-        None with a single seed, fewer than 20 units, or a loss that is not finite.
+        None with a single seed, fewer than 10 units in effect, or a loss that is not finite.
     """
-    finite = np.isfinite(lower).all() and np.isfinite(other).all()
-    if len(tokens) < FEWEST or min(len(lower), len(other)) < 2 or not finite:
+    if effective(tokens) < FEWEST or min(len(lower), len(other)) < 2:
         return None
+    with np.errstate(all="ignore"):
+        seeds, text, both = _variances([other - lower] if paired else [other, -lower], tokens)
+    if not math.isfinite(seeds + text + both):
+        return None
+    return Sources(math.sqrt(seeds), math.sqrt(text), math.sqrt(both), unit, len(tokens))
+
+
+def _variances(samples: Sequence[Floats], tokens: Integers) -> tuple[float, float, float]:
+    """Of the sum of the samples' means per token, by source; an estimate below 0 is 0."""
     seeds = both = 0.0
     by_unit = np.zeros(len(tokens))
-    for sample in [other - lower] if paired else [other, -lower]:
+    for sample in samples:
         per_token = sample.sum() / len(sample) / tokens.sum()
-        influence = (sample - per_token * tokens) * len(tokens) / tokens.sum()  # (N, U)
+        influence = (sample - per_token * tokens) * len(tokens) / tokens.sum()  # (N, U), mean 0
         by_seed = influence.mean(1)
-        rest = influence - by_seed[:, None] - influence.mean(0)  # the grand mean is 0
+        rest = influence - by_seed[:, None] - influence.mean(0)
         residual = (rest**2).sum() / math.prod(n - 1 for n in rest.shape) / rest.size
         seeds += max(by_seed.var(ddof=1) / len(sample) - residual, 0.0)
         both += residual
         by_unit += influence.mean(0)
-    text = max(by_unit.var(ddof=1) / len(tokens) - both, 0.0)  # an estimate may fall below 0
-    return Sources(math.sqrt(seeds), math.sqrt(text), math.sqrt(both), unit, len(tokens))
+    return float(seeds), max(float(by_unit.var(ddof=1) / len(tokens) - both), 0.0), float(both)

@@ -85,7 +85,7 @@ def sources_of(sweep: Sweep, reader: Reader) -> Sources | None:
     units = [u for of_setting in found for u in of_setting if u is not None]
     if len(units) < sum(map(len, found)) or len({(u.unit, u.tokens) for u in units}) > 1:
         return None
-    tokens = np.array(units[0].tokens, float)
+    tokens = np.array(units[0].tokens)
     tables = []
     for setting, losses in zip(two, found, strict=True):
         sums = np.array([u.sums[version] for u in losses if u is not None])

@@ -9,8 +9,9 @@ learning rate makes some seeds diverge, stays out of it and is compared by its o
 and where a pair's own variance is larger than the shared one, it counts.
 
 The lowest mean was found by looking, so that every pair might have been the one to be compared:
-Holm's (1979) step with r settings left counts r (r - 1) / 2 comparisons, not r - 1. The last step,
-the winner against the runner-up, counts one, as Gutmann and Maymin (1987) show to be enough.
+Holm's (1979) step with r settings left counts r (r - 1) / 2 comparisons, not r - 1. That the lowest
+leads all others is one claim, which holds where each comparison alone does (Berger 1982), the
+winner's choice included (Gutmann and Maymin 1987).
 
 The arrays may have leading axes, of many sweeps at once.
 """
@@ -42,9 +43,9 @@ class Comparisons:
     Attributes:
         gap: its mean minus the lowest.
         error, freedom: the gap's standard error and degrees of freedom.
-        steps: the comparisons that Holm's procedure counts at its step.
+        steps: how many comparisons its interval allows for.
         p: of the gap, two-sided, adjusted for all comparisons; 1 of the lowest with itself.
-        low, high: the gap's interval at the level of its step; above 0 where it is a lead. NaN, as
+        low, high: the gap's interval, 95 % for all of `steps`; above 0 where it is a lead. NaN, as
             `error`, where the seeds show no spread: nothing is claimed then.
         lead: whether the lowest leads it: p is at most 0.05.
     """
@@ -86,7 +87,7 @@ def compare(scores: Floats, lowest: Counts | int, *, paired: bool) -> Comparison
         p = 2 * stdtr(freedom, -gap / error)
     np.put_along_axis(p, best, 1.0, -1)
     p[np.isnan(p)] = 1.0
-    adjusted, steps = _holm(p)
+    adjusted, steps = _adjusted(p)
     with np.errstate(all="ignore"):
         reach = stdtrit(freedom, 1 - LEVEL / 2 / steps) * error
     return Comparisons(
@@ -146,17 +147,22 @@ def _pool(deviations: Floats, counts: Counts, paired: bool) -> _Pool:
     return _Pool(total / degrees, degrees, np.argsort(order, axis=-1) < size)
 
 
-def _holm(p: Floats) -> tuple[Floats, Floats]:
-    """Adjusted p values, and the comparisons counted at each one's step: where Holm's procedure
-    has stopped, those at that step. The lowest itself is last, with a p of 1.
+def _adjusted(p: Floats) -> tuple[Floats, Floats]:
+    """P values adjusted for all comparisons, and the comparisons counted in each one's interval.
+
+    The lowest itself comes last, with a p of 1. Where Holm's procedure has stopped, the rest have
+    the comparisons of that step.
     """
     order = np.argsort(p, axis=-1)
+    ascending = np.take_along_axis(p, order, -1)
     left = p.shape[-1] - np.arange(p.shape[-1])
     counted = np.maximum(left * (left - 1) / 2, 1.0)
-    ascending = np.take_along_axis(p, order, -1)
     adjusted = np.minimum(np.maximum.accumulate(ascending * counted, -1), 1.0)
     stop = np.minimum((adjusted <= LEVEL).sum(-1), p.shape[-1] - 1)[..., None]
-    steps = np.where(np.arange(p.shape[-1]) < stop, counted, counted[stop])
+    adjusted[..., :-1] = np.minimum(adjusted[..., :-1], ascending[..., -2:-1])
+    leads_all = (adjusted[..., :-1] <= LEVEL).all(-1)[..., None]
+    rest = np.where(leads_all, 1.0, counted[stop])
+    steps = np.where(np.arange(p.shape[-1]) < stop, counted, rest)
     back = np.argsort(order, axis=-1)
     return np.take_along_axis(adjusted, back, -1), np.take_along_axis(steps, back, -1)
 

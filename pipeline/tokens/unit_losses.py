@@ -13,7 +13,8 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.system.records import Record
-from pipeline.tokens.units import Floats, Units
+from pipeline.tokens.token_losses import Losses
+from pipeline.tokens.units import Units
 
 VAL_UNITS = "val_units.json"  # the artifact of a run of `evaluate`
 GROUPS = 256
@@ -44,7 +45,7 @@ class UnitLosses(Record):
         return self
 
 
-def unit_losses(units: Units, losses: Mapping[Literal["best", "last"], Floats]) -> UnitLosses:
+def unit_losses(units: Units, losses: Mapping[Literal["best", "last"], Losses]) -> UnitLosses:
     """The losses in at most 256 groups of units, of about as many tokens each.
 
     Args:

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from pipeline.system.checksums import check
 from pipeline.tokens.token_losses import TokenLosses
+from pipeline.tokens.unit_losses import VAL_UNITS, UnitLosses
 
 PARAMS = """
 seed: 5
@@ -128,6 +129,15 @@ def test_token_losses_add_up(repository: Path) -> None:
         assert found.mean(dtype="f8") == pytest.approx(losses["val"]["loss"], rel=1e-12)
 
 
+def test_the_run_of_evaluate_keeps_losses_by_unit_of_text(repository: Path) -> None:
+    found = UnitLosses.read(Path("journals/evaluate/artifacts") / VAL_UNITS)
+    report = read("evaluate.json")
+    for version, losses in (("best", report["best"]), ("last", report)):
+        assert sum(found.tokens) == losses["val"]["tokens"]
+        loss = sum(found.sums[version]) / sum(found.tokens)
+        assert loss == pytest.approx(losses["val"]["loss"], rel=1e-9)
+
+
 def test_mlflow_holds_the_reports_numbers(repository: Path) -> None:
     import mlflow
 
@@ -150,6 +160,8 @@ def test_mlflow_holds_the_reports_numbers(repository: Path) -> None:
     assert evaluation.data.metrics["best/val_loss"] == read("evaluate.json")["best"]["val"]["loss"]
     names = {file.path for file in client.list_artifacts(record["run_id"])}
     assert {"figures", "samples", "samples.json", "history.csv"} <= names
+    names = {file.path for file in client.list_artifacts(evaluation.info.run_id)}
+    assert VAL_UNITS in names
 
 
 def test_the_best_weights_are_champion_of_the_registry(repository: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from pipeline.system.process import Terminated
+from pipeline.tokens.unit_losses import VAL_UNITS
 from pipeline.tracking import run as runs
 from pipeline.tracking.mlflow import ENVIRONMENT
 from pipeline.tracking.mlflow.sync import gather, synced
@@ -88,6 +89,15 @@ class Lab:
             if name and error is None:
                 self.experiment(name, run.key)
         return run.key
+
+    def evaluate(self, run: str, val_units: str) -> None:
+        """What `evaluate` leaves of a training."""
+        parent = self.folder / "train_run.json"
+        parent.write_text(json.dumps({"run": run}))
+        with pytest.MonkeyPatch.context() as patch:
+            under_dvc(patch, "", self.new, "evaluate")
+            with start_run("evaluate", experiment="lossbook", parent=parent) as child:
+                child.log_text(val_units, VAL_UNITS)
 
     def refuse(self, name: str, error: Exception) -> None:
         """An experiment that fails in its first stage."""

@@ -67,6 +67,42 @@ def test_words_stand_in_a_row(tmp_path: Path) -> None:
     assert {"gpt2", "pytorch", "init", "lowest 6.000"} <= set(texts(path))
 
 
+def test_bars_stand_where_a_gap_has_an_interval(tmp_path: Path) -> None:
+    scores = {"0.001": (6.0, 6.1), "0.01": (6.5, 6.6), "0.1": (7.0,)}
+    lines = [PanelLine("", scores, {"0.01": (0.2, 0.8)})]
+    paths = []
+    for drawn in (lines, [PanelLine("", scores)]):
+        draw_panel(Panel("learning_rate", drawn), tmp_path / "panel.svg", "loss")
+        found = re.findall(
+            r"M ([\d.]+) ([\d.]+) \nL ([\d.]+) ([\d.]+) \n", (tmp_path / "panel.svg").read_text()
+        )
+        paths.append({tuple(map(float, path)) for path in found})
+    level, bar = sorted(paths[0] - paths[1], key=lambda path: path[0] == path[2])
+    x, low, end, high = bar
+    assert x == end
+    assert level[1] == level[3]
+    assert level[1] - low == pytest.approx((low - high) * 0.2 / 0.6, abs=0.1)  # downwards
+
+
+def test_an_interval_of_any_size_leaves_the_losses_readable(tmp_path: Path) -> None:
+    for name, interval in (("one", (-0.1, 0.3)), ("other", (-1e6, 1e6))):
+        line = PanelLine("", {"a": (6.0, 6.1), "b": (6.2, 6.1)}, {"b": interval})
+        draw_panel(Panel("init", [line]), tmp_path / f"{name}.svg", "loss")
+    assert texts(tmp_path / "one.svg") == texts(tmp_path / "other.svg")
+
+
+def test_a_band_spans_the_seeds_at_the_steps_that_they_share(tmp_path: Path) -> None:
+    pair = [
+        Curve("a", 0, ((0, 10.9), (512, 7.0), (1024, 6.0))),
+        Curve("a", 0, ((0, 10.9), (512, 7.4), (768, 6.9), (1024, 6.2))),
+    ]
+    bands = []
+    for curves in (pair, pair[:1], [pair[0], Curve("b", 1, pair[1].points)]):
+        draw_curves(curves, tmp_path / "curves.svg")
+        bands.append((tmp_path / "curves.svg").read_text().count("opacity: 0.15"))
+    assert bands == [1, 0, 0]
+
+
 def test_curves_name_six_settings_and_fold_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "curves.svg"
     draw_curves(CURVES, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.sweep.conclusion import conclusion
+from pipeline.sweep.conclusion import conclusion, shown
 from pipeline.sweep.figures import curves, panels
 from pipeline.sweep.ranking import Sweep, rank
 from pipeline.sweep.report import settings_table
@@ -91,17 +92,85 @@ def test_nothing_finished() -> None:
     assert (panels(found), curves(found)) == ([], [])
 
 
+def seeded(*settings: tuple[float, ...]) -> list[Recorded]:
+    """Runs of settings 0.1, 0.2, ... with these losses of seeds 1, 2, ..."""
+    pairs = [(i, seed, x) for i, losses in enumerate(settings) for seed, x in enumerate(losses)]
+    return [recorded(n, x, params=lr(f"0.{i + 1}", s + 1)) for n, (i, s, x) in enumerate(pairs)]
+
+
 def test_a_lead_within_the_spread_is_called_so() -> None:
-    close = [
-        recorded(i, loss, params=lr(rate, seed))
-        for i, (rate, seed, loss) in enumerate(
-            [("0.001", 1, 6.0), ("0.001", 2, 6.4), ("0.1", 1, 6.1), ("0.1", 2, 6.5)]
-        )
-    ]
-    assert "seeds alone can make as much" in conclusion(ranked(*close))
-    far = [*close[:2], *(recorded(i, 9.0 + i / 10, params=lr("0.1", i)) for i in (3, 4))]
-    assert "seeds alone" not in conclusion(ranked(*far))
-    assert "one seed does not show" in conclusion(ranked(close[0], close[2]))
+    assert "seeds alone can make as much" in conclusion(ranked(*seeded((6.0, 6.4), (6.1, 6.6))))
+    assert "seeds do not show how" in conclusion(ranked(*seeded((6.0, 6.4), (6.1, 6.5))))
+    assert "seeds alone" not in conclusion(ranked(*seeded((6.0, 6.4), (9.3, 9.6))))
+    assert "one seed does not show" in conclusion(ranked(*seeded((6.0,), (6.1,))))
+
+
+def test_a_lead_over_all_is_a_claim_with_its_interval() -> None:
+    found = ranked(*seeded((6.0, 6.01, 6.02), (6.2, 6.22, 6.2), (6.31, 6.3, 6.33)))
+    assert found.has_lead
+    assert conclusion(found).startswith(
+        "learning_rate 0.1 is best of 3 settings: validation loss 6.010 ± 0.010 over 3 seeds, "
+        "lower by 0.197 [0.167, 0.226] than learning_rate 0.2."
+    )
+    table = settings_table(found)
+    assert table.first_is_best
+    assert [row[4] for row in table.rows] == ["", "0.197 [0.167, 0.226]", "0.303 [0.262, 0.345]"]
+
+
+def test_what_is_not_distinguished_is_named_with_the_seeds_that_it_takes() -> None:
+    close = (6.0, 6.1, 6.2), (6.1, 6.05, 6.25), (6.05, 6.2, 6.2)
+    found = ranked(*seeded(*close, (7.0, 7.05, 7.2)))
+    said = conclusion(found)
+    assert not found.has_lead
+    assert "Nor do seeds distinguish it from learning_rate 0.3." in said
+    assert "The lead over 1 other is more than chance." in said
+    seeds = re.search(r"is the true one, (\d+) seeds of each, (\d+) more, would show it", said)
+    assert seeds is not None
+    assert int(seeds[1]) == int(seeds[2]) + 3 == found.settings[1].gap.seeds  # type: ignore[union-attr]
+    marks = [row[4].startswith("≈") for row in settings_table(found).rows]
+    assert marks == [False, True, True, False]
+    assert not settings_table(found).first_is_best
+
+
+def test_a_setting_with_one_seed_is_never_claimed_to_be_behind() -> None:
+    found = ranked(*seeded((6.0, 6.01, 6.02), (6.3, 6.31, 6.33), (9.0,)))
+    assert [s.gap is not None and s.gap.is_lead for s in found.settings] == [False, True, False]
+    assert "These seeds do not distinguish it from learning_rate 0.3." in conclusion(found)
+    assert not ranked(*seeded((5.0,), (6.0, 6.01), (7.0, 7.01))).has_lead
+
+
+def test_seeds_that_differ_are_two_samples() -> None:
+    runs = seeded((6.0, 6.01, 6.02), (6.2, 6.22, 6.2))
+    assert ranked(*runs).paired
+    other = recorded(9, 6.2, params=lr("0.2", 7))
+    assert not ranked(*runs[:-1], other).paired
+    assert ranked(*runs[:-1]).settings[1].gap is not None
+
+
+LEVELS = st.sampled_from([5.9, 6.0, 6.01, 6.02, 6.1, 6.5, 9.0, 40.0, 1e299])
+
+
+@given(
+    settings=st.lists(st.lists(LEVELS, min_size=1, max_size=4), min_size=2, max_size=5),
+)
+def test_a_lead_is_claimed_where_the_statistics_find_one(settings: list[list[float]]) -> None:
+    found = ranked(*seeded(*map(tuple, settings)))
+    said = conclusion(found)
+    leads = [s.gap is not None and s.gap.is_lead for s in found.settings]
+    assert not leads[0]
+    assert (" is best of " in said) == all(leads[1:]) == (", lower by " in said)
+    assert found.has_lead == all(leads[1:]) == settings_table(found).first_is_best
+    table = settings_table(found)
+    for setting, lead, row in zip(found.settings, leads, table.rows, strict=True):
+        assert row[4].startswith("≈") == (not lead and setting.mean > found.settings[0].mean)
+        assert not lead or setting.gap.interval[0] > 0  # type: ignore[index, union-attr]
+        assert not lead or len(setting.scores) > 1 < len(found.settings[0].scores)
+    (rates,) = panels(found)
+    for value, (low, _) in rates.lines[0].intervals.items():
+        place = [shown(s.values["train.learning_rate"]) for s in found.settings].index(value)
+        assert (low > 0) == leads[place]
+    json.dumps(found.as_json(), allow_nan=False)
+    assert len(said) < 700
 
 
 def test_the_edge_of_what_was_tried_is_named() -> None:

@@ -8,11 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from click.testing import CliRunner
 
 from pipeline.cli import main
+from pipeline.tokens.unit_losses import UnitLosses
 from pipeline.tracking.mlflow.queries import Reader
+from tests.sweep.conftest import Lab, working_in
 
 pytestmark = pytest.mark.usefixtures("working_inside")
 
@@ -44,6 +48,23 @@ def test_settings_come_best_first_with_mean_and_spread_over_seeds(found: dict[st
     assert best["mean"] == pytest.approx(6.1)
     assert best["spread"] == pytest.approx(math.sqrt(0.02))
     assert (other["mean"], found["swept"]) == (pytest.approx(7.1), ["train.learning_rate"])
+
+
+def test_two_seeds_that_do_not_agree_claim_no_lead(found: dict[str, Any]) -> None:
+    """The gap is 0.8 of one seed and 1.2 of the other: t is 5, with one degree of freedom."""
+    best, other = found["settings"]
+    assert (found["lead"], found["paired"], found["sources"], best["gap"]) == (
+        False,
+        True,
+        None,
+        None,
+    )
+    gap = other["gap"]
+    assert gap["size"] == pytest.approx(1.0)
+    assert gap["p"] == pytest.approx(1 - 2 * math.atan(5) / math.pi)  # Student's t is Cauchy's
+    assert gap["interval"] == pytest.approx([1 - 0.2 * 12.7062, 1 + 0.2 * 12.7062], rel=1e-4)
+    assert (gap["is_lead"], gap["seeds"]) == (False, 3)
+    assert best["interval"][0] < best["mean"] < best["interval"][1]
 
 
 def test_what_dvc_restored_is_there_and_the_older_sweep_is_not(
@@ -89,7 +110,8 @@ def test_the_report_is_written_and_logged_once(
     done = CliRunner().invoke(main, ["sweep"])
     assert done.exit_code == 0, done.output
     conclusion = (
-        "learning_rate 0.001 is lowest of 2 settings: validation loss 6.100 ± 0.141 over 2 seeds"
+        "learning_rate 0.001 is lowest of 2 settings: validation loss 6.100 ± 0.141 over 2 seeds, "
+        "1.000 below learning_rate 0.0004: seeds alone can make as much."
     )
     assert conclusion in done.output
     assert "2 of 7 runs failed. 1 run not finished." in done.output
@@ -143,3 +165,54 @@ def test_files_that_others_wrote_are_not_replaced(
     done = CliRunner().invoke(main, ["sweep", "--no-log", "--reports", str(tmp_path)])
     assert (done.exit_code, (tmp_path / name).read_text()) == (1, "mine")
     assert f"{tmp_path / name}: `lossbook sweep` did not write it" in done.stderr
+
+
+def val_units(losses: npt.NDArray[np.float64]) -> str:
+    sums = tuple((64 * losses).tolist())
+    found = UnitLosses(unit="block", tokens=(64,) * len(losses), sums={"best": sums, "last": sums})
+    return found.model_dump_json()
+
+
+@pytest.fixture(scope="module")
+def evaluated(lab: Lab, sweep: dict[str, str], ship: Callable[[], None]) -> None:
+    """A sweep of its own commit with three seeds, evaluated on 40 blocks of text."""
+    random = np.random.default_rng(1)
+    with working_in(lab.folder):
+        lab.new = lab.commit("evaluated")
+        for layers in (2, 3):
+            text = random.normal(0.0, 0.4, 40)  # what the text does to the setting
+            for seed in (1, 2, 3):
+                losses = 6.0 + 0.5 * (layers - 2) + 0.01 * seed + text + random.normal(0, 0.05, 40)
+                loss = float(losses.mean())
+                run = lab.train(f"e{layers}{seed}", [9.0, loss], layers=layers, seed=seed)
+                lab.evaluate(run, val_units(losses))
+        ship()
+
+
+def test_the_uncertainty_of_seeds_and_of_text(evaluated: None, lab: Lab) -> None:
+    found = read("--commit", lab.new)
+    assert found["lead"]
+    sources = found["sources"]
+    assert (sources["unit"], sources["units"]) == ("block", 40)
+    assert sources["text"] == pytest.approx(math.sqrt(2 * 0.4**2 / 40), rel=0.4)
+    assert sources["seeds"] < 0.02
+    said = CliRunner().invoke(main, ["sweep", "--no-log", "--commit", lab.new]).output
+    assert "n_layer 2 is best of 2 settings" in said
+    assert "more validation text would narrow that, more seeds hardly." in said
+    assert read("--commit", lab.new, "--metric", "last/train_loss")["sources"] is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        val_units(np.full(41, 6.0)),  # other units
+        pytest.param(val_units(np.full(40, 7.0)), marks=pytest.mark.slow),  # other weights
+        pytest.param("{", marks=pytest.mark.slow),
+    ],
+)
+def test_an_evaluation_that_does_not_fit_says_nothing(
+    evaluated: None, lab: Lab, ship: Callable[[], None], text: str
+) -> None:
+    lab.evaluate(read("--commit", lab.new)["settings"][0]["runs"][0]["run"], text)
+    ship()
+    assert read("--commit", lab.new)["sources"] is None
