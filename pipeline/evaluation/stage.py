@@ -98,7 +98,7 @@ def evaluate(
 def log_val_units(run: Run, splits: Splits, losses: TokenLosses) -> None:
     """Log the validation losses by unit of text, which a sweep reads."""
     units = units_of(splits.val, splits.measured["val"])
-    found = unit_losses(units, {"best": losses.of("best", "val"), "last": losses.of("last", "val")})
+    found = unit_losses(units, losses.of("best", "val"), losses.of("last", "val"))
     run.log_text(json.dumps(to_json(found.model_dump())), VAL_UNITS)
 
 

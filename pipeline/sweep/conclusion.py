@@ -109,7 +109,7 @@ def _seeds(best: Setting, rival: Setting) -> list[str]:
 def _sources(sweep: Sweep) -> list[str]:
     """Whether more seeds or more text would narrow the gap to the next setting."""
     found = sweep.sources
-    if found is None:
+    if found is None or len(sweep.ties) > 1:
         return []
     best, other = sweep.settings[:2]
     seeds, text = (f"±{shown_number(error)}" for error in (found.seeds, found.text))

@@ -15,7 +15,7 @@ from pipeline.sweep.conclusion import listed
 from pipeline.sweep.ranking import Sweep, by_seed, have_same_seeds, rank
 from pipeline.sweep.report import SweepPage, make_page, write_report
 from pipeline.sweep.selection import Scope, select, with_curves
-from pipeline.sweep.sources import Sources, sources
+from pipeline.sweep.sources import Floats, Sources, sources
 from pipeline.tokens.unit_losses import VAL_UNITS, UnitLosses
 from pipeline.tracking.journals import runs_of_experiments
 from pipeline.tracking.mlflow.queries import Reader, Recorded
@@ -86,13 +86,14 @@ def sources_of(sweep: Sweep, reader: Reader) -> Sources | None:
     if len(units) < sum(map(len, found)) or len({(u.unit, u.tokens) for u in units}) > 1:
         return None
     tokens = np.array(units[0].tokens)
-    tables = []
+    tables: list[Floats] = []
     for setting, losses in zip(two, found, strict=True):
-        sums = np.array([u.sums[version] for u in losses if u is not None])
+        sums = np.array([getattr(u, version) for u in losses if u is not None])
         if not np.allclose(sums.sum(1) / tokens.sum(), setting.scores, rtol=SAME, atol=0):
             return None
         tables.append(np.array(by_seed(setting, list(sums))))
-    return sources(*tables, tokens, units[0].unit, paired=have_same_seeds(two))
+    lower, other = tables
+    return sources(lower, other, tokens, units[0].unit, paired=have_same_seeds(two))
 
 
 def _unit_losses(reader: Reader, run: Recorded | None) -> UnitLosses | None:

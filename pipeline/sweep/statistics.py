@@ -160,7 +160,7 @@ def _adjusted(p: Floats) -> tuple[Floats, Floats]:
     adjusted = np.minimum(np.maximum.accumulate(ascending * counted, -1), 1.0)
     stop = np.minimum((adjusted <= LEVEL).sum(-1), p.shape[-1] - 1)[..., None]
     adjusted[..., :-1] = np.minimum(adjusted[..., :-1], ascending[..., -2:-1])
-    leads_all = (adjusted[..., :-1] <= LEVEL).all(-1)[..., None]
+    leads_all = np.all(adjusted[..., :-1] <= LEVEL, axis=-1, keepdims=True)
     rest = np.where(leads_all, 1.0, counted[stop])
     steps = np.where(np.arange(p.shape[-1]) < stop, counted, rest)
     back = np.argsort(order, axis=-1)

@@ -5,7 +5,6 @@ A sweep asks how much of a gap between settings is due to the text on which it w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import numpy as np
@@ -26,40 +25,34 @@ class UnitLosses(Record):
     Attributes:
         unit: what the text was cut into.
         tokens: target tokens of each group of consecutive units.
-        sums: nats of each group, by version of the weights.
+        best, last: nats of each group, summed, with these weights.
     """
 
     unit: Literal["document", "block"]
-    tokens: tuple[Annotated[int, Field(gt=0)], ...] = Field(max_length=GROUPS)
-    sums: dict[Literal["best", "last"], tuple[float, ...]]
+    tokens: tuple[Annotated[int, Field(gt=0, le=2**53)], ...] = Field(max_length=GROUPS)
+    best: tuple[float, ...]
+    last: tuple[float, ...]
 
     @model_validator(mode="after")
     def every_group_has_its_sums(self) -> UnitLosses:
-        for version, sums in self.sums.items():
-            if len(sums) != len(self.tokens):
+        for version in ("best", "last"):
+            if (sums := len(getattr(self, version))) != len(self.tokens):
                 raise PydanticCustomError(
                     "length",
                     "{version} has {sums} sums for {groups} groups",
-                    {"version": version, "sums": len(sums), "groups": len(self.tokens)},
+                    {"version": version, "sums": sums, "groups": len(self.tokens)},
                 )
         return self
 
 
-def unit_losses(units: Units, losses: Mapping[Literal["best", "last"], Losses]) -> UnitLosses:
-    """The losses in at most 256 groups of units, of about as many tokens each.
-
-    Args:
-        losses: nats, (W, T), by version of the weights.
-    """
+def unit_losses(units: Units, best: Losses, last: Losses) -> UnitLosses:
+    """The losses, nats (W, T), in at most 256 groups of units, of about as many tokens each."""
     there = units.counts > 0
     counts = units.counts[there]
     before = np.cumsum(counts) - counts
     _, first = np.unique(before * GROUPS // counts.sum(), return_index=True)
-    return UnitLosses(
-        unit=units.kind,
-        tokens=tuple(np.add.reduceat(counts, first).tolist()),
-        sums={
-            version: tuple(np.add.reduceat(units.sums(array)[there], first).tolist())
-            for version, array in losses.items()
-        },
+    tokens, *sums = (
+        tuple(np.add.reduceat(of_unit, first).tolist())
+        for of_unit in (counts, *(units.sums(losses)[there] for losses in (best, last)))
     )
+    return UnitLosses(unit=units.kind, tokens=tokens, best=sums[0], last=sums[1])

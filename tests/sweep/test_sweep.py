@@ -169,7 +169,7 @@ def test_files_that_others_wrote_are_not_replaced(
 
 def val_units(losses: npt.NDArray[np.float64]) -> str:
     sums = tuple((64 * losses).tolist())
-    found = UnitLosses(unit="block", tokens=(64,) * len(losses), sums={"best": sums, "last": sums})
+    found = UnitLosses(unit="block", tokens=(64,) * len(losses), best=sums, last=sums)
     return found.model_dump_json()
 
 

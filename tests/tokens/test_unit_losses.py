@@ -30,38 +30,41 @@ def units(lengths: list[int], width: int) -> Units:
 def test_groups_are_whole_units_and_add_up(lengths: list[int], width: int, seed: int) -> None:
     of = units(lengths, width)
     losses = np.random.default_rng(seed).uniform(0, 9, of.shape).astype("f4")
-    found = unit_losses(of, {"best": losses, "last": losses + 1})
+    found = unit_losses(of, losses, losses + 1)
     total = of.counts.sum()
     assert sum(found.tokens) == total
     assert len(found.tokens) <= min(GROUPS, len(of))
     assert max(found.tokens) <= total / GROUPS + of.counts.max()
     assert set(np.cumsum(found.tokens)) <= set(np.cumsum(of.counts))
-    assert sum(found.sums["best"]) == pytest.approx(losses.sum(dtype="f8"))
+    assert sum(found.best) == pytest.approx(losses.sum(dtype="f8"))
     ends = np.cumsum(found.tokens)
     first = losses.reshape(-1)[: ends[0]].sum(dtype="f8")
-    assert found.sums["best"][0] == pytest.approx(first)
+    assert found.best[0] == pytest.approx(first)
     assert UnitLosses.parse(json.dumps(to_json(found.model_dump())), "here") == found
 
 
 def test_losses_that_are_not_finite_come_back() -> None:
     of = units([3, 5], 4)
     losses = np.full(of.shape, np.nan, "f4")
-    found = unit_losses(of, {"best": losses, "last": losses})
+    found = unit_losses(of, losses, losses)
     read = UnitLosses.parse(json.dumps(to_json(found.model_dump())), "here")
-    assert np.isnan(read.sums["last"]).all()
+    assert np.isnan(read.last).all()
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sums": {"best": [1.0]}}, "best has 1 sums for 2 groups"),
+        ({"best": [1.0]}, "best has 1 sums for 2 groups"),
         ({"tokens": [0, 4]}, "tokens.0: input should be greater than 0"),
         ({"unit": "page"}, "unit: input should be 'document' or 'block'"),
-        ({"tokens": [1] * 257, "sums": {}}, "tokens: tuple should have at most 256 items"),
+        (
+            {"tokens": [1] * 257, "best": [], "last": []},
+            "tokens: tuple should have at most 256 items",
+        ),
     ],
 )
 def test_what_is_no_such_record_is_refused(change: dict[str, object], message: str) -> None:
-    good = {"unit": "block", "tokens": [4, 4], "sums": {"best": [1.0, 2.0]}}
+    good = {"unit": "block", "tokens": [4, 4], "best": [1.0, 2.0], "last": [3.0, 4.0]}
     with pytest.raises(UserError, match="here: ") as caught:
         UnitLosses.parse(json.dumps({**good, **change}), "here")
     assert message in str(caught.value)
