@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -19,8 +20,10 @@ from pipeline.tracking.mlflow import logged_models
 from pipeline.tracking.mlflow.send import JournalSender
 from pipeline.tracking.mlflow.store import Store, connect
 from pipeline.tracking.mlflow.sync import Synced, gather, synced
+from pipeline.tracking.mlflow.ui import serve
 from pipeline.tracking.run import start_run
-from tests.helpers.servers import Proxy
+from tests.helpers.chromium import chromium
+from tests.helpers.servers import Proxy, free_port
 from tests.tracking.test_publish import log_model
 
 Registry = Callable[[Store], dict[str, dict[str, Any]]]
@@ -342,3 +345,17 @@ def test_a_journal_of_an_earlier_version_is_sent_as_before(
     assert outcomes(sync_now()) == ["sent", "sent"]
     assert outcomes(sync_now()) == ["there", "there"]
     assert ranked(store) == []
+
+
+@pytest.mark.slow
+def test_mlflows_page_lists_them_with_their_data(repo: Path, store: Store, tmp_path: Path) -> None:
+    write_runs(repo)
+    page = f"experiments/{store.experiment_id('book')}/models?workflowType=machine_learning"
+    with serve(free_port()) as (url, _), chromium(tmp_path / "profile") as browser:
+        browser.get(f"{url}/#/{page}")
+        deadline, shown = time.monotonic() + 120, ""
+        while not all(text in shown for text in ("gpt2-124M", "gpt2-1558M", "verdict/val (#")):
+            assert time.monotonic() < deadline, shown
+            time.sleep(0.25)
+            shown = browser.execute_script("return document.body.innerText")
+    assert shown.count("Ready") == 3
