@@ -1,11 +1,9 @@
 """Logged models, MLflow 3's own: found by their weights, and what was measured of them linked to
 them, so that MLflow ranks models by their losses on one data set.
 
-    client.search_logged_models(
-        [experiment_id],
-        datasets=[{"dataset_name": name, "dataset_digest": digest}],
-        order_by=[{"field_name": "metrics.val_loss", "ascending": True, **datasets[0]}],
-    )
+    data = {"dataset_name": name, "dataset_digest": digest}
+    by_loss = {"field_name": "metrics.val_loss", "ascending": True, **data}
+    client.search_logged_models([experiment_id], datasets=[data], order_by=[by_loss])
 
 A model of this repository is its training run's, and published (`publish`). GPT-2's are external:
 MLflow has their name and losses, and not their files. There is one of each size in an experiment,
@@ -17,13 +15,13 @@ Sharp edge: MLflow takes NaN for 0 where it belongs to a model, so NaN is the ru
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelInput, Metric
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
 
-from pipeline.tracking.journal import ExternalModel, LossesOn, Measured
+from pipeline.tracking.journal import ExternalModel, Measured
 from pipeline.tracking.mlflow.store import Store, literal
 
 HASH = "lossbook.weights"  # a tag: their SHA-256
@@ -59,8 +57,8 @@ def link_losses(
         model = _external(store.client, run_id, weights, measured["external"])
     else:
         model = _published(store, parent, weights)
-    for losses in measured["losses"]:
-        log_metrics(store.client, run_id, model.model_id, losses["metrics"], timestamp, losses)
+    on = [(losses["metrics"], losses["name"], losses["digest"]) for losses in measured["losses"]]
+    log_metrics(store.client, run_id, model.model_id, timestamp, on)
     store.client.log_inputs(run_id, models=[LoggedModelInput(model.model_id)])
 
 
@@ -68,12 +66,14 @@ def log_metrics(
     client: MlflowClient,
     run_id: str,
     model_id: str,
-    metrics: Mapping[str, float],
     timestamp: int,
-    dataset: LossesOn | None = None,
+    metrics: Iterable[tuple[Mapping[str, float], str | None, str | None]],
 ) -> None:
-    """Log metrics of a model, perhaps on a data set, which are the run's too."""
-    name, digest = (dataset["name"], dataset["digest"]) if dataset is not None else (None, None)
+    """Log metrics of a model, which are the run's too.
+
+    Args:
+        metrics: with the name and digest of the data set that they were measured on.
+    """
     linked = [
         Metric(
             key,
@@ -85,7 +85,8 @@ def log_metrics(
             dataset_digest=digest,
             run_id=run_id,
         )
-        for key, value in metrics.items()
+        for numbers, name, digest in metrics
+        for key, value in numbers.items()
     ]
     client.log_batch(run_id, metrics=linked)
 

@@ -65,7 +65,8 @@ class Publisher:
         if logged.model_id not in (output.model_id for output in known):
             self.client.log_outputs(self.run_id, [LoggedModelOutput(logged.model_id, step=0)])
         metrics = {f"model/{name}": value for name, value in self.model["metrics"].items()}
-        log_metrics(self.client, self.run_id, logged.model_id, metrics, timestamp)
+        unlinked = [(metrics, None, None)]
+        log_metrics(self.client, self.run_id, logged.model_id, timestamp, unlinked)
         self._register(logged.model_id)
 
     def lacks_files(self) -> bool:
