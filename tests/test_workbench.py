@@ -214,12 +214,6 @@ def test_runs_that_differ_in_the_seed_alone_are_a_group(workbench: Workbench) ->
     assert len(groups) == 3
 
 
-def test_the_models_are_listed_with_the_data_of_their_losses(workbench: Workbench) -> None:
-    workbench.open("experiments/1/models")
-    workbench.wait_for("lossbook", "Ready", "story.txt/val (#")
-    workbench.picture("mlflow-models")
-
-
 def test_all_curves_are_drawn_over_each_other(workbench: Workbench) -> None:
     workbench.visit(f"{workbench.trainings}&compareRunsMode=CHART")
     workbench.wait_for_plots("by_tokens")

@@ -352,6 +352,7 @@ def test_mlflows_page_lists_them_with_their_data(repo: Path, store: Store, tmp_p
     write_runs(repo)
     page = f"experiments/{store.experiment_id('book')}/models?workflowType=machine_learning"
     with serve(free_port()) as (url, _), chromium(tmp_path / "profile") as browser:
+        browser.set_window_size(2800, 900)  # no column is left out
         browser.get(f"{url}/#/{page}")
         deadline, shown = time.monotonic() + 120, ""
         while not all(text in shown for text in ("gpt2-124M", "gpt2-1558M", "verdict/val (#")):
