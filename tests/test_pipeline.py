@@ -71,8 +71,10 @@ def test_where_nothing_changed_but_the_experiment_s_name_nothing_runs(
 
 def ranked_by_mlflow(repository: Repository) -> list[tuple[str, float]]:
     """The models that were measured on the windows of the current training, the best first."""
+    synced = json.loads(repository.run("lossbook", "sync", "--json").stdout)
+    ids = {one["run"]: one["run_id"] for one in synced}
     client = MlflowClient(f"sqlite:///{repository.folder / 'mlflow.db'}")
-    run = client.get_run(repository.read("train_run.json")["run_id"])
+    run = client.get_run(ids[repository.read("train_run.json")["run"]])
     val = next(i.dataset for i in run.inputs.dataset_inputs if i.dataset.name.endswith("/val"))
     data = {"dataset_name": val.name, "dataset_digest": val.digest}
     models = client.search_logged_models(
