@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from pipeline.gpt2.export import export
 from pipeline.gpt2.sizes import SIZES
@@ -66,6 +67,32 @@ def test_where_nothing_changed_but_the_experiment_s_name_nothing_runs(
     assert repository.repro() == []
     repository.set("tracking.experiment", "lossbook")
     assert repository.run("git", "status", "--porcelain").stdout == ""
+
+
+def ranked_by_mlflow(repository: Repository) -> list[tuple[str, float]]:
+    """The models that were measured on the windows of the current training, the best first."""
+    synced = json.loads(repository.run("lossbook", "sync", "--json").stdout)
+    ids = {one["run"]: one["run_id"] for one in synced}
+    client = MlflowClient(f"sqlite:///{repository.folder / 'mlflow.db'}")
+    run = client.get_run(ids[repository.read("train_run.json")["run"]])
+    val = next(i.dataset for i in run.inputs.dataset_inputs if i.dataset.name.endswith("/val"))
+    data = {"dataset_name": val.name, "dataset_digest": val.digest}
+    models = client.search_logged_models(
+        [run.info.experiment_id],
+        datasets=[data],
+        order_by=[{"field_name": "metrics.val_loss", "ascending": True, **data}],
+    )
+    return [
+        (model.name, metric.value)
+        for model in models
+        for metric in model.metrics
+        if (metric.key, metric.dataset_digest) == ("val_loss", val.digest)
+        and model.source_run_id in (run.info.run_id, *of_gpt2(client, run.info.experiment_id))
+    ]
+
+
+def of_gpt2(client: MlflowClient, experiment: str) -> set[str]:
+    return {r.info.run_id for r in client.search_runs([experiment], "tags.role = 'baseline'")}
 
 
 def test_one_run_with_its_children(repository: Repository) -> None:
@@ -181,4 +208,11 @@ def test_a_gpt2_that_comes_late_runs_its_baseline_and_compare(repository: Reposi
     row = (repository.folder / "reports/comparison.csv").read_text().splitlines()[-1]
     assert f",{parameters}," in row
     assert "unavailable" not in row
+    assert ranked_by_mlflow(repository) == sorted(
+        [
+            ("gpt2-124M", found["val"]["loss"]),
+            ("lossbook", repository.read("evaluate.json")["best"]["val"]["loss"]),
+        ],
+        key=lambda one: one[1],
+    )
     assert repository.repro("baseline@124M") == []

@@ -85,10 +85,10 @@ class Workbench:
     """
 
     def __init__(
-        self, browser: webdriver.Chrome, urls: tuple[str, str], runs: list[Any], pictures: Path
+        self, browser: webdriver.Chrome, urls: tuple[str, str, str], runs: list[Any], pictures: Path
     ):
         self.browser, self.pictures = browser, pictures
-        self.url, self.trainings = urls
+        self.url, self.trainings, self.settings = urls
         self.runs = {stage: [r for r in runs if r["stage"] == stage] for stage in STAGES}
 
     def id_of(self, stage: str, number: int = 0) -> str:
@@ -175,9 +175,9 @@ def workbench(swept: Repository, tmp_path_factory: pytest.TempPathFactory) -> It
     try:
         assert server.stdout is not None
         url = server.stdout.readline().split()[1]
-        trainings = server.stdout.readline().split()[-1]
+        trainings, settings = (server.stdout.readline().split()[-1] for _ in range(2))
         with chromium(tmp_path_factory.mktemp("profile")) as browser:
-            bench = Workbench(browser, (url, trainings), runs, pictures)
+            bench = Workbench(browser, (url, trainings, settings), runs, pictures)
             bench.open("experiments")  # the first visit opens an assistant beside the page
             close = "[data-component-id='mlflow.assistant.chat_panel.close']"
             bench.wait_for("lossbook")
@@ -205,6 +205,13 @@ def test_the_trainings_stand_in_order_with_what_differs(workbench: Workbench) ->
     places = [shown.index(run["name"]) for run in runs]
     assert places == sorted(places)
     workbench.picture("mlflow-runs")
+
+
+def test_runs_that_differ_in_the_seed_alone_are_a_group(workbench: Workbench) -> None:
+    workbench.visit(workbench.settings)
+    workbench.wait_for("Group by: setting", *(run["name"] for run in workbench.runs["train"]))
+    groups = [line for line in workbench.shown().splitlines() if line.startswith("Group: lr=")]
+    assert len(groups) == 3
 
 
 def test_all_curves_are_drawn_over_each_other(workbench: Workbench) -> None:

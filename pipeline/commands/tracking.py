@@ -37,8 +37,9 @@ def ui(port: int) -> None:
     """Open MLflow's web interface, on 127.0.0.1, until Ctrl-C.
 
     Another free port is taken where PORT is in use. The first address is MLflow's, the second
-    the list of trainings, the best first, with the params that differ. With MLFLOW_TRACKING_URI
-    set to a server, that server's address is printed.
+    the list of trainings, the best first, with the params that differ; the third has the same by
+    setting, averaged over seeds. With MLFLOW_TRACKING_URI set to a server, that server's address
+    is printed.
     """
     from pipeline.tracking.mlflow.ui import free_port, log_file, serve, share_views
 
@@ -46,8 +47,8 @@ def ui(port: int) -> None:
         echo(f"MLflow: {url}" + ("  (Ctrl-C ends it)" if process else ""))
         if process is None:
             return
-        for experiment, page in share_views().items():
-            echo(f"{experiment}, trainings: {url}/{page}", keep="")
+        for (experiment, view), page in share_views().items():
+            echo(f"{experiment}, {view}: {url}/{page}", keep="")
         if process.wait() != 0:
             raise UserError(f"the server ended by itself; its output is in {log_file()}")
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from pipeline.evaluation.baseline import MeasuredSize, find_weights, measure_size
 from pipeline.evaluation.measure import Keep, Measurement, measure_model
-from pipeline.gpt2.location import Location
+from pipeline.gpt2.location import FileRecord, Location
 from pipeline.model.gpt import GPT
 from pipeline.model.runtime import choose_runtime
-from pipeline.model.saved import load_config, load_model
+from pipeline.model.saved import FILES, load_config, load_model
 from pipeline.model.start import Start
 from pipeline.numbers import shown, to_json
 from pipeline.params import Gpt2, Params, load_params
@@ -25,6 +25,7 @@ from pipeline.reports import (
     SplitLosses,
     WeightsReport,
 )
+from pipeline.system.digest_cache import digest_of
 from pipeline.system.files import write_text
 from pipeline.system.progress import Progress
 from pipeline.tokens.splits import Splits
@@ -87,6 +88,8 @@ def evaluate(
                     progress=bar.advance,
                 )
                 log_losses(run, version, measured[version].losses)
+        # The best weights are the training's logged model; those of the others are not published.
+        link_losses(run, splits, measured["best"].losses, digest_of(folder / FILES["best"]))
         evaluation_report(splits, measured).write(report)
         perplexity_report(measured).write(metrics)
         run.log_artifact(report)
@@ -217,6 +220,14 @@ def measure_in_run(
                 location, splits, params, device, keep=keep, progress=bar.advance
             )
         log_size(run, size, measured)
+        link_losses(
+            run,
+            splits,
+            measured.measurement.losses,
+            FileRecord(location).weights.sha256,
+            name=f"gpt2-{size}",
+            params={"parameters": measured.parameters, "precision": measured.precision},
+        )
     return measured
 
 
@@ -268,6 +279,24 @@ def log_losses(run: Run, version: str, losses: SplitLosses) -> None:
     for split, of_split in losses.by_split.items():
         numbers = of_split.model_dump().items()
         run.log_metrics({f"{version}/{split}_{name}": value for name, value in numbers})
+
+
+def link_losses(
+    run: Run, splits: Splits, losses: SplitLosses, weights: str, **external: Any
+) -> None:
+    """Log the losses with model and data sets, by which MLflow ranks; as `Run.log_measured`."""
+    numbers = {"loss", "perplexity", "bits_per_byte"}
+    run.log_measured(
+        weights,
+        [
+            (
+                splits.windows[split].dataset(splits.measured[split]),
+                {f"{split}_{k}": v for k, v in of_split.model_dump(include=numbers).items()},
+            )
+            for split, of_split in losses.by_split.items()
+        ],
+        **external,
+    )
 
 
 def sample_rows(weights: str, completions: Sequence[PromptCompletion]) -> list[dict[str, Any]]:

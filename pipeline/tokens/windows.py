@@ -16,12 +16,13 @@ the last short one dropped; targets are inputs shifted by one, so n tokens hold 
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -222,6 +223,26 @@ class Windows:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.tokens.folder}: no window {index} among {len(self)}")
         return int(index) * self.context_length
+
+    def dataset(self, indices: range | None = None) -> dict[str, Any]:
+        """The windows named, by default all, as the data set that `Run.log_input` takes.
+
+        Its digest is equal where losses may be compared: the same tokens in the same windows.
+        """
+        meta = self.tokens.meta
+        indices = self.spread(None) if indices is None else indices
+        windows = f"{self.tokens.digest} {self.context_length} {indices}"
+        counts = {key: getattr(meta, key) for key in SplitCounts.model_fields}
+        return {
+            "name": f"{meta.corpus}/{meta.split}",
+            "source": str(self.tokens.folder),
+            "digest": hashlib.sha256(windows.encode()).hexdigest(),
+            "profile": {
+                **counts,
+                "context_length": self.context_length,
+                "windows": len(indices),
+            },
+        }
 
     def _gather(self, indices: Indices) -> npt.NDArray[np.int64]:
         length = self.context_length

@@ -26,10 +26,10 @@ MAX_METRICS = 1000  # a request's, as MLflow counts
 MAX_TEXTS = 100
 
 
-def _of_files(event: Event) -> Event:
-    if "why" in event and ("artifact" in event or "model" in event):
+def _waits(event: Event) -> Event:
+    if "why" in event and event.keys() & {"artifact", "model", "measured"}:
         return event
-    raise ValueError("an event without files is not missing")
+    raise ValueError("an event that waits for nothing is not missing")
 
 
 @dataclass
@@ -39,23 +39,25 @@ class Cursor:
     Attributes:
         run_id: the store's id for the run.
         linked: the store's run has the tag with its parent's id.
-        missing: events whose files could not be sent, and `why`.
+        missing: events whose files, or whose model, could not be had, and `why`.
         refused: what the store never takes, and why.
     """
 
     run_id: str | None = None
     offset: Number = 0
     linked: bool = False
-    missing: list[Annotated[Event, AfterValidator(_of_files)]] = field(default_factory=list)
+    missing: list[Annotated[Event, AfterValidator(_waits)]] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
 
     def remarks(self) -> list[str]:
         """What the store lacks, and why, in lines."""
-        files = [f"{_path_of(event)}: {event['why']}" for event in self.missing]
+        files = [f"{_name_of(event)}: {event['why']}" for event in self.missing]
         return files + [f"{name}: {reason}" for name, reason in self.refused.items()]
 
 
-def _path_of(event: Event) -> str:
+def _name_of(event: Event) -> str:
+    if "measured" in event:
+        return "losses linked to a model"
     artifact = event["artifact"] if "artifact" in event else event["model"]["weights"]
     return artifact["path"]
 

@@ -13,6 +13,8 @@ holds `t`, milliseconds since the epoch, and one of
     artifact {"path", "sha256", "bytes"}; "reference" and "md5" where the bytes lie outside the
              journal, "stays" where they are not for the store
     model    what `mlflow.publish` publishes: files as above, params, metrics
+    measured {"weights", "losses"}: a model's losses on data sets. The model is the parent run's,
+             or, with "external", one whose weights are not for the store
     end      "FINISHED", "FAILED" or "KILLED"
 
 A line reaches the kernel in one write: a process that is killed leaves at most its last line
@@ -68,6 +70,7 @@ LATEST = 250_000_000_000_000  # milliseconds: the year 9892, for dates end soon 
 Milliseconds = Annotated[int, Field(ge=0, le=LATEST)]
 Number = Annotated[int, Field(ge=0, lt=1 << 63)]
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 RegisteredName = Annotated[str, StringConstraints(pattern=r"""^[^/:.%"']+$""")]
 
 
@@ -92,7 +95,7 @@ class Input(TypedDict):
 
 class Artifact(TypedDict, total=False):
     path: Required[Annotated[str, AfterValidator(artifact_path)]]
-    sha256: Required[Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]]
+    sha256: Required[Sha256]
     bytes: Required[Number]
     reference: str
     md5: Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
@@ -110,6 +113,25 @@ class Model(TypedDict):
     requirements: list[str]
 
 
+class LossesOn(TypedDict):
+    """Metrics of a model on a data set, known by the name and digest of an input of the run."""
+
+    name: str
+    digest: str
+    metrics: dict[str, float]
+
+
+class ExternalModel(TypedDict):
+    name: RegisteredName
+    params: dict[str, str]
+
+
+class Measured(TypedDict, total=False):
+    weights: Required[Sha256]
+    losses: Required[list[LossesOn]]
+    external: ExternalModel
+
+
 class Event(TypedDict, total=False):
     """A line of a journal; `why` is added where it could not be sent."""
 
@@ -123,6 +145,7 @@ class Event(TypedDict, total=False):
     input: Input
     artifact: Artifact
     model: Model
+    measured: Measured
     end: Status
     why: NotRequired[str]
 
@@ -310,8 +333,18 @@ class RunState:
         elif "model" in event:
             self.models.append(event["model"])
             self.published = event["t"]
-            for name, value in event["model"]["metrics"].items():
-                self._add_point(f"model/{name}", Point(0, event["t"], float(value)))
+        for name, value in model_metrics(event).items():
+            self._add_point(name, Point(0, event["t"], value))
+
+
+def model_metrics(event: Event) -> dict[str, float]:
+    """The metrics, at step 0, of an event that is about a model."""
+    found: dict[str, Any] = {}
+    if "model" in event:
+        found = {f"model/{name}": value for name, value in event["model"]["metrics"].items()}
+    for losses in event.get("measured", {}).get("losses", ()):
+        found |= losses["metrics"]
+    return {name: float(value) for name, value in found.items()}
 
 
 def run_folders(place: Path, pattern: str = "*") -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from pipeline.tracking.journal import (
     JOURNAL,
     Artifact,
     Header,
+    Input,
     Journal,
+    Measured,
     RunState,
     artifact_path,
     now,
@@ -139,8 +141,8 @@ class Run:
         digest: str,
         context: str = "training",
         profile: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Journal a data set that the run read.
+    ) -> Input:
+        """Journal a data set that the run read; returns what is journalled.
 
         Args:
             source: a path or URL.
@@ -148,7 +150,7 @@ class Run:
             context: training, validation, ...
             profile: its size, in whatever terms fit.
         """
-        given = {
+        given: Input = {
             "name": writable(name),
             "source": writable(source),
             "digest": digest[:MAX_DIGEST],
@@ -157,6 +159,37 @@ class Run:
         }
         if given not in self.state.inputs:
             self._append({"input": given})
+        return given
+
+    def log_measured(
+        self,
+        weights: str,
+        losses: Iterable[tuple[Mapping[str, Any], Mapping[str, float]]],
+        *,
+        name: str | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Journal losses of one model, by which MLflow ranks models on a data set.
+
+        Args:
+            weights: the SHA-256 of the file that holds them.
+            losses: a data set, as `log_input` takes it, and the metrics on it. No two data sets
+                have a metric of the same name.
+            name: of a model whose weights are not for the store; None: the model is the one that
+                the parent run has published.
+            params: of the model with this name.
+        """
+        event: Measured = {"weights": weights, "losses": []}
+        for dataset, metrics in losses:
+            given = self.log_input(**dataset, context="evaluation")
+            numbers = to_json({checked_name(key): float(value) for key, value in metrics.items()})
+            event["losses"].append(
+                {"name": given["name"], "digest": given["digest"], "metrics": numbers}
+            )
+        if name is not None:
+            texts = {checked_name(k): param_text(v) for k, v in (params or {}).items()}
+            event["external"] = {"name": name, "params": texts}
+        self._append({"measured": event})
 
     def log_artifact(
         self,

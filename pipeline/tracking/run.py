@@ -16,6 +16,8 @@ folder, with whatever else the stage kept in it, is removed.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import secrets
 import threading
@@ -129,6 +131,20 @@ def run_name(values: Mapping[str, Any], defaults: Mapping[str, Any], always: lis
     """
     special = [key for key in values if key not in always and values[key] != defaults.get(key)]
     return " ".join(f"{_short(key)}={_value(key, values[key])}" for key in [*always, *special])
+
+
+def setting(name: str, *decided_by: Any) -> str:
+    """What runs have in common that differ in the seed alone: `lr=4e-04 n_layer=6 (1f2e3d4c)`.
+
+    The digest tells apart what the name does not: it rounds, may be cut, and names only what
+    differs from today's defaults.
+
+    Args:
+        name: `run_name` without the seed.
+        decided_by: all else that decides a run, as JSON.
+    """
+    digest = hashlib.sha256(json.dumps(decided_by, sort_keys=True).encode()).hexdigest()
+    return f"{run_name_text(name)} ({digest[:8]})"
 
 
 def record_failure(error: Exception, params_file: Path = Path("params.yaml")) -> None:

@@ -11,12 +11,12 @@ from pipeline.generation.sampling import Sampling
 from pipeline.model.gpt import GPT
 from pipeline.numbers import counted, perplexity, shown
 from pipeline.params import Params, flatten
-from pipeline.reports import HistoryRow, SplitCounts
+from pipeline.reports import HistoryRow
 from pipeline.system.markdown import inline
 from pipeline.system.progress import Progress
 from pipeline.system.records import Record
 from pipeline.tracking.open_run import Run
-from pipeline.tracking.run import run_name
+from pipeline.tracking.run import run_name, setting
 from pipeline.training.events import Step, metrics_of
 from pipeline.training.job import TrainingJob
 
@@ -100,9 +100,16 @@ def run_header(job: TrainingJob) -> dict[str, Any]:
     sections = {"seed", "model", "train"}
     params = flatten(job.params.model_dump(include=sections))
     defaults = flatten(Params().model_dump(include=sections))
+    always = ["train.learning_rate"]
+    seedless = {key: value for key, value in params.items() if key != "seed"}
+    runtime = {
+        "runtime.precision": job.runtime.precision,
+        "runtime.processes": job.world.size,
+    }
     meta = job.train_windows.tokens.meta
+    text = [windows.dataset()["digest"] for windows in (job.train_windows, job.val_windows)]
     return {
-        "name": run_name(params, defaults, ["train.learning_rate"]),
+        "name": run_name(params, defaults, always),
         "description": (
             f"Pretraining on **{inline(meta.corpus)}**: {len(job.train_windows.tokens):,} "
             f"training and {len(job.val_windows.tokens):,} validation tokens, "
@@ -111,24 +118,16 @@ def run_header(job: TrainingJob) -> dict[str, Any]:
             "`train/loss` is of each step's own batch, with dropout; `eval/train_loss` and "
             "`eval/val_loss` are of the same windows at every evaluation, without it."
         ),
-        "params": {
-            **params,
-            "runtime.precision": job.runtime.precision,
-            "runtime.processes": job.world.size,
+        "params": {**params, **runtime},
+        "tags": {
+            "corpus": meta.corpus,
+            "corpus_sha256": meta.corpus_sha256,
+            "setting": setting(run_name(seedless, defaults, always), seedless, runtime, text),
         },
-        "tags": {"corpus": meta.corpus, "corpus_sha256": meta.corpus_sha256},
     }
 
 
 def log_inputs(run: Run, job: TrainingJob) -> None:
     """Log the two splits as the run's data sets."""
-    for context, windows in (("training", job.train_windows), ("validation", job.val_windows)):
-        meta = windows.tokens.meta
-        profile = {key: getattr(meta, key) for key in SplitCounts.model_fields}
-        run.log_input(
-            f"{meta.corpus}/{meta.split}",
-            source=str(windows.tokens.folder),
-            digest=meta.corpus_sha256,
-            context=context,
-            profile={**profile, "windows": len(windows)},
-        )
+    run.log_input(**job.train_windows.dataset(), context="training")
+    run.log_input(**job.val_windows.dataset(), context="validation")

@@ -24,6 +24,7 @@ from pipeline.gpt2.release import DATA
 from pipeline.gpt2.sizes import SIZES, PublishedLosses, Size
 from pipeline.params import load_params
 from pipeline.reports import BaselineReport, EvaluationReport, SplitLosses
+from pipeline.system.files import sha256_of
 from pipeline.tokens.token_losses import TokenLosses
 from pipeline.tokens.tokenizer import byte_lengths, decode, encode
 from pipeline.tokens.windows import Windows
@@ -160,6 +161,23 @@ def test_equal_work_gives_equal_bytes_and_the_run_has_the_times(run: Run) -> Non
     assert '"role":"baseline"' in journal.replace(" ", "")
     run()
     assert [Path(name).read_bytes() for name in names] == first
+
+
+def test_a_size_is_one_external_model_in_mlflow(run: Run, weights: Path) -> None:
+    from pipeline.tracking.mlflow.store import connect
+
+    run()
+    run()
+    store = connect()
+    models = store.client.search_logged_models(
+        [store.experiment_id("lossbook")], filter_string="name = 'gpt2-124M'"
+    )
+    (model,) = (m for m in models if m.params["precision"] == "fp32")
+    assert model.tags["mlflow.model.isExternal"] == "true"
+    assert model.tags["lossbook.weights"] == sha256_of(weights / DATA)
+    assert model.params["parameters"] == str(TINY.parameters)
+    losses = {m.value for m in model.metrics if m.key == "val_loss"}
+    assert report()["val"]["loss"] in losses
 
 
 def test_bf16_is_close_and_said(run: Run) -> None:

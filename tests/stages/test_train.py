@@ -181,6 +181,27 @@ def test_the_best_weights_are_champion_of_the_registry(repository: Path) -> None
     assert all(torch.equal(served[name], tensor) for name, tensor in best.items())
 
 
+def test_the_losses_of_the_best_weights_are_that_models_on_the_data_of_the_training(
+    repository: Path,
+) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{repository / 'mlflow.db'}")
+    run = client.get_run(read("train_run.json")["run_id"])
+    digests = {i.dataset.name: i.dataset.digest for i in run.inputs.dataset_inputs}
+    (output,) = run.outputs.model_outputs
+    model = client.get_logged_model(output.model_id)
+    measured = {m.key: m for m in model.metrics if m.dataset_name}
+    best = read("evaluate.json")["best"]
+    for split in ("train", "val"):
+        for name in ("loss", "perplexity", "bits_per_byte"):
+            metric = measured.pop(f"{split}_{name}")
+            assert metric.value == best[split][name]
+            assert metric.dataset_digest == digests[metric.dataset_name]
+            assert metric.dataset_name == f"story.txt/{split}"
+    assert measured == {}
+
+
 def test_the_journal_knows_both_weights_and_the_store_holds_one_copy(repository: Path) -> None:
     """By their hashes `lossbook generate --model RUN` finds them in DVC's cache."""
     from pipeline.tracking.journal import read_run

@@ -54,6 +54,27 @@ def test_reading_within_a_shard_copies_nothing(tmp_path: Path) -> None:
     assert not read.flags.writeable
 
 
+def test_a_data_set_is_known_by_its_tokens_windows_and_split(tmp_path: Path) -> None:
+    """Copies have one digest; another text, split, length or choice of windows another."""
+    tokens = list(range(40))
+
+    def known(name: str, numbers: list[int], length: int = 4, most: int | None = None) -> Any:
+        windows = Windows.open(write_split(tmp_path / name, numbers), length)
+        found = windows.dataset(windows.spread(most))
+        return found["name"], found["digest"]
+
+    once = known("one/val", tokens)
+    assert known("two/val", tokens) == known("one/val", tokens, most=9) == once
+    others = [
+        known("three/val", [*tokens[:-1], 7]),
+        known("one/train", tokens),
+        known("one/val", tokens, length=5),
+        known("one/val", tokens, most=5),
+    ]
+    assert len({digest for _, digest in [once, *others]}) == 5
+    assert Windows.open(tmp_path / "one/val", 4).dataset()["profile"]["windows"] == 9
+
+
 @pytest.mark.parametrize(("tokens", "windows"), [(0, 0), (1, 0), (4, 0), (5, 1), (8, 1), (9, 2)])
 def test_counts_whole_windows(tmp_path: Path, tokens: int, windows: int) -> None:
     shards = [list(range(tokens))] if tokens else []

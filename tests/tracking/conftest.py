@@ -204,7 +204,10 @@ def registry(store: Store) -> dict[str, dict[str, Any]]:
                 "aliases": sorted(a for a, v in model.aliases.items() if v == version.version),
                 "tags": (dict(version.tags), dict(logged.tags)),
                 "params": logged.params,
-                "metrics": sorted((m.key, m.value, m.step, m.timestamp) for m in logged.metrics),
+                "metrics": sorted(
+                    (m.key, m.value, m.step, m.timestamp, str(m.dataset_digest))
+                    for m in logged.metrics
+                ),
                 "status": str(logged.status),
                 "weights": sorted(
                     hashlib.sha256(path.read_bytes()).hexdigest()

@@ -73,6 +73,14 @@ def test_journals_whose_names_lead_elsewhere_are_left_where_they_are(
 
 
 ARTIFACT = {"path": "a", "sha256": "0" * 64, "bytes": 1}
+ON = {"name": "a/val", "digest": "0", "metrics": {"val_loss": 1.0}}
+MEASURED: dict[str, Any] = {"weights": "0" * 64, "losses": [ON]}
+
+
+def losses_on(**changes: Any) -> dict[str, Any]:
+    return {**MEASURED, "losses": [{**ON, **changes}]}
+
+
 BAD_LINES = {
     "no JSON": b"{\n",
     "zeros": b"\0\0\0\n",
@@ -100,6 +108,16 @@ BAD_LINES = {
     "an artifact too long": line(artifact={**ARTIFACT, "path": "x" * 300}),
     "a hash that leads elsewhere": line(artifact={**ARTIFACT, "md5": "../../../../etc/passwd"}),
     "a model of nothing": line(model={"name": "x"}),
+    "losses of nothing": line(measured={}),
+    "losses of a name": line(measured={**MEASURED, "weights": "' OR 1=1"}),
+    "losses on nothing": line(measured={**MEASURED, "losses": [{"name": "a"}]}),
+    "losses of text": line(measured=losses_on(metrics={"val_loss": "low"})),
+    "losses of a model with quotes": line(
+        measured={**MEASURED, "external": {"name": "a' AND 'b", "params": {}}}
+    ),
+    "losses of a model of lists": line(
+        measured={**MEASURED, "external": {"name": "a", "params": {"a": []}}}
+    ),
 }
 
 
@@ -245,19 +263,23 @@ def test_a_run_that_the_store_refuses_holds_up_no_other(repo: Path, store: Store
     write(folder / "train-d", line(tags={"t" * 300: "x"}), line(end="FINISHED"), run="d")
     write(folder / "train-e", line(s=1, m={"bad@name": 1.0}), line(end="FINISHED"), run="e")
     write(folder / "train-f", line(end="FINISHED"), run="f", name="x" * 9000)
+    named = {"name": "x" * 9000, "params": {"p" * 900: "x" * 9000}}
+    bad = {**losses_on(name="x" * 9000, metrics={"bad@name": 1.0}), "external": named}
+    write(folder / "train-g", line(measured=bad), line(end="FINISHED"), run="g")
+    write(folder / "train-h", line(measured=MEASURED), line(end="FINISHED"), run="h", parent="h")
     found = {one.entry.run.key: one for one in synced(gather(Path("journals")))}
     assert {key: one.outcome for key, one in found.items()} == {
         "a": "refused",
-        **dict.fromkeys("bcdef", "sent"),
+        **dict.fromkeys("bcdefgh", "sent"),
     }
-    assert [len(found[key].remarks) for key in "ade"] == [1, 1, 1]
+    assert [len(found[key].remarks) for key in "adegh"] == [1, 1, 1, 1, 1]
     done = lossbook("sync")
     assert done.exit_code == 1
-    assert done.stdout.count("there: ") == 5
+    assert done.stdout.count("there: ") == 7
     (refused,) = [text for text in done.stdout.splitlines() if text.startswith("refused")]
     assert refused.startswith("refused: n (a): ")
     assert "500" in refused
-    assert done.stderr == "Error: 1 of 6 runs refused; their journals are kept\n"
+    assert done.stderr == "Error: 1 of 8 runs refused; their journals are kept\n"
 
 
 def test_a_pipe_in_a_journals_place_hangs_nobody(tmp_path: Path) -> None:

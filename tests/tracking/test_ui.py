@@ -38,12 +38,17 @@ def test_each_experiment_with_trainings_gets_a_view(repo: Path) -> None:
         with start_run(stage, experiment=experiment, params={"seed": 1}):
             pass
     client = connect().client
-    (page,) = share_views().values()
+    pages = share_views()
+    page = pages["one", "trainings"]
+    assert list(pages) == [("one", "trainings"), ("one", "settings")]
     one = client.get_experiment_by_name("one")
     assert one is not None
     assert page.startswith(f"#/experiments/{one.experiment_id}/runs?viewStateShareKey=trainings")
     shared = json.loads(one.tags["mlflow.sharedViewState.trainings"])
     assert shared["searchFilter"] == 'tags.stage = "train"'
+    grouped = json.loads(one.tags["mlflow.sharedViewState.settings"])
+    assert grouped.pop("groupBy")["groupByKeys"] == [{"mode": "tag", "groupByData": "setting"}]
+    assert grouped == shared
     assert [run.data.tags["stage"] for run in client.search_runs([one.experiment_id])] == ["train"]
 
 

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlflow
-from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
+from mlflow.entities import LoggedModel, LoggedModelOutput
 from mlflow.models import Model as Described
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -31,11 +31,12 @@ from pipeline.system.files import written_aside
 from pipeline.system.text import quoted
 from pipeline.tracking import paths
 from pipeline.tracking.journal import Artifact, Model
+from pipeline.tracking.mlflow.logged_models import HASH, MODEL_TYPE, log_metrics, models_with
 from pipeline.tracking.mlflow.store import Store, error_code, literal
 
 CHAMPION = "champion"
 WEIGHTS = "model.safetensors"
-LOSS, MEASURED_ON, HASH = "val_loss", "lossbook.measured_on", "lossbook.weights"
+LOSS, MEASURED_ON = "val_loss", "lossbook.measured_on"
 DEFAULT_STORE = "MLFLOW_TRACKING_URI"
 Locate = Callable[[Artifact], Path]  # its file
 
@@ -63,7 +64,9 @@ class Publisher:
         known = outputs.model_outputs if outputs is not None else []
         if logged.model_id not in (output.model_id for output in known):
             self.client.log_outputs(self.run_id, [LoggedModelOutput(logged.model_id, step=0)])
-        self._link_metrics(logged.model_id, timestamp)
+        metrics = {f"model/{name}": value for name, value in self.model["metrics"].items()}
+        unlinked = [(metrics, None, None)]
+        log_metrics(self.client, self.run_id, logged.model_id, timestamp, unlinked)
         self._register(logged.model_id)
 
     def lacks_files(self) -> bool:
@@ -90,10 +93,8 @@ class Publisher:
             self.client.log_model_artifacts(logged.model_id, str(Path(aside, "model")))
 
     def _find(self, experiment: str) -> LoggedModel | None:
-        found = self.client.search_logged_models(
-            [experiment], filter_string=f"source_run_id = '{self.run_id}'"
-        )
-        return next((model for model in found if model.tags.get(HASH) == self.hash), None)
+        found = models_with(self.client, experiment, self.hash, "source_run_id", self.run_id)
+        return found[0] if found else None
 
     def _create(self, experiment: str) -> LoggedModel:
         return self.client.create_logged_model(
@@ -102,7 +103,7 @@ class Publisher:
             source_run_id=self.run_id,
             tags={HASH: self.hash},
             params=self.client.get_run(self.run_id).data.params,
-            model_type="text-generation",
+            model_type=MODEL_TYPE,
         )
 
     def _save(self, folder: Path, model_id: str, locate: Locate) -> None:
@@ -129,15 +130,6 @@ class Publisher:
         to_safetensors(locate(self.model["weights"]), weights)
         described.model_size_bytes = (described.model_size_bytes or 0) + weights.stat().st_size
         described.save(str(folder / "MLmodel"))
-
-    def _link_metrics(self, model_id: str, timestamp: int) -> None:
-        metrics = [
-            Metric(
-                f"model/{name}", float(value), timestamp, 0, model_id=model_id, run_id=self.run_id
-            )
-            for name, value in self.model["metrics"].items()
-        ]
-        self.client.log_batch(self.run_id, metrics=metrics)
 
     def _register(self, model_id: str) -> None:
         name = self.model["name"]

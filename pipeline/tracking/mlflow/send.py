@@ -17,6 +17,7 @@ from pipeline.tracking.artifacts import locate
 from pipeline.tracking.cursor import Batch, Cursor, batches, read_cursors, write_cursor
 from pipeline.tracking.journal import JOURNAL, Artifact, Event, Header, Input, Model, read_header
 from pipeline.tracking.lifecycle import SHIP, acquire
+from pipeline.tracking.mlflow.logged_models import link_losses
 from pipeline.tracking.mlflow.publish import Publisher
 from pipeline.tracking.mlflow.store import Store, error_code, one_line
 from pipeline.tracking.tags import PARENT, RUN_KEY, run_name_text
@@ -71,6 +72,16 @@ class JournalSender:
             self.start_over()  # another store stands in the place of the one we knew
             self._drain()
 
+    def bring_up(self) -> None:
+        """Send all, link the run to its parent, and try again with what could not be sent.
+
+        Raises:
+            RunDeletedError, Exception: as `drain` does.
+        """
+        self.drain()
+        self.link()
+        self.send_missing()
+
     def find_run(self) -> Run | None:
         """The store's run for this journal.
 
@@ -109,7 +120,7 @@ class JournalSender:
             client.update_run(self.run_id, status="RUNNING")
         elif "input" in event:
             self._send_input(event["input"])
-        elif "artifact" in event:
+        elif "artifact" in event or "measured" in event:
             if why := self._send_files(event):
                 self._lacks(event, why)
         elif "model" in event:  # may be gigabytes: when all the rest is there
@@ -205,7 +216,7 @@ class JournalSender:
         return any(event["why"] == HELD_BACK for event in self.cursor.missing)
 
     def send_missing(self) -> None:
-        """Try again with the files that could not be sent."""
+        """Try again with what could not be sent."""
         for event in list(self.cursor.missing):
             if why := self._send_files(event):
                 event["why"] = why
@@ -223,6 +234,9 @@ class JournalSender:
             if "model" in event:
                 self.publishing = True
                 self.publisher(event["model"]).publish(self._file, event["t"])
+            elif "measured" in event:
+                parent = self.header.get("parent")
+                link_losses(self.store, self.run_id, parent, event["measured"], event["t"])
             else:
                 self._send_artifact(event["artifact"])
         except Exception as error:
@@ -267,9 +281,7 @@ def send(folder: Path, store: Store) -> None:
     try:
         journal = JournalSender(folder, store)
         if journal.has_begun:
-            journal.drain()
-            journal.send_missing()
-            journal.link()
+            journal.bring_up()
     except RunDeletedError:
         pass
     finally:

@@ -122,10 +122,10 @@ class Sender(threading.Thread):
             self._journal = self._connected()
         force(self.folder)  # the store must not know more than the disk
         self._journal.drain()
-        if self._finishing or self._journal.has_unsent:
-            self._journal.send_missing()
         if self._finishing or not self._looked_around:
             self._link(self._journal)
+        if self._finishing or self._journal.has_unsent:
+            self._journal.send_missing()
         if not (self._finishing or self._looked_around):
             self._look_around(self._journal)
 

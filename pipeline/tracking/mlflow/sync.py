@@ -17,7 +17,7 @@ from typing import Literal
 from mlflow.entities import Run
 
 from pipeline.tracking import journals, paths
-from pipeline.tracking.journal import Model, RunState
+from pipeline.tracking.journal import Model, RunState, model_metrics
 from pipeline.tracking.journals import Entry
 from pipeline.tracking.lifecycle import SHIP, WORK, acquire, reap
 from pipeline.tracking.mlflow.send import JournalSender, RunDeletedError, send
@@ -81,8 +81,15 @@ def reap_everywhere(notify: journals.Notify = lambda line: None) -> list[str]:
 
 
 def _sync(entries: list[Entry], store: Store) -> Iterator[Synced]:
-    # Models are numbered as they come, so they come in the order in which they were made.
-    for entry in sorted(entries, key=lambda entry: entry.run.published or entry.run.started):
+    # Models are numbered as they come, so they come in the order in which they were made; a child
+    # comes after its parent, whose model it may have measured.
+    times = {entry.run.key: entry.run.published or entry.run.started for entry in entries}
+
+    def turn(entry: Entry) -> tuple[int, bool]:
+        own, parent = entry.run.key, entry.run.parent
+        return max(times[own], times.get(parent or own, 0)), parent is not None
+
+    for entry in sorted(entries, key=turn):
         lock = None if _at_work(entry.folder) else acquire(entry.folder / SHIP)
         if lock is None:
             yield Synced(entry, "at work")
@@ -111,14 +118,11 @@ def _sync_one(entry: Entry, journal: JournalSender) -> Synced:
     lacking = len(before.missing)
     rebuilt = False
     try:
-        journal.drain()
-        journal.send_missing()
+        journal.bring_up()
         if not holds(journal, entry.run):
             journal.start_over()
-            journal.drain()
-            journal.send_missing()
+            journal.bring_up()
             rebuilt = True
-        journal.link()
     except RunDeletedError:
         return Synced(entry, "deleted")
     cursor = journal.cursor
@@ -154,7 +158,7 @@ def holds(journal: JournalSender, state: RunState) -> bool:
 
 def _expected_metrics(journal: JournalSender, state: RunState) -> dict[str, float]:
     """A model's metrics come with the model."""
-    with_models = {f"model/{name}" for model in _unsent(journal) for name in model["metrics"]}
+    with_models = {name for event in journal.cursor.missing for name in model_metrics(event)}
     lacking = with_models | journal.cursor.refused.keys()
     return {name: point.value for name, point in state.metrics.items() if name not in lacking}
 

@@ -3,7 +3,8 @@
 Left alone, `mlflow server` starts ten processes of 240 MB; with one worker and no job runners it
 is two, and up in seconds.
 
-The list is what one wants after a sweep: trainings only, the best first, what differs. MLflow
+The list is what one wants after a sweep: trainings only, the best first, what differs; and once
+more with those that differ in the seed alone as one group, whose losses MLflow averages. MLflow
 keeps a shared view as an experiment's tag, which an address names: filter, order and columns, as
 JSON in the words of its own pages. Whoever opens that address sees the view; nobody's own settings
 are touched.
@@ -35,7 +36,11 @@ from pipeline.tracking.mlflow.store import connect_soon, failures_explained
 START_LIMIT = 120.0  # seconds
 HOST = "127.0.0.1"
 
-VIEW = "trainings"
+BY_SETTING = {
+    "aggregateFunction": "average",
+    "groupByKeys": [{"mode": "tag", "groupByData": "setting"}],
+}
+VIEWS: dict[str, dict[str, Any]] = {"trainings": {}, "settings": {"groupBy": BY_SETTING}}
 TRAININGS = 'tags.stage = "train"'  # in MLflow's filter language
 METRICS = ("best/val_loss", "best/epoch", "last/val_loss", "last/train_loss")
 ALWAYS = ("train.learning_rate", "seed")
@@ -123,8 +128,8 @@ def _wait_until_up(url: str, process: subprocess.Popen[bytes]) -> None:
     raise UserError(f"mlflow server did not answer at {url} within {START_LIMIT:.0f} seconds")
 
 
-def share_views() -> dict[str, str]:
-    """Write the view of each experiment that has trainings; experiment to its page's address.
+def share_views() -> dict[tuple[str, str], str]:
+    """Write the views of each experiment that has trainings; experiment and view to the address.
 
     The newest experiment comes first; addresses begin with `#`.
     """
@@ -135,12 +140,14 @@ def share_views() -> dict[str, str]:
         runs = client.search_runs(ids, TRAININGS, max_results=LOOKED_AT)
         if not runs:
             continue
-        view = json.dumps(view_state([run.data.params for run in runs]))
-        tag = f"mlflow.sharedViewState.{VIEW}"
-        if experiment.tags.get(tag) != view:
-            client.set_experiment_tag(experiment.experiment_id, tag, view)
-        query = urlencode({"viewStateShareKey": VIEW, "workflowType": "machine_learning"})
-        pages[experiment.name] = f"#/experiments/{experiment.experiment_id}/runs?{query}"
+        state = view_state([run.data.params for run in runs])
+        for name, more in VIEWS.items():
+            view, tag = json.dumps({**state, **more}), f"mlflow.sharedViewState.{name}"
+            if experiment.tags.get(tag) != view:
+                client.set_experiment_tag(experiment.experiment_id, tag, view)
+            query = urlencode({"viewStateShareKey": name, "workflowType": "machine_learning"})
+            page = f"#/experiments/{experiment.experiment_id}/runs?{query}"
+            pages[experiment.name, name] = page
     return pages
 
 
