@@ -16,7 +16,7 @@ from itertools import pairwise
 from pipeline.comparison.table import Comparison
 from pipeline.numbers import counted, gap, shown
 from pipeline.params import EVAL_BATCH, Params
-from pipeline.reports import EvaluationReport, HistoryRow, SplitReport, Training
+from pipeline.reports import EvaluationReport, HistoryRow, SplitLosses, SplitReport, Training
 from pipeline.tokens.frequency import loss_by_frequency
 from pipeline.tokens.splits import Splits
 
@@ -34,6 +34,7 @@ PLATEAU_FROM = 0.9  # of the steps, at the latest
 KNOWN = 0.5  # nats per token: below this the training text is known by heart, and flat for that
 LITTLE = 0.05  # of its beginning: a loss that fell by less has hardly moved
 LOW_RATE = 0.1  # of the peak
+FASTER = 2.0  # so much more than at a low rate a loss fell before, in as many steps
 FEW_TOKENS = 2560  # of validation: ten windows of the book's
 COSTLY = 10.0  # nats that one rare token may well cost
 FEW_CHARACTERS = 1.5  # per token; English has 4, German 2.4, Russian 1, Chinese 0.5
@@ -84,8 +85,16 @@ class RunNumbers:
             windows={"train": len(train), "val": len(val)},
             looked_at={"train": looked_at, "val": len(val.spread(params.train.eval_windows))},
             by_frequency=loss_by_frequency(train.tokens, val, measured),
-            characters_per_token=split.statistics and split.statistics.characters_per_token,
+            characters_per_token=split.statistics.characters_per_token
+            if split.statistics
+            else None,
         )
+
+    def has_learnt(self, weights: SplitLosses) -> bool:
+        """Not so of the random weights of a beginning, and of what is no better."""
+        started = self.evaluation.untrained.val.loss
+        scratch = self.params.train.init_from == "scratch"
+        return not scratch or weights.val.loss < (1 - LITTLE) * started
 
     @property
     def plateau(self) -> Sequence[HistoryRow]:
@@ -139,8 +148,7 @@ def _training_above_validation(run: RunNumbers) -> str:
     """The same weights, both without dropout: the texts differ, or the windows looked at."""
     ours = run.evaluation
     for name, weights in (("last", ours.last), ("best", ours.best)):
-        trained = name == "last" or run.training.best.step > 0
-        if trained and weights.train.loss - weights.val.loss >= PUZZLING:
+        if run.has_learnt(weights) and weights.train.loss - weights.val.loss >= PUZZLING:
             return (
                 f"With the {name} weights the training text takes {shown(weights.train.loss)} nats "
                 f"per token and the validation text {shown(weights.val.loss)}, over "
@@ -165,9 +173,10 @@ def _step_losses(run: RunNumbers) -> str:
     """`train/loss` above the validation loss, which the training loss without dropout is not."""
     steps, last = run.training.step_losses, run.history[-1]
     whole, dropout = run.evaluation.last, run.params.model.dropout
-    if steps is None or not steps.mean - last.val_loss >= PUZZLING:
+    if steps is None or not steps.mean - last.val_loss >= PUZZLING or _divergence(run):
         return ""
-    if last.train_loss > last.val_loss or whole.train.loss > whole.val.loss:
+    without = (last.train_loss - last.val_loss, whole.train.loss - whole.val.loss)
+    if not all(above < PUZZLING for above in without):
         return ""
     said = (
         f"MLflow's train/loss averages {shown(steps.mean)} over the last "
@@ -224,10 +233,11 @@ def _slow(run: RunNumbers) -> str:
     scratch = run.params.train.init_from == "scratch"
     if not (scratch and steadily and fell < LITTLE * losses[0]):
         return ""
+    within = "of the warm-up to" if _warm_up(run) else "at"
     return (
         f"The training loss fell at each of {counted(len(losses) - 1, 'evaluation')}, and by "
         f"{gap(fell)} only, from {shown(losses[0])} to {shown(losses[-1])}: "
-        f"{counted(run.training.steps, 'step')} at train.learning_rate "
+        f"{counted(run.training.steps, 'step')} {within} train.learning_rate "
         f"{run.params.train.learning_rate:g} move the weights too little. Raise it, or train "
         "longer."
     )
@@ -263,20 +273,26 @@ def _warm_up(run: RunNumbers) -> str:
 
 
 def _decayed(run: RunNumbers) -> str:
-    train, plateau = run.params.train, run.plateau
-    if not plateau or train.schedule == "constant":
-        return ""
+    """A flat end where the schedule has ended, after a fall while it had not."""
+    train, last = run.params.train, run.history[-1]
     low = LOW_RATE * train.learning_rate
-    if plateau[0].step <= train.warmup_steps or any(row.learning_rate > low for row in plateau):
+    end = [r for r in run.history if r.step > train.warmup_steps and r.learning_rate <= low]
+    if train.schedule == "constant" or len(end) < PLATEAU:
         return ""
-    losses = [row.train_loss for row in plateau]
-    if min(losses) < KNOWN:
+    start = end[0]
+    earlier = [row for row in run.history if row.step <= 2 * start.step - last.step]
+    losses = [row.train_loss for row in end]
+    changed = max(losses) - min(losses)
+    if not earlier or not min(losses) >= KNOWN or not changed < FLAT:
+        return ""
+    fell = earlier[-1].train_loss - start.train_loss
+    if not fell >= max(FASTER * changed, PUZZLING):
         return ""
     return (
-        f"From step {plateau[0].step:,} on the training loss stays within "
-        f"{gap(max(losses) - min(losses))} nats. There train.schedule {train.schedule} has taken "
-        f"the learning rate from {train.learning_rate:g} down to {plateau[0].learning_rate:.2g} "
-        "and less, so that a flat end is no sign that nothing is left to learn."
+        f"From step {start.step:,} on the training loss changes by {gap(changed)} nats, after a "
+        f"fall of {gap(fell)} since step {earlier[-1].step:,}. From there on train.schedule "
+        f"{train.schedule} has the learning rate, {train.learning_rate:g} at its peak, at "
+        f"{start.learning_rate:.2g} and less: a flat end is no sign that nothing is left to learn."
     )
 
 
