@@ -239,6 +239,53 @@ def test_each_remark_is_made_where_its_cause_is(name: str) -> None:
     assert remarks(numbers) == [sentence]
 
 
+RISEN_TWICE = ((10.9, 10.8), (40.0, 41.0), (12.0, 12.1))
+STEPS = StepLosses(steps=10, mean=12.5)
+LONG = [(10.9 - i / 4, 10.8 - i / 5) for i in range(35)]  # falls to the end, and there too
+
+NOT_SAID = {
+    "a loss that rose in the windows looked at alone": (
+        run(RISEN_TWICE, last=(5.1, 5.9), best=(5.1, 5.9)),
+        "where training began",
+    ),
+    "fine-tuning whose loss rose in between": (
+        run(((3.0, 3.1), (3.3, 3.1), (2.9, 3.0)), last=(2.9, 3.0), init_from="gpt2-124M"),
+        "where training began",
+    ),
+    "steps of a training that diverged": (
+        run(((10.9, 10.8), (40.0, 41.0), (12.0, 12.1)), last=(12.0, 12.1), steps=STEPS),
+        "train/loss",
+    ),
+    "steps where the training text is harder without dropout too": (
+        run(((10.9, 10.8), (8.0, 7.0), (7.0, 6.0)), last=(7.0, 6.0), steps=STEPS),
+        "train/loss",
+    ),
+    "dropout where the weights were worse before": (
+        run(model={"dropout": 0.1}, steps=StepLosses(steps=20, mean=6.1)),
+        "Without it",
+    ),
+    "a plateau of the last steps alone": (
+        run([*LONG, (2.4, 7.0), (2.39, 7.0), (2.38, 7.0)], last=(2.4, 7.0), best=(2.4, 7.0)),
+        "has stayed",
+    ),
+    "an end that is as steep as before": (
+        run([*LONG[:17], *[(6.9 - i / 100, 7) for i in range(8)]], schedule="cosine"),
+        "flat end",
+    ),
+    "a warm-up that ends with the last step but one": (run(warmup_steps=29), "never reached"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_SAID)
+def test_a_remark_is_not_made_without_its_cause(name: str) -> None:
+    numbers, words = NOT_SAID[name]
+    assert words not in " ".join(remarks(numbers))
+
+
+def test_a_warm_up_as_long_as_the_training_never_ends() -> None:
+    assert "never reached 0.0004" in " ".join(remarks(run(warmup_steps=30)))
+
+
 def test_a_flat_end_at_a_low_rate_is_the_schedules() -> None:
     falling = [(10.9 - i / 5, 10.8 - i / 4) for i in range(17)]
     flat = [(5.9 - i / 100, 5.95) for i in range(5)]
