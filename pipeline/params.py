@@ -67,6 +67,7 @@ Row = Annotated[
 MOST_PARAMETERS = 10**12
 MOST_NEW_TOKENS = 100_000  # of a completion
 MOST_SAMPLED = 10**8  # tokens of a sampling grid
+EVAL_BATCH = 2  # windows of one of `train.eval_batches`: the book's batch
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
 Count = Annotated[int, Field(ge=1, le=10**9)]  # of steps, windows, books: what there may be many of

@@ -196,11 +196,19 @@ class LastEvaluation(Record):
     val_loss: float
 
 
+class StepLosses(Record):
+    """The losses of the last steps, each of its own batch, with dropout, before its update."""
+
+    steps: int
+    mean: float
+
+
 class Training(Record):
     """`reports/train.json`.
 
     Attributes:
         overfit: the rise of validation loss since its best, in nats per token.
+        step_losses: over the last epoch, or as many steps as loss spikes are judged by.
     """
 
     parameters: int
@@ -209,6 +217,7 @@ class Training(Record):
     best: BestEvaluation
     last: LastEvaluation
     overfit: float
+    step_losses: StepLosses | None = Field(None, exclude_if=_is_none)
 
 
 class TrainRun(Record):

@@ -136,7 +136,8 @@ def check_the_comparison_with_the_commit(repository: Repository) -> None:
 
 HEADLINES = {
     "train.json": {"parameters", "steps", "tokens_seen", "overfit", "best.step", "best.epoch"}
-    | {"best.val_loss", "last.train_loss", "last.val_loss"},
+    | {"best.val_loss", "last.train_loss", "last.val_loss"}
+    | {"step_losses.steps", "step_losses.mean"},
     "train_run.json": {"run", "run_id", "experiment", "name"},
     "perplexity.json": {"val_perplexity", "val_bits_per_byte"}
     | {"best_val_perplexity", "best_val_bits_per_byte"},

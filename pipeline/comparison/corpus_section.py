@@ -16,7 +16,6 @@ from pipeline.tokens.tokenizer import VOCABULARY
 
 SHOWN_EXCERPTS = 6
 NAMES = {"train": "training tokens", "val": "validation tokens", "test": "test tokens"}
-FEW_CHARACTERS = 1.5  # per token; English has 4, German 2.4, Russian 1, Chinese 0.5
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,6 @@ class CorpusSection:
 
     Attributes:
         sizes: what is counted, and how much of it there is.
-        note: what few characters per token mean; empty for a text that has many.
         shared: how much of validation and test stands in the training text.
         tokens: the most common ones with their counts.
         left_out: reason to documents.
@@ -34,7 +32,6 @@ class CorpusSection:
     """
 
     sizes: Mapping[str, str]
-    note: str = ""
     shared: str = ""
     tokens: Sequence[tuple[str, int]] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
@@ -49,7 +46,6 @@ def corpus_section(corpus: CorpusReport, split: SplitReport) -> CorpusSection | 
         return None
     return CorpusSection(
         sizes=_sizes(corpus, split, tokens),
-        note=_note(tokens.characters_per_token),
         shared=" ".join(_shared(split)),
         tokens=[(one.text, one.count) for one in tokens.most_common],
         left_out=corpus.skipped,
@@ -86,17 +82,6 @@ def _shared(split: SplitReport) -> Iterator[str]:
                 f"with {found.near_copies_share:.1%} of the tokens"
             )
         yield f"{line}."
-
-
-def _note(characters: float) -> str:
-    if characters >= FEW_CHARACTERS:
-        return ""
-    return (
-        "GPT-2's tokens were learnt from English, where one holds about four characters. Here it "
-        f"holds {characters:.2f}: many characters are cut into two or three tokens, each shown as "
-        "its bytes, such as <E9 81>. So a window holds less text, and losses per token cannot be "
-        "compared with those on an English text; bits per byte can."
-    )
 
 
 def _lengths(texts: CorpusStatistics, tokens: SplitStatistics) -> Figure:

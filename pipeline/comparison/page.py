@@ -39,6 +39,7 @@ class ComparisonPage:
         rows: the models of the table.
         notes: sentences under the table.
         figures: by heading.
+        remarks: sentences on what may puzzle in them.
         models: names, in the order of each span's losses.
         windows: the validation text as spans.
         completions: prompt to model to continuation.
@@ -53,6 +54,7 @@ class ComparisonPage:
     rows: Sequence[ComparedModel]
     notes: Sequence[str] = ()
     figures: Mapping[str, Figure] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
     models: Sequence[str] = ()
     windows: Sequence[Sequence[shading.TextSpan]] = ()
     completions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -87,13 +89,15 @@ def render_html(page: ComparisonPage) -> str:
 
 
 def render_markdown(page: ComparisonPage) -> str:
-    """The verdict, the table and the notes."""
+    """The verdict, the table, the notes and the remarks."""
     return "\n".join(
         [
             f"# {inline(page.subject)}: the comparison\n",
             f"{inline(page.verdict)}\n",
             columns.to_markdown(page.rows),
             *(f"{inline(note)}\n" for note in page.notes),
+            *(["## What may puzzle\n"] if page.remarks else []),
+            *(f"- {inline(remark)}\n" for remark in page.remarks),
         ]
     )
 

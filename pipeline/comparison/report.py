@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -129,12 +130,14 @@ def make_page(
     context: PageContext,
     history: pd.DataFrame,
     view: TokenView | None,
+    remarks: Sequence[str] = (),
 ) -> ComparisonPage:
     """Choose what the page shows.
 
     Args:
         history: `reports/history.csv`.
         view: the validation text, where models have left their losses by token.
+        remarks: see `remarks`.
     """
     trained, start = history.iloc[-1], context.params.train.init_from
     figures = {
@@ -148,6 +151,7 @@ def make_page(
         rows=list(comparison.models.values()),
         notes=notes(comparison),
         figures={heading: figure for heading, figure in figures.items() if figure},
+        remarks=remarks,
         models=view.models if view else (),
         windows=view.windows if view else (),
         completions=completions_by_prompt(comparison),

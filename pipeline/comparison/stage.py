@@ -9,10 +9,12 @@ from pipeline.comparison.figures import draw_sizes, judged_text
 from pipeline.comparison.intervals import with_intervals
 from pipeline.comparison.kept import read_kept
 from pipeline.comparison.page import ComparisonPage, render_html, render_markdown
+from pipeline.comparison.remarks import RunNumbers, remarks
 from pipeline.comparison.report import PageContext, make_page, read_history
 from pipeline.comparison.table import Comparison, read_comparison, require_same_corpus
 from pipeline.comparison.token_view import token_view
 from pipeline.params import load_params
+from pipeline.reports import HistoryRow
 from pipeline.system.files import write_text
 from pipeline.tokens.splits import Splits
 from pipeline.tokens.tokenizer import token_bytes
@@ -72,7 +74,10 @@ def compare(
     kept = read_kept(comparison, token_losses, splits)
     comparison = with_intervals(comparison, kept)
     view = token_view(comparison, kept, token_bytes)
-    page = make_page(comparison, context, read_history(history, comparison.training), view)
+    evaluations = read_history(history, comparison.training)
+    rows = [HistoryRow(*row) for row in evaluations.itertuples(index=False)]
+    numbers = RunNumbers.of(settings, comparison, rows, splits, context.split)
+    page = make_page(comparison, context, evaluations, view, remarks(numbers))
     with start_run(
         "compare",
         experiment=settings.tracking.experiment,

@@ -29,7 +29,7 @@ from pipeline.system.digest_cache import digest_of
 from pipeline.system.files import write_text
 from pipeline.system.progress import Progress
 from pipeline.tokens.splits import Splits
-from pipeline.tokens.token_losses import TokenLosses, TokenLossesMeta, kept_losses
+from pipeline.tokens.token_losses import TokenLosses, kept_losses
 from pipeline.tokens.unit_losses import VAL_UNITS, unit_losses
 from pipeline.tokens.units import units_of
 from pipeline.tracking.open_run import Run
@@ -93,7 +93,7 @@ def evaluate(
         evaluation_report(splits, measured).write(report)
         perplexity_report(measured).write(metrics)
         run.log_artifact(report)
-        log_val_units(run, splits, TokenLosses(token_losses, TokenLossesMeta.of(splits, VERSIONS)))
+        log_val_units(run, splits, TokenLosses.open(token_losses))
         run.log_samples([row for v, m in measured.items() for row in sample_rows(v, m.completions)])
         run.describe(f"Losses on {splits}.\n\n{losses_table(measured)}")
 

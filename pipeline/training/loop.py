@@ -33,7 +33,7 @@ from pipeline.errors import UserError
 from pipeline.model.gpt import GPT
 from pipeline.model.objective import Objective
 from pipeline.model.runtime import Runtime, derive_seed
-from pipeline.params import Train
+from pipeline.params import EVAL_BATCH, Train
 from pipeline.reports import HistoryRow
 from pipeline.tokens.windows import Indices, Windows
 from pipeline.training.batches import Batches
@@ -49,8 +49,6 @@ from pipeline.training.spikes import SpikeDetector
 from pipeline.training.stopping import patience_is_over, total_steps
 from pipeline.training.tensor_checks import check_weights, checked_moments
 from pipeline.training.throughput import Meter
-
-EVAL_BATCH = 2  # windows: the book's batch
 
 
 class Trainer:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 
 import pandas as pd
 
@@ -19,6 +20,7 @@ from pipeline.reports import (
     BestEvaluation,
     HistoryRow,
     LastEvaluation,
+    StepLosses,
     Training,
 )
 from pipeline.system.checksums import SUMS, write_sums
@@ -64,8 +66,14 @@ def draw_history(path: Path, history: Sequence[HistoryRow], tokens_per_epoch: in
     loss_curves(table, path, tokens_per_epoch=tokens_per_epoch)
 
 
-def summary(model: GPT, history: Sequence[HistoryRow], best: HistoryRow) -> Training:
-    """What `train.json` holds."""
+def summary(
+    model: GPT, history: Sequence[HistoryRow], best: HistoryRow, steps: Sequence[float]
+) -> Training:
+    """What `train.json` holds.
+
+    Args:
+        steps: the losses of the last steps.
+    """
     last = history[-1]
     return Training(
         parameters=model.count_parameters(),
@@ -74,6 +82,7 @@ def summary(model: GPT, history: Sequence[HistoryRow], best: HistoryRow) -> Trai
         best=BestEvaluation(step=best.step, epoch=best.epoch, val_loss=best.val_loss),
         last=LastEvaluation(train_loss=last.train_loss, val_loss=last.val_loss),
         overfit=last.val_loss - best.val_loss,
+        step_losses=StepLosses(steps=len(steps), mean=fmean(steps)) if steps else None,
     )
 
 

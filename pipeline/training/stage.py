@@ -98,7 +98,8 @@ def write_outputs(
     on_saved = partial(log_saved, run, job.params.sample, job.val_windows, best, folder)
     save_training(folder, trainer, job.start, on_saved)
     write_history(reports / "history.csv", history)
-    results = summary(trainer.model, history, best)
+    last_epoch = trainer.spikes.state()[-trainer.batches.steps_per_epoch :]
+    results = summary(trainer.model, history, best, last_epoch)
     results.write(reports / "train.json")
     draw_history(reports / "loss.png", history, trainer.tokens_per_epoch)
 

@@ -40,7 +40,6 @@ def test_one_document_has_neither_mean_nor_histogram() -> None:
     assert "tokens per document" not in section.sizes
     assert section.lengths is None
     assert section.tokens == [(" the", 216)]
-    assert section.note == ""
 
 
 def test_many_documents_have_both_and_a_few_excerpts() -> None:
@@ -52,15 +51,6 @@ def test_many_documents_have_both_and_a_few_excerpts() -> None:
     assert section.lengths.alt == "Documents by their tokens: 2,000 of 4 to 7."
     assert section.left_out == {"empty": 2}
     assert len(section.excerpts) == SHOWN_EXCERPTS
-
-
-def test_few_characters_per_token_are_explained() -> None:
-    corpus, split = reports(1)
-    assert split.statistics is not None
-    few = split.statistics.model_copy(update={"characters_per_token": 0.512})
-    section = corpus_section(corpus, split.model_copy(update={"statistics": few}))
-    assert section is not None
-    assert "Here it holds 0.51: many characters are cut" in section.note
 
 
 def test_what_stands_in_the_training_text_is_put_into_words() -> None:
