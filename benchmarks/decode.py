@@ -30,6 +30,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from train_throughput import SHAPES
 
 from pipeline.generation.decode import Decoder
 from pipeline.generation.sampling import Sampling
@@ -43,12 +44,6 @@ GREEDY = Sampling(temperature=0.0)
 DRAWN = Sampling(1.4, 25, seed=123)
 GRID = [Sampling(t, k, seed=123) for t in (0.0, 0.7, 1.0, 1.4) for k in (1, 25, 50, None)]
 SEEDS = [Sampling(1.4, 25, seed=seed) for seed in range(16)]
-SHAPES = {  # layers, heads, width
-    "124M": (12, 12, 768),
-    "355M": (24, 16, 1024),
-    "774M": (36, 20, 1280),
-    "1558M": (48, 25, 1600),
-}
 PROBE = 1 << 28  # floats: 1 GiB, beyond any cache
 
 WARM_UP = 32  # tokens: copies of the weights pay from fewer on
@@ -159,9 +154,8 @@ def cold(model: GPT, samplings: list[Sampling]) -> Contender:
 
 def random_model(arguments: argparse.Namespace) -> GPT:
     """GPT-2's architecture; the small one with a head of its own, as the book trains it."""
-    layers, heads, width = SHAPES[arguments.size]
     tied = arguments.size != "124M"
-    model = meta_model(GPTConfig(layers, heads, width, context_length=1024, tie_weights=tied))
+    model = meta_model(GPTConfig(**SHAPES[arguments.size], context_length=1024, tie_weights=tied))
     dtype = torch.float32 if arguments.precision == "fp32" else torch.bfloat16
     model = model.to(dtype).to_empty(device="cpu")
     torch.manual_seed(0)

@@ -20,13 +20,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import psutil
 import torch
+from train_throughput import write_tokens
 
 from pipeline.params import Params
-from pipeline.split.writer import SHARD, TokenWriter
-from pipeline.tokens.tokenizer import VOCABULARY
 from pipeline.training.events import NullObserver, Step
 from pipeline.training.job import TrainingJob
 
@@ -48,7 +46,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folders = [arguments.folder] if arguments.folder else []
         if not folders:
-            folders = [write_tokens(Path(place) / str(m), m * 10**6) for m in arguments.millions]
+            folders = [Path(place) / str(millions) for millions in arguments.millions]
+            for folder, millions in zip(folders, arguments.millions, strict=True):
+                write_tokens(folder / "train", millions * 10**6)
+                write_tokens(folder / "val", 100_000)
         for folder in folders:
             show(run_apart(folder, arguments.steps))
 
@@ -91,19 +92,6 @@ def train(folder: Path, steps: int) -> dict[str, float]:
         "last": watch.memory[-1],
         "largest": max(watch.memory),
     }
-
-
-def write_tokens(folder: Path, tokens: int) -> Path:
-    """A split of random tokens."""
-    dice = np.random.default_rng(0)
-    folder.mkdir()
-    for side, count in (("train", tokens), ("val", 100_000)):
-        writer = TokenWriter(folder / side)
-        while writer.tokens < count:
-            size = min(count - writer.tokens, SHARD // 10)
-            writer.write(dice.integers(0, VOCABULARY, size, np.uint16), size, size, 0)
-        writer.close(side, {"corpus": "random tokens", "corpus_sha256": "0" * 64})
-    return folder
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Training steps per second: Lossbook beside the book's code, transformers and nanoGPT's loop.
 
-Everyone trains a GPT of the same size on the same tokens: context 256, batch 2, dropout 0.1, AdamW,
-by default. Each contender runs in a process of its own, they take turns, and a step's
-time is the median over all rounds; the first step of each process, which touches memory for the
-first time and may compile, is left out. Lossbook runs as `dvc repro` runs it: the trainer, tokens
-on disk, an observer.
+Everyone trains a GPT of the same size on random tokens: 124M, context 256, batch 2, dropout 0.1,
+AdamW, by default. Each contender runs in a process of its own, and they take turns. A round's time
+is the mean of its steps, of all contenders alike: the device is waited for before the second step
+and after the last. The first step, which touches memory for the first time and may compile, is left
+out. What is shown is the median over the rounds. Lossbook runs as `dvc repro` runs it: the trainer,
+tokens on disk, an observer.
 
 - `the book` is the package `llms-from-scratch`: its GPTModel and the chapter's step, fp32.
 - `transformers` is GPT2LMHeadModel, fused AdamW; bf16 by autocast. Its head is tied, so its
@@ -17,8 +18,8 @@ does in pure products of one MLP's size, twelve matrices in turns, in that preci
 their share of the GPU's peak on paper.
 
     pip install --no-deps llms-from-scratch
-    python benchmarks/train_throughput.py [--device cuda] [--batch-size 2] [--context 256]
-                                          [--steps 6] [--rounds 2] [--only NAME ...] [--json FILE]
+    python benchmarks/train_throughput.py [--device cuda] [--size 124M] [--batch-size 2]
+        [--context 256] [--dropout 0.1] [--steps 6] [--rounds 2] [--only NAME ...] [--json FILE]
 """
 
 from __future__ import annotations
@@ -41,14 +42,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.gpt2.sizes import SIZES
 from pipeline.model.gpt import GPT, GPT2_VOCAB_SIZE, GPTConfig
 from pipeline.model.runtime import Runtime
+from pipeline.split.writer import SHARD, TokenWriter
 from pipeline.training.events import NullObserver
 from pipeline.training.throughput import flops_per_token, peak_flops
 
 LEARNING_RATE, WEIGHT_DECAY = 4e-4, 0.1
-LAYERS, HEADS, WIDTH = 12, 12, 768
-DROPOUT = 0.1
+SHAPES = {
+    name: {"n_layer": h.n_layer, "n_head": h.n_head, "n_embd": h.n_embd}
+    for name, h in ((name, size.hparams) for name, size in SIZES.items())
+} | {"tiny": {"n_layer": 2, "n_head": 2, "n_embd": 64}}
 
 Step = Callable[[Tensor, Tensor], None]
 
@@ -58,9 +63,15 @@ class Setting:
     """What everyone trains on."""
 
     device: torch.device
+    size: str
     batch_size: int
     context: int
+    dropout: float
     steps: int
+
+    @property
+    def shape(self) -> dict[str, int]:
+        return SHAPES[self.size]
 
     @property
     def tokens(self) -> int:
@@ -85,27 +96,37 @@ class Setting:
 def main() -> None:
     arguments = parse()
     setting = Setting(
-        torch.device(arguments.device), arguments.batch_size, arguments.context, arguments.steps
+        torch.device(arguments.device),
+        arguments.size,
+        arguments.batch_size,
+        arguments.context,
+        arguments.dropout,
+        arguments.steps,
     )
     if arguments.child:
-        print(json.dumps(CONTENDERS[arguments.child](setting)))
+        seconds = CONTENDERS[arguments.child](setting)
+        on_gpu = setting.device.type == "cuda"
+        memory = torch.cuda.max_memory_allocated(setting.device) if on_gpu else None
+        print(json.dumps({"seconds": seconds, "gpu_memory": memory}))
         return
     names = [n for n in CONTENDERS if n in (arguments.only or CONTENDERS) or "products" in n]
     if find_spec("llms_from_scratch") is None and "the book, fp32" in names:
         names.remove("the book, fp32")
         print("the book is left out: pip install --no-deps llms-from-scratch")
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for _ in range(arguments.rounds):
         for name in names:
-            seconds[name] += child(name)
-    report(setting, arguments.rounds, seconds, arguments.json)
+            found[name].append(child(name))
+    report(setting, arguments.rounds, found, arguments.json)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure training steps beside peers' steps.")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--size", choices=SHAPES, default="124M")
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--context", type=int, default=256)
+    parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--steps", type=int, default=6, help="measured in a round")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, help="and the products")
@@ -114,24 +135,28 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def child(name: str) -> list[float]:
+def child(name: str) -> dict[str, Any]:
     command = [sys.executable, __file__, *sys.argv[1:], "--child", name]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return cast(list[float], json.loads(output.splitlines()[-1]))
+    return cast(dict[str, Any], json.loads(output.splitlines()[-1]))
 
 
 def report(
-    setting: Setting, rounds: int, seconds: dict[str, list[float]], file: Path | None
+    setting: Setting, rounds: int, found: dict[str, list[dict[str, Any]]], file: Path | None
 ) -> None:
     """The machine's product rates, then a line a contender; the same numbers as JSON."""
     with torch.device("meta"):
-        model = GPT(GPTConfig(LAYERS, HEADS, WIDTH, setting.context))
+        model = GPT(GPTConfig(**setting.shape, context_length=setting.context))
     flops = flops_per_token(model)
-    median = {name: statistics.median(times) for name, times in seconds.items()}
+    median = {
+        name: statistics.median(time_ for one in of_name for time_ in one["seconds"])
+        for name, of_name in found.items()
+    }
     rates = {p: products_flops(setting) / median[f"products, {p}"] for p in ("fp32", "bf16")}
     peak = peak_flops(torch.cuda.get_device_name()) if setting.device.type == "cuda" else None
     print(
-        f"124M, context {setting.context}, batch {setting.batch_size}, dropout {DROPOUT}, AdamW, "
+        f"{setting.size}, context {setting.context}, batch {setting.batch_size}, "
+        f"dropout {setting.dropout}, AdamW, "
         f"{setting.device}, {torch.get_num_threads()} threads; {rounds} rounds of {setting.steps} "
         f"steps\nproducts: {rates['fp32'] / 1e9:.0f} GFLOP/s fp32, {rates['bf16'] / 1e9:.0f} bf16"
     )
@@ -148,6 +173,7 @@ def report(
             "times_the_book": book and book / time_,
             "share_of_products": flops * speed / rates[name[-4:]],
             "mfu": flops * speed / peak if peak and name.endswith("bf16") else None,
+            "gpu_memory": found[name][0]["gpu_memory"],
         }
         row = rows[name]
         print(
@@ -163,23 +189,44 @@ def _or_blank(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
+class Clock:
+    """Mean seconds of a step, by contender and round: the device is waited for at both ends only.
+
+    In between a contender may queue one step while the device computes another.
+    """
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        self._started = 0.0
+        self.seconds: list[float] = []
+
+    def start(self) -> None:
+        self._setting.synchronise()
+        self._started = time.perf_counter()
+
+    def stop(self) -> None:
+        self._setting.synchronise()
+        self.seconds.append((time.perf_counter() - self._started) / self._setting.steps)
+
+
 def timed(step: Step, setting: Setting) -> list[float]:
-    """Seconds of each step but the first."""
-    times = []
-    for inputs, targets in setting.batches():
-        setting.synchronise()
-        started = time.perf_counter()
+    """Mean seconds of a step, but for the first."""
+    clock = Clock(setting)
+    first, *others = setting.batches()
+    step(*first)
+    clock.start()
+    for inputs, targets in others:
         step(inputs, targets)
-        setting.synchronise()
-        times.append(time.perf_counter() - started)
-    return times[1:]
+    clock.stop()
+    return clock.seconds
 
 
 def products(setting: Setting, precision: str) -> list[float]:
     """Seconds of twelve products of a batch with an MLP's matrices, again and again."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    rows = torch.randn(setting.tokens, WIDTH, device=setting.device, dtype=dtype)
-    shape = LAYERS, 4 * WIDTH, WIDTH
+    rows = torch.randn(setting.tokens, setting.shape["n_embd"], device=setting.device, dtype=dtype)
+    layers, width = setting.shape["n_layer"], setting.shape["n_embd"]
+    shape = layers, 4 * width, width
     matrices = torch.randn(shape, device=setting.device, dtype=dtype).unbind()
 
     def step(*_: Tensor) -> None:
@@ -190,7 +237,7 @@ def products(setting: Setting, precision: str) -> list[float]:
 
 
 def products_flops(setting: Setting) -> float:
-    return LAYERS * 2.0 * setting.tokens * 4 * WIDTH * WIDTH
+    return setting.shape["n_layer"] * 2.0 * setting.tokens * 4 * setting.shape["n_embd"] ** 2
 
 
 def the_book(setting: Setting, precision: str) -> list[float]:
@@ -199,10 +246,10 @@ def the_book(setting: Setting, precision: str) -> list[float]:
     config = {
         "vocab_size": GPT2_VOCAB_SIZE,
         "context_length": setting.context,
-        "emb_dim": WIDTH,
-        "n_heads": HEADS,
-        "n_layers": LAYERS,
-        "drop_rate": DROPOUT,
+        "emb_dim": setting.shape["n_embd"],
+        "n_heads": setting.shape["n_head"],
+        "n_layers": setting.shape["n_layer"],
+        "drop_rate": setting.dropout,
         "qkv_bias": False,
     }
     model = GPTModel(config).to(setting.device).train()
@@ -223,10 +270,11 @@ def transformers(setting: Setting, precision: str) -> list[float]:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
+        **setting.shape,
         n_positions=setting.context,
-        resid_pdrop=DROPOUT,
-        embd_pdrop=DROPOUT,
-        attn_pdrop=DROPOUT,
+        resid_pdrop=setting.dropout,
+        embd_pdrop=setting.dropout,
+        attn_pdrop=setting.dropout,
         use_cache=False,
     )
     model = GPT2LMHeadModel(config).to(setting.device).train()
@@ -243,7 +291,7 @@ def transformers(setting: Setting, precision: str) -> list[float]:
 
 
 def nano_gpt(setting: Setting, precision: str) -> list[float]:
-    model: nn.Module = NanoGPT(setting.context).to(setting.device).train()
+    model: nn.Module = NanoGPT(setting).to(setting.device).train()
     optimizer = fused_adamw(model)
     if setting.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -268,37 +316,39 @@ def fused_adamw(model: nn.Module) -> torch.optim.AdamW:
 
 
 class NanoBlock(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, heads: int, width: int, dropout: float) -> None:
         super().__init__()
-        self.ln_1, self.ln_2 = (nn.LayerNorm(WIDTH, bias=False) for _ in range(2))
-        self.c_attn = nn.Linear(WIDTH, 3 * WIDTH, bias=False)
-        self.c_proj = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.heads, self.dropout = heads, dropout
+        self.ln_1, self.ln_2 = (nn.LayerNorm(width, bias=False) for _ in range(2))
+        self.c_attn = nn.Linear(width, 3 * width, bias=False)
+        self.c_proj = nn.Linear(width, width, bias=False)
         self.mlp = nn.Sequential(
-            nn.Linear(WIDTH, 4 * WIDTH, bias=False),
+            nn.Linear(width, 4 * width, bias=False),
             nn.GELU(),
-            nn.Linear(4 * WIDTH, WIDTH, bias=False),
-            nn.Dropout(DROPOUT),
+            nn.Linear(4 * width, width, bias=False),
+            nn.Dropout(dropout),
         )
-        self.drop = nn.Dropout(DROPOUT)
+        self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         B, T, C = x.shape
         q, k, v = (
-            part.view(B, T, HEADS, C // HEADS).transpose(1, 2)
+            part.view(B, T, self.heads, C // self.heads).transpose(1, 2)
             for part in self.c_attn(self.ln_1(x)).split(C, dim=2)
         )
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=DROPOUT, is_causal=True)
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout, is_causal=True)
         x = x + self.drop(self.c_proj(y.transpose(1, 2).reshape(B, T, C)))
         return cast(Tensor, x + self.mlp(self.ln_2(x)))
 
 
 class NanoGPT(nn.Module):
-    def __init__(self, context: int) -> None:
+    def __init__(self, setting: Setting) -> None:
         super().__init__()
-        self.wte, self.wpe = nn.Embedding(50304, WIDTH), nn.Embedding(context, WIDTH)
-        self.drop = nn.Dropout(DROPOUT)
-        self.h = nn.ModuleList(NanoBlock() for _ in range(LAYERS))
-        self.ln_f = nn.LayerNorm(WIDTH, bias=False)
+        layers, heads, width = setting.shape.values()
+        self.wte, self.wpe = nn.Embedding(50304, width), nn.Embedding(setting.context, width)
+        self.drop = nn.Dropout(setting.dropout)
+        self.h = nn.ModuleList(NanoBlock(heads, width, setting.dropout) for _ in range(layers))
+        self.ln_f = nn.LayerNorm(width, bias=False)
         for parameter in self.parameters():
             if parameter.dim() == 2:
                 nn.init.normal_(parameter, std=0.02)
@@ -312,7 +362,7 @@ class NanoGPT(nn.Module):
 
 
 def lossbook(setting: Setting, precision: str) -> list[float]:
-    """The seconds of each step as the observer gets them, but for the first step's."""
+    """The trainer between the start of its second step and the end of its last."""
     from pipeline.params import Params
     from pipeline.training.job import TrainingJob
 
@@ -323,34 +373,39 @@ def lossbook(setting: Setting, precision: str) -> list[float]:
         "device": str(setting.device),
         "precision": precision,
     }
-    model = {"context_length": setting.context, "dropout": DROPOUT}
-    times: list[float] = []
+    model = {**setting.shape, "context_length": setting.context, "dropout": setting.dropout}
+    clock = Clock(setting)
     with tempfile.TemporaryDirectory() as folder:
         for split, windows in (("train", 64 * setting.batch_size), ("val", 1)):
             write_tokens(Path(folder, split), windows * setting.context + 1)
         params = Params.model_validate({"model": model, "train": train})
-        TrainingJob.open(params, Path(folder)).trainer(Stopwatch(times)).run()
-    return times[1:]
+        trainer = TrainingJob.open(params, Path(folder)).trainer(NullObserver())
+        begin, end = trainer.reset_gradients, trainer.evaluate
 
+        def reset_gradients() -> None:
+            if trainer.step == 1:
+                clock.start()
+            begin()
 
-class Stopwatch(NullObserver):
-    """An observer that keeps the steps' seconds."""
+        def evaluate() -> None:
+            if trainer.step:
+                clock.stop()
+            end()
 
-    def __init__(self, times: list[float]) -> None:
-        self.times = times
-
-    def on_step(self, step: Any) -> None:
-        self.times.append(step.seconds)
+        trainer.reset_gradients, trainer.evaluate = reset_gradients, evaluate  # type: ignore[method-assign]
+        trainer.run()
+    return clock.seconds
 
 
 def write_tokens(folder: Path, tokens: int) -> None:
     """A split of random tokens."""
-    folder.mkdir()
-    ids = np.random.default_rng(123).integers(0, GPT2_VOCAB_SIZE, tokens).astype("<u2")
-    (folder / "00000.bin").write_bytes(ids.tobytes())
-    shards = [{"file": "00000.bin", "tokens": tokens}]
-    meta = {"encoding": "gpt2", "dtype": "uint16", "tokens": tokens, "shards": shards}
-    (folder / "meta.json").write_text(json.dumps(meta))
+    dice = np.random.default_rng(123)
+    folder.parent.mkdir(exist_ok=True)
+    writer = TokenWriter(folder)
+    while writer.tokens < tokens:
+        size = min(tokens - writer.tokens, SHARD // 10)
+        writer.write(dice.integers(0, GPT2_VOCAB_SIZE, size, np.uint16), size, size, 0)
+    writer.close(folder.name, "random tokens", "0" * 64)
 
 
 RUNNERS = {

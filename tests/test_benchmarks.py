@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -38,10 +40,52 @@ def test_what_a_script_imports_from_the_project_is_there(script: Path) -> None:
                 assert there, f"{node.module} has no {alias.name}"
 
 
-def test_a_script_starts() -> None:
-    script = ROOT / "benchmarks" / "split_throughput.py"
+def run(script: str, *arguments: str) -> str:
+    command = [sys.executable, ROOT / "benchmarks" / script, *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    assert "millions of bytes" in done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_script_starts() -> None:
+    assert "millions of bytes" in run("split_throughput.py", "--help")
+
+
+def test_the_training_that_is_measured_runs(tmp_path: Path) -> None:
+    numbers = tmp_path / "numbers.json"
+    small = ("--size", "tiny", "--context", "16", "--steps", "2", "--rounds", "1")
+    run(
+        "train_throughput.py",
+        *small,
+        *("--device", "cpu", "--only", "Lossbook, fp32", "--json", str(numbers)),
+    )
+    found = json.loads(numbers.read_text(encoding="utf-8"))
+    assert found["contenders"]["Lossbook, fp32"]["tokens_a_second"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("train_start.py", ("--millions", "1", "--steps", "3")),
+        ("split_throughput.py", ("--sizes", "1", "--rounds", "1")),
+        ("decode.py", ("--size", "tiny", "--tokens", "8", "--rounds", "1")),
+        ("load_gpt2.py", ("--sizes", "124M", "--rounds", "1", "--without-book")),
+    ],
+)
+def test_the_others_run(script: str, arguments: tuple[str, ...]) -> None:
+    assert len(run(script, *arguments).splitlines()) >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_what_is_for_a_gpu_runs_without_one() -> None:
+    rows = [json.loads(line) for line in run("gpu.py", "--dry-run", "--minutes", "19").splitlines()]
+    ended = [row["section"] for row in rows if "seconds" in row and len(row) == 2]
+    assert len(ended) == 11
+    assert not any("error" in row or "left_out" in row for row in rows)
+    assert all(row["ok"] for row in rows if "ok" in row)

@@ -3,6 +3,10 @@
 A block is compiled, not the model: twelve equal blocks are one compilation, a seventh of the
 wait, and what lies between them is little. Only rounding differs with compilation, and nothing
 with recomputation, which draws the same dropout again.
+
+Shapes are static: were they not, the first batch of another size would have all that follow
+computed by another graph, which rounds otherwise, and a training that goes on from a checkpoint
+would not meet it. So evaluations of a compiled model pad their batches (`perplexity`).
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ class Objective(nn.Module):
             recompute_activations(model)
         if self.compiled:
             for block in model.h:
-                block.forward = torch.compile(block.forward)
+                block.forward = torch.compile(block.forward, dynamic=False)
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Token ids (B, T) and the ids that follow them (B, T) to nats per token, a scalar."""

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline.model.gpt import GPT
 from pipeline.model.loss import token_losses
@@ -60,11 +61,17 @@ def total_nats(
     indices: range,
     keep: Callable[[npt.NDArray[np.float32]], object] | None = None,
     progress: Callable[[int], object] | None = None,
+    *,
+    pads: bool = False,
 ) -> float:
-    """The sum of the losses, in nats, of all target tokens of the windows `indices`."""
+    """The sum of the losses, in nats, of all target tokens of the windows `indices`.
+
+    Args:
+        pads: whether the model always gets `batch_size` windows, of which some do not count.
+    """
     nats = 0.0
     for batch in _batches(indices, batch_size):
-        losses = window_losses(model, windows, batch)
+        losses = window_losses(model, windows, batch, batch_size if pads else 0)
         nats += float(losses.sum(dtype=torch.float64))
         if keep is not None:
             keep(losses.numpy())
@@ -77,12 +84,18 @@ def _batches(indices: range, batch_size: int) -> list[range]:
     return [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
 
 
-def window_losses(model: GPT, windows: Windows, indices: range) -> Tensor:
-    """Nats for each target token of the windows `indices`, float32 (B, T), on the CPU."""
+def window_losses(model: GPT, windows: Windows, indices: range, least: int = 0) -> Tensor:
+    """Nats for each target token of the windows `indices`, float32 (B, T), on the CPU.
+
+    Args:
+        least: so many windows the model gets at least; what is missing are zeros.
+    """
     inputs, targets = windows.batch(indices)
     device = model.wte.weight.device
+    if len(inputs) < least:
+        inputs = F.pad(inputs, (0, 0, 0, least - len(inputs)))
     with torch.no_grad(), evaluating(model):
-        hidden = model.hidden(inputs.to(device))  # (B, T, C)
+        hidden = model.hidden(inputs.to(device))[: len(targets)]  # (B, T, C)
         head, classes = model.padded_head_weight, model.config.vocab_size
         return token_losses(hidden, head, targets.to(device), classes=classes).cpu()
 

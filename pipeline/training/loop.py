@@ -184,7 +184,14 @@ class Trainer:
         batch_size = self.batches.batch_size
         with self.parallel.evaluation(), self.runtime.autocast():
             train_loss, val_loss = (
-                distributed_loss(self.world, self.working.model, windows, batch_size, indices)
+                distributed_loss(
+                    self.world,
+                    self.working.model,
+                    windows,
+                    batch_size,
+                    indices,
+                    pads=self.objective.compiled,
+                )
                 for windows, indices in (
                     (self.train_windows, self.training_indices()),
                     (self.val_windows, self.validation_indices()),

@@ -11,13 +11,23 @@ import torch
 
 from pipeline.distributed.base import Parallel
 from pipeline.distributed.launch import launch
+from pipeline.distributed.rendezvous import RankLost
 from pipeline.distributed.world import ALONE, World
 from pipeline.model.gpt import GPT, GPTConfig
 from pipeline.model.objective import Objective
 from pipeline.params import Train
 from pipeline.training.events import Diverged
 from pipeline.training.loop import Trainer
-from tests.helpers.processes import CPU, StepLog, job_of, run_job_worker, train, train_by
+from tests.helpers.processes import (
+    CPU,
+    StepLog,
+    go_on_by,
+    job_of,
+    run_job_worker,
+    train,
+    train_by,
+    train_until_killed,
+)
 
 STEPS = 30
 # The rate is so high that the validation loss falls and then rises: where an evaluation does not
@@ -41,15 +51,23 @@ def assert_equal(shared: dict[str, Any], alone: dict[str, Any]) -> None:
     assert shared["norms"] == pytest.approx(alone["norms"], rel=1e-3)
     assert shared["weights"] == pytest.approx(alone["weights"], rel=1e-3)
     assert shared["moments"] == pytest.approx(alone["moments"], rel=1e-2)
+    for of_rank in shared["gradients"]:
+        assert of_rank == pytest.approx(alone["gradients"][0], rel=1e-2)
     for row, expected in zip(shared["history"], alone["history"], strict=True):
         assert row == pytest.approx(expected, rel=1e-4)
 
 
-def assert_rises_again(trained: dict[str, Any]) -> None:
+def assert_rises_again(trained: dict[str, Any]) -> list[int]:
+    """The steps whose evaluations are worse than an earlier one."""
     losses = [row["val_loss"] for row in trained["history"]]
     assert losses[0] - min(losses) > 1, "it learns something"
-    worse = [loss for at, loss in enumerate(losses) if at and loss > min(losses[:at])]
+    worse = [
+        row["step"]
+        for at, row in enumerate(trained["history"])
+        if at and row["val_loss"] > min(losses[:at])
+    ]
     assert len(worse) >= 3, "evaluations worsen too"
+    return worse
 
 
 def test_two_processes_lose_what_one_does(tokens: Path) -> None:
@@ -89,6 +107,32 @@ def test_whatever_the_settings(tokens: Path, processes: int, sharding: str) -> N
     for shared, alone in zip(train_by(processes, cases, tokens), everyone, strict=True):
         assert_rises_again(alone)
         assert_equal(shared, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    ("before", "after"), [((2, "none"), (4, "full")), ((4, "full"), (2, "none"))]
+)
+def test_a_rank_is_killed_and_another_number_goes_on_in_another_way(
+    tokens: Path, tmp_path: Path, before: tuple[int, str], after: tuple[int, str]
+) -> None:
+    """Between two evaluations, both of them worse than one before."""
+    settings = {"eval_every": 2, "grad_clip": 0.5}
+    alone = train(case(**settings), tokens)
+    worse = assert_rises_again(alone)
+    last = next(step for step in worse if step + 2 in worse)
+    (processes, sharding), (others, other_sharding) = before, after
+    folder = tmp_path / "checkpoints"
+    first = case(**settings, sharding=sharding)
+    with pytest.raises(RankLost, match=f"rank 1 of {processes} was killed"):
+        train_until_killed(processes, first, tokens, folder, kill_at=last + 2)
+    gone_on = go_on_by(others, case(**settings, sharding=other_sharding), tokens, folder)
+    done = STEPS - len(gone_on["losses"])
+    assert done == last + 1, "from the checkpoint before the kill"
+    for name in ("losses", "norms"):
+        alone[name] = alone[name][done:]
+    assert_equal(gone_on, alone)
 
 
 @pytest.mark.slow

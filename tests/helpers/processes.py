@@ -10,18 +10,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 from pipeline.distributed.launch import launch
 from pipeline.distributed.rendezvous import Rendezvous, process_group
 from pipeline.distributed.world import ALONE, World
 from pipeline.params import Params
+from pipeline.training.checkpointer import Checkpointer
 from pipeline.training.events import Diverged, NullObserver, Step
 from pipeline.training.job import TrainingJob
+from pipeline.training.loop import Trainer
 
 CPU = torch.device("cpu")
 TINY = {"n_layer": 2, "n_head": 2, "n_embd": 8, "context_length": 8, "dropout": 0.0}
 
 Case = dict[str, dict[str, Any]]  # the sections of params.yaml
+
+
+class Waiting(Checkpointer):
+    """Writes as always, but has each checkpoint in place before training goes on."""
+
+    def save(self, **parts: Any) -> None:
+        super().save(**parts)
+        self.wait()
 
 
 class StepLog(NullObserver):
@@ -39,13 +51,27 @@ def job_of(case: Case, tokens: Path, world: World) -> TrainingJob:
     return TrainingJob.open(params, tokens, world)
 
 
-def train(case: Case, tokens: Path, world: World = ALONE) -> dict[str, Any]:
-    """Train a tiny model; what came of it."""
+class KillsItself(NullObserver):
+    """Ends its process at a step."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_step(self, step: Step) -> None:
+        if step.step == self.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train(
+    case: Case, tokens: Path, world: World = ALONE, checkpoints: Checkpointer | None = None
+) -> dict[str, Any]:
+    """Train a tiny model, from the latest checkpoint where there is one; what came of it."""
     observer = StepLog()
-    trainer = job_of(case, tokens, world).trainer(observer)
+    trainer = job_of(case, tokens, world).trainer(observer, checkpoints)
     trainer.run()
     weights = trainer.last_weights.tensors
     return {
+        "gradients": gradients_by_rank(trainer),
         "losses": [step.loss for step in observer.steps],
         "norms": [step.grad_norm for step in observer.steps],
         "history": [asdict(row) for row in trainer.history],
@@ -55,6 +81,20 @@ def train(case: Case, tokens: Path, world: World = ALONE) -> dict[str, Any]:
             for number, state in trainer.last_optimizer.get("state", {}).items()
         },
     }
+
+
+def gradients_by_rank(trainer: Trainer) -> list[dict[str, float]]:
+    """The norms of the last step's gradients, as each rank has them."""
+    mine = {
+        name: (p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad).norm().item()
+        for name, p in trainer.model.named_parameters()
+        if p.grad is not None
+    }
+    if trainer.world.is_alone:
+        return [mine]
+    found: list[Any] = [None] * trainer.world.size
+    dist.all_gather_object(found, mine)
+    return found
 
 
 def train_all(cases: list[Case], tokens: Path, world: World) -> list[dict[str, Any]]:
@@ -71,6 +111,36 @@ def train_by(processes: int, cases: list[Case], tokens: Path) -> list[dict[str, 
     world = World.on_one_machine(processes)
     with launch(world, CPU, run_worker, cases, tokens):
         return train_all(cases, tokens, world)
+
+
+def train_until_killed(
+    processes: int, case: Case, tokens: Path, folder: Path, kill_at: int
+) -> None:
+    """Train until rank 1 is killed; a checkpoint of each step before is in `folder`."""
+    world = World.on_one_machine(processes)
+    with (
+        Waiting(folder, every=1, notify=print) as checkpoints,
+        launch(world, CPU, run_until_killed, case, tokens, kill_at),
+    ):
+        job_of(case, tokens, world).trainer(NullObserver(), checkpoints).run()
+
+
+def run_until_killed(
+    world: World, rendezvous: Rendezvous, case: Case, tokens: Path, kill_at: int
+) -> None:
+    observer = KillsItself(kill_at) if world.rank == 1 else NullObserver()
+    with process_group(world, CPU, rendezvous):
+        job_of(case, tokens, world).trainer(observer).run()
+
+
+def go_on_by(processes: int, case: Case, tokens: Path, folder: Path) -> dict[str, Any]:
+    """Train by several processes from the latest checkpoint in `folder`."""
+    world = World.on_one_machine(processes)
+    with (
+        Checkpointer(folder, every=10**6, notify=print) as checkpoints,
+        launch(world, CPU, run_worker, [case], tokens),
+    ):
+        return train(case, tokens, world, checkpoints)
 
 
 def run_job_worker(world: World, rendezvous: Rendezvous, case: Case, tokens: Path) -> None:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.cuda._utils import _get_device_index
 
 from pipeline.errors import UserError
 from pipeline.model.gpt import GPT
 from pipeline.model.objective import Objective
-from pipeline.model.runtime import Runtime
+from pipeline.model.runtime import Runtime, choose_runtime
 from pipeline.params import Params, Train
-from pipeline.training.batch_size import largest_batch, largest_that_fits, with_largest_batch
+from pipeline.training.batch_size import (
+    ROOM,
+    _limited_memory,
+    largest_batch,
+    largest_that_fits,
+    with_largest_batch,
+)
 from pipeline.training.optim import build_optimizer
 
 CPU = Runtime(torch.device("cpu"), bf16=False)
@@ -66,6 +73,27 @@ def test_an_error_that_is_not_memory_is_no_answer(objective: Objective) -> None:
     objective.model.h[0].register_forward_pre_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         largest_batch(objective, build_optimizer(objective.model, Train()), CPU, limit=100)
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda", "cuda:1"])
+def test_the_memory_that_is_limited_is_that_of_the_chosen_gpu(monkeypatch, name: str) -> None:
+    """PyTorch wants its number, and refuses a plain `cuda`."""
+    limits: list[tuple[float, int]] = []
+
+    def limit(share: float, device: torch.device) -> None:
+        limits.append((share, _get_device_index(device)))
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limit)
+    with pytest.raises(ValueError, match="index"), _limited_memory(torch.device("cuda")):
+        pass
+    with _limited_memory(choose_runtime(name, "fp32").device):
+        pass
+    number = int(name == "cuda:1")
+    assert limits == [(ROOM, number), (1.0, number)]
 
 
 def test_only_a_cuda_gpu_can_be_searched() -> None:

@@ -22,6 +22,7 @@ from pipeline.training.checkpoint import Cancelled, CheckpointFolder
 from pipeline.training.checkpointer import Checkpointer
 from pipeline.training.loop import Trainer
 from tests.helpers.damage import cut, flip
+from tests.helpers.processes import Waiting
 from tests.helpers.trainers import Memory
 
 STEPS = 20
@@ -31,14 +32,6 @@ SETTINGS = {"epochs": 2, "batch_size": 2, "eval_every": 3, "learning_rate": 3e-2
 
 class Killed(Exception):
     pass
-
-
-class Waiting(Checkpointer):
-    """Writes as always, but has each checkpoint in place before training goes on."""
-
-    def save(self, **parts: object) -> None:
-        super().save(**parts)  # type: ignore[arg-type]
-        self.wait()
 
 
 @pytest.fixture
