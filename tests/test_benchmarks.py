@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.helpers.repository import ROOT
 
@@ -54,16 +55,20 @@ def test_a_script_starts() -> None:
     assert "millions of bytes" in run("split_throughput.py", "--help")
 
 
-def test_the_training_that_is_measured_runs(tmp_path: Path) -> None:
-    numbers = tmp_path / "numbers.json"
-    small = ("--size", "tiny", "--context", "16", "--steps", "2", "--rounds", "1")
-    run(
-        "train_throughput.py",
-        *small,
-        *("--device", "cpu", "--only", "Lossbook, fp32", "--json", str(numbers)),
+def test_the_trainings_that_are_measured_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    throughput, start = import_module("train_throughput"), import_module("train_start")
+    setting = throughput.Setting(
+        torch.device("cpu"), "tiny", batch_size=2, context=16, dropout=0.1, steps=2
     )
-    found = json.loads(numbers.read_text(encoding="utf-8"))
-    assert found["contenders"]["Lossbook, fp32"]["tokens_a_second"] > 0
+    for contender in (throughput.lossbook, throughput.nano_gpt):
+        (seconds,) = contender(setting, "fp32")
+        assert 0 < seconds < 60
+    for split in ("train", "val"):
+        throughput.write_tokens(tmp_path / "tokens" / split, 1000)
+    assert start.train(tmp_path / "tokens", steps=2)["tokens"] == 1000
 
 
 @pytest.mark.slow
@@ -71,6 +76,7 @@ def test_the_training_that_is_measured_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "arguments"),
     [
+        ("train_throughput.py", ("--size", "tiny", "--steps", "2", "--rounds", "1")),
         ("train_start.py", ("--millions", "1", "--steps", "3")),
         ("split_throughput.py", ("--sizes", "1", "--rounds", "1")),
         ("decode.py", ("--size", "tiny", "--tokens", "8", "--rounds", "1")),
@@ -89,3 +95,12 @@ def test_what_is_for_a_gpu_runs_without_one() -> None:
     assert len(ended) == 11
     assert not any("error" in row or "left_out" in row for row in rows)
     assert all(row["ok"] for row in rows if "ok" in row)
+
+
+@pytest.mark.cuda
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_a_gpu_computes_what_a_cpu_does() -> None:
+    """What has a verdict and is no measurement; the script's exit status is the verdict."""
+    sections = ("exactness", "ranks", "repeated", "resumed", "compiled", "automatic", "decoding")
+    run("gpu.py", "--minutes", "19", "--only", *sections)
