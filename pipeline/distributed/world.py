@@ -2,8 +2,8 @@
 
 Every process holds a `World`: its number among all of them (`rank`), how many there are (`size`),
 and the same two on its own machine. A training of one process has the world `ALONE`, whose
-collectives return what they are given. Scalars travel over gloo, also where gradients travel over
-NCCL, so that they never wait for a GPU.
+collectives return what they are given. Scalars that decide something travel over gloo, also where
+gradients travel over NCCL, so that they never wait for a GPU.
 
 Sharp edge: a collective that one rank calls and another does not hangs until `TIMEOUT`
 (`rendezvous`) is over. So whatever decides to call one must be the same on every rank.
@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.params import Train
@@ -114,9 +115,10 @@ class World:
         dist.all_reduce(sums)
         return [float(value) for value in sums]
 
-    def mean(self, number: float) -> float:
-        """The mean over all ranks."""
-        return number if self.is_alone else self.total(number)[0] / self.size
+    def add_up(self, numbers: Tensor) -> None:
+        """Sum over all ranks, in place, where the tensor lies; on a GPU nothing waits for it."""
+        if not self.is_alone:
+            dist.all_reduce(numbers)
 
     def any(self, value: bool) -> bool:
         """Whether it is true on some rank."""

@@ -2,7 +2,8 @@
 
 On CUDA reading a number waits for everything queued before it. A step's numbers are therefore
 copied to pinned memory behind the step and read after the next one has been queued, so that the
-device never waits for it. Elsewhere they are read at once.
+device never waits for it. Elsewhere they are read at once. Ranks add up their losses on the device
+too, behind the step.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.distributed.world import ALONE, World
+
 
 @dataclass(frozen=True)
 class StepMetrics:
@@ -22,7 +25,7 @@ class StepMetrics:
 
     Attributes:
         step: counted from 1.
-        loss: the sum of the micro-batches' shares, nats per token.
+        loss: the sum of the micro-batches' shares, the mean over the ranks; nats per token.
         grad_norm: None where it was not measured.
         seconds: what the step took.
     """
@@ -45,20 +48,24 @@ class _Pending:
 class DelayedMetrics:
     """A queue of the steps whose metrics have not been read yet."""
 
-    def __init__(self, device: torch.device, delayed: bool | None = None) -> None:
+    def __init__(
+        self, device: torch.device, delayed: bool | None = None, world: World = ALONE
+    ) -> None:
         """
         Args:
             delayed: whether a step's metrics are read after the next step; by default on CUDA.
         """
-        self._device = device
+        self._device, self._world = device, world
         self._delayed = device.type == "cuda" if delayed is None else delayed
         self._queue: deque[_Pending] = deque()
         self._last_read = 0.0
 
     def push(self, step: int, losses: list[Tensor], norm: Tensor | None, started: float) -> None:
-        """Start to copy the numbers of a step that began at `started` to the host."""
-        parts = [loss.detach() for loss in losses] + ([norm] if norm is not None else [])
-        numbers = torch.stack(parts)
+        """Start to copy the numbers of a step that began at `started` to the host. A collective."""
+        numbers = torch.stack([loss.detach() for loss in losses])
+        self._world.add_up(numbers)
+        if norm is not None:
+            numbers = torch.cat([numbers, norm[None]])
         copied = None
         if self._device.type == "cuda":
             numbers = numbers.to("cpu", non_blocking=True)  # into pinned memory
@@ -84,4 +91,5 @@ class DelayedMetrics:
         norm = numbers.pop() if pending.has_norm else None
         # a step that was queued while the one before it ran began when that one ended
         began, self._last_read = max(pending.started, self._last_read), time.perf_counter()
-        return StepMetrics(pending.step, sum(numbers), norm, self._last_read - began)
+        loss = sum(numbers) / self._world.size
+        return StepMetrics(pending.step, loss, norm, self._last_read - began)

@@ -92,7 +92,7 @@ class Trainer:
         self.total_steps = total_steps(batches.steps_per_epoch, settings)
         self.step = 0
         self.spikes = SpikeDetector()
-        self.metrics = DelayedMetrics(runtime.device)
+        self.metrics = DelayedMetrics(runtime.device, world=world)
         self.meter = Meter(model, runtime, world.size)
         self.history: list[HistoryRow] = []
         self.best: HistoryRow | None = None
@@ -217,7 +217,7 @@ class Trainer:
         """Notify the observer of steps; on CUDA their metrics come a step late."""
         for metrics in finished:
             before = metrics.step - 1
-            loss = self.world.mean(metrics.loss)
+            loss = metrics.loss
             self.check_finite(loss, "training", before)
             speed = self.tokens_per_step / metrics.seconds
             step = Step(
