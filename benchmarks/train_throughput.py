@@ -109,7 +109,7 @@ def main() -> None:
         memory = torch.cuda.max_memory_allocated(setting.device) if on_gpu else None
         print(json.dumps({"seconds": seconds, "gpu_memory": memory}))
         return
-    names = [n for n in CONTENDERS if n in (arguments.only or CONTENDERS) or "products" in n]
+    names = [name for name in CONTENDERS if name in (arguments.only or CONTENDERS)]
     if find_spec("llms_from_scratch") is None and "the book, fp32" in names:
         names.remove("the book, fp32")
         print("the book is left out: pip install --no-deps llms-from-scratch")
@@ -129,7 +129,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--steps", type=int, default=6, help="measured in a round")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--only", nargs="+", choices=CONTENDERS, help="and the products")
+    parser.add_argument(
+        "--only", nargs="+", choices=CONTENDERS, help="by default all; `share` needs the products"
+    )
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -152,14 +154,20 @@ def report(
         name: statistics.median(time_ for one in of_name for time_ in one["seconds"])
         for name, of_name in found.items()
     }
-    rates = {p: products_flops(setting) / median[f"products, {p}"] for p in ("fp32", "bf16")}
+    rates = {
+        p: products_flops(setting) / median[f"products, {p}"]
+        for p in ("fp32", "bf16")
+        if f"products, {p}" in median
+    }
     peak = peak_flops(torch.cuda.get_device_name()) if setting.device.type == "cuda" else None
     print(
         f"{setting.size}, context {setting.context}, batch {setting.batch_size}, "
         f"dropout {setting.dropout}, AdamW, "
         f"{setting.device}, {torch.get_num_threads()} threads; {rounds} rounds of {setting.steps} "
-        f"steps\nproducts: {rates['fp32'] / 1e9:.0f} GFLOP/s fp32, {rates['bf16'] / 1e9:.0f} bf16"
+        f"steps"
     )
+    for precision, rate in rates.items():
+        print(f"products, {precision}: {rate / 1e9:.0f} GFLOP/s")
     print(f"{'':20}{'s per step':>12}{'tokens/s':>10}{'x the book':>12}{'share':>8}{'MFU':>7}")
     book = median.get("the book, fp32")
     rows = {}
@@ -171,14 +179,14 @@ def report(
             "seconds_a_step": time_,
             "tokens_a_second": speed,
             "times_the_book": book and book / time_,
-            "share_of_products": flops * speed / rates[name[-4:]],
+            "share_of_products": flops * speed / rates[name[-4:]] if name[-4:] in rates else None,
             "mfu": flops * speed / peak if peak and name.endswith("bf16") else None,
             "gpu_memory": found[name][0]["gpu_memory"],
         }
         row = rows[name]
         print(
             f"{name:20}{time_:10.3f}{speed:10.0f}{_or_blank(row['times_the_book'], '.2f'):>12}"
-            f"{row['share_of_products']:8.0%}{_or_blank(row['mfu'], '.0%'):>7}"
+            f"{_or_blank(row['share_of_products'], '.0%'):>8}{_or_blank(row['mfu'], '.0%'):>7}"
         )
     if file:
         numbers = {"product_flops": rates, "flops_a_token": flops, "contenders": rows}

@@ -81,7 +81,7 @@ def trained(make_trainer, folder: Path, kill_at: int | None = None, **settings: 
     return trainer, found
 
 
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("recompute", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_one_graph_for_training_and_one_for_evaluation_also_after_a_kill(
     make_trainer, graphs: list[Graph], tmp_path: Path, recompute: bool
 ) -> None:
