@@ -45,7 +45,7 @@ from torch.nn import functional as F
 from pipeline.gpt2.sizes import SIZES
 from pipeline.model.gpt import GPT, GPT2_VOCAB_SIZE, GPTConfig
 from pipeline.model.runtime import Runtime
-from pipeline.split.writer import SHARD, TokenWriter
+from pipeline.split.writer import SHARD, TokenWriter, seal
 from pipeline.training.events import NullObserver
 from pipeline.training.throughput import flops_per_token, peak_flops
 
@@ -413,7 +413,7 @@ def write_tokens(folder: Path, tokens: int) -> None:
     while writer.tokens < tokens:
         size = min(tokens - writer.tokens, SHARD // 10)
         writer.write(dice.integers(0, GPT2_VOCAB_SIZE, size, np.uint16), size, size, 0)
-    writer.close(folder.name, "random tokens", "0" * 64)
+    seal(folder, writer.close(folder.name, "random tokens", "0" * 64).meta)
 
 
 RUNNERS = {

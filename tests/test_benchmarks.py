@@ -79,6 +79,7 @@ def test_the_trainings_that_are_measured_run(
         ("train_throughput.py", ("--size", "tiny", "--steps", "2", "--rounds", "1")),
         ("train_start.py", ("--millions", "1", "--steps", "3")),
         ("split_throughput.py", ("--sizes", "1", "--rounds", "1")),
+        ("shared_text.py", ("--tokens", "1", "--rounds", "1")),
         ("decode.py", ("--size", "tiny", "--tokens", "8", "--rounds", "1")),
         ("load_gpt2.py", ("--sizes", "124M", "--rounds", "1", "--without-book")),
     ],
