@@ -30,9 +30,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-PACKAGES = (  # what the imported parts of the project import, beside torch and numpy
-    *("pydantic", "tiktoken", "orjson", "psutil", "ruamel.yaml", "safetensors"),
-    *("filelock", "platformdirs", "requests"),
+PACKAGES = (  # what the imported parts of the project import, beside torch
+    *("numpy", "pydantic", "tiktoken", "orjson", "psutil", "ruamel.yaml", "safetensors"),
+    *("filelock", "platformdirs", "requests", "tqdm"),
 )
 ROOT = Path(__file__).resolve().parents[1]
 HERE = Path(__file__).parent
@@ -83,7 +83,9 @@ def run(section: str, limit: float) -> bool:
         try:
             if process.wait(limit):
                 errors.seek(0)
-                row["error"] = (errors.read().strip().splitlines() or ["a verdict"])[-1]
+                row["error"] = (errors.read().strip().splitlines() or ["a verdict is against it"])[
+                    -1
+                ]
         except subprocess.TimeoutExpired:
             row["error"] = f"took more than {limit:.0f} s"
         finally:
