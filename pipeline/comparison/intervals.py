@@ -125,10 +125,9 @@ def missing_reference(comparison: Comparison) -> str:
 def basis(uncertainty: Uncertainty) -> str:
     """`312 documents of 240 tokens on average; 95 %, …`; or why there is no interval."""
     if uncertainty.note == TOO_LITTLE:
-        tokens = uncertainty.units * uncertainty.tokens_per_unit
         return (
-            f"{TOO_LITTLE} ({counted(tokens, 'token')}; it takes {FEWEST} documents, or "
-            f"{BLOCKS} blocks of {BLOCK} tokens)"
+            f"{TOO_LITTLE} ({units(uncertainty)}; it takes {FEWEST} documents of like size, or a "
+            f"single one of {BLOCKS * BLOCK:,} tokens)"
         )
     if uncertainty.note is not None:
         return uncertainty.note

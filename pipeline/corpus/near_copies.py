@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -42,8 +43,10 @@ def digests(texts: Sequence[str]) -> Digests:
 
     That of two parts of a text, but for shingles across the cut, is the smaller of both.
     """
-    rows = [_minhash(shingles).digest() for shingles in shingle_hashes(texts)]
-    return np.array(rows, np.uint32).reshape(len(texts), PERMUTATIONS)
+    found = np.empty((len(texts), PERMUTATIONS), np.uint32)
+    for row, shingles in zip(found, shingle_hashes(texts), strict=True):
+        row[:] = _minhash(shingles).digest()
+    return found
 
 
 def bands(digests: Digests) -> Hashes:
@@ -98,7 +101,7 @@ def _batches(texts: Sequence[str]) -> Iterator[tuple[list[int], list[str]]]:
     for number, text in enumerate(texts):
         for piece in pieces(text, BATCH):
             numbers.append(number)
-            batch.append(piece.lower())
+            batch.append(unicodedata.normalize("NFC", piece).lower())
             size += len(piece)
             if size >= BATCH:
                 yield numbers, batch

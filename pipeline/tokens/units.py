@@ -1,9 +1,9 @@
 """Units of resampling: which target tokens stand or fall together.
 
 Neighbouring tokens' losses are alike, those of one document more so, so an interval that takes
-tokens for independent is too narrow. Resampled are therefore documents where there are enough of
-them (clusters), else a few long blocks of consecutive tokens (batch means). `docs/uncertainty.md`
-has what the numbers below were chosen by.
+tokens for independent is too narrow. Resampled are therefore documents (clusters), copies of one
+together, or of a single document a few long blocks of consecutive tokens (batch means).
+`docs/uncertainty.md` has what the numbers below were chosen by.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.tokens.ngrams import Hashes, mixed
 from pipeline.tokens.token_losses import Losses
 from pipeline.tokens.tokenizer import END_OF_TEXT
 from pipeline.tokens.windows import Windows
@@ -24,7 +25,7 @@ Mask = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
 Sums = npt.NDArray[np.float64]
 
-FEWEST = 10  # units, in effect: below, documents are no units, and nothing has an interval
+FEWEST = 10  # units, in effect: below, nothing has an interval
 BLOCKS = 12  # few: the longer a block, the less its loss is that of its neighbours
 BLOCK = 512  # tokens, at least: topics and styles last for hundreds
 CHUNK = 1 << 20  # tokens read at once
@@ -32,13 +33,14 @@ CHUNK = 1 << 20  # tokens read at once
 
 @dataclass(frozen=True)
 class Units:
-    """Target tokens of the chosen windows, end to end, as consecutive units.
+    """Target tokens of the chosen windows, end to end, as pieces that make units.
 
     They are the same for every model, so that differences are paired.
 
     Attributes:
         kind: what a unit is.
-        starts: int64 (U,): the place of each unit's first target among the W * T.
+        starts: int64 (P,): the place of each piece's first target among the W * T.
+        members: int64 (P,): the unit of each piece; equal documents are one.
         counts: int64 (U,): target tokens of each unit, without those left out.
         shape: (W, T), the windows and their targets.
         left_out: bool (W, T): targets that do not count; None: all count.
@@ -46,9 +48,27 @@ class Units:
 
     kind: Literal["document", "block"]
     starts: Integers
+    members: Integers
     counts: Integers
     shape: tuple[int, int]
     left_out: Mask | None = None
+
+    @classmethod
+    def of(
+        cls,
+        kind: Literal["document", "block"],
+        starts: Integers,
+        members: Integers,
+        shape: tuple[int, int],
+        left_out: Mask | None,
+    ) -> Units:
+        """The units that the pieces make, with their counts."""
+        pieces = np.diff(starts, append=shape[0] * shape[1])
+        if left_out is not None:
+            assert left_out.shape == shape, (left_out.shape, shape)
+            pieces = pieces - _sums(left_out, None, starts).astype(np.int64)
+        counts = np.bincount(members, pieces).astype(np.int64)
+        return cls(kind, starts, members, counts, shape, left_out)
 
     def __len__(self) -> int:
         """How many units have a target that counts."""
@@ -66,7 +86,7 @@ class Units:
             losses: nats, float32 (W, T); may be memory-mapped at any size: read in chunks.
         """
         assert losses.shape == self.shape, (losses.shape, self.shape)
-        return _sums(losses, self.left_out, self.starts)
+        return np.bincount(self.members, _sums(losses, self.left_out, self.starts))
 
 
 def effective(counts: Integers) -> float:
@@ -80,11 +100,11 @@ def effective(counts: Integers) -> float:
 
 
 def units_of(windows: Windows, chosen: range, left_out: Mask | None = None) -> Units:
-    """Units of the targets of the windows `chosen`: documents if there are in effect 10.
+    """Units of the targets of the windows `chosen`: documents, where there are several.
 
-    Else 12 blocks of at least 512 tokens, of whole windows where there are 12; of a text too short
-    for that, a single block, which has no interval. END_OF_TEXT ends a document, within a window
-    too.
+    Of a single one 12 blocks of at least 512 tokens, of whole windows where there are 12; of a text
+    too short for that, a single block, which has no interval. END_OF_TEXT ends a document, within a
+    window too. Documents of equal tokens are one unit: what is measured twice is known once.
 
     Args:
         chosen: indices of windows, ascending.
@@ -94,12 +114,12 @@ def units_of(windows: Windows, chosen: range, left_out: Mask | None = None) -> U
         IndexError: there is no such window.
     """
     shape = (len(chosen), windows.context_length)
-    starts = _document_starts(windows, chosen)
-    counts = _counts(shape, left_out, starts)
-    if effective(counts) >= FEWEST:
-        return Units("document", starts, counts, shape, left_out)
+    starts, documents = _document_starts(windows, chosen)
+    if len(starts) > 1:
+        _, members = np.unique(_hashes(windows)[documents], return_inverse=True)
+        return Units.of("document", starts, members, shape, left_out)
     starts = _block_starts(*shape)
-    return Units("block", starts, _counts(shape, left_out, starts), shape, left_out)
+    return Units.of("block", starts, np.arange(len(starts)), shape, left_out)
 
 
 def _block_starts(windows: int, length: int) -> Integers:
@@ -111,8 +131,8 @@ def _block_starts(windows: int, length: int) -> Integers:
     return np.arange(blocks) * (tokens // step) // blocks * step
 
 
-def _document_starts(windows: Windows, chosen: range) -> Integers:
-    """Where each document's first target stands among those of the windows chosen."""
+def _document_starts(windows: Windows, chosen: range) -> tuple[Integers, Integers]:
+    """Where each document's first target stands among the windows chosen, and its number."""
     length = windows.context_length
     # A document starts behind the end at position e of the split: position e + 1 is target e % T of
     # window e // T. Where that window is not chosen, the first target of the next one that is.
@@ -121,7 +141,10 @@ def _document_starts(windows: Windows, chosen: range) -> Integers:
     row = -((chosen.start - window) // chosen.step)  # rounded up
     place[chosen.start + row * chosen.step != window] = 0
     starts = np.where(row < 0, 0, row * length + place)
-    return np.unique(starts[starts < len(chosen) * length])
+    found = starts < len(chosen) * length
+    # Of documents that start at one place the last has targets there.
+    last = np.append(np.diff(starts[found]) > 0, True)
+    return starts[found][last], np.flatnonzero(found)[last]
 
 
 def _ends(windows: Windows, stop: int) -> Iterator[Integers]:
@@ -132,12 +155,25 @@ def _ends(windows: Windows, stop: int) -> Iterator[Integers]:
         windows.tokens.let_go()
 
 
-def _counts(shape: tuple[int, int], left_out: Mask | None, starts: Integers) -> Integers:
-    counts = np.diff(starts, append=shape[0] * shape[1])
-    if left_out is None:
-        return counts
-    assert left_out.shape == shape, (left_out.shape, shape)
-    return counts - _sums(left_out, None, starts).astype(np.int64)
+def _hashes(windows: Windows) -> Hashes:
+    """A hash of the tokens of each document of the split, in order."""
+    parts: list[Hashes] = []
+    before, place = np.zeros(1, np.uint64), 0  # of the document that is not at its end
+    size = max(CHUNK // 4, 1)  # some arrays of 8 bytes a token
+    for start in range(0, len(windows.tokens), size):
+        tokens = windows.tokens.read(start, min(start + size, len(windows.tokens)))
+        starts = np.append(0, np.flatnonzero(tokens[:-1] == END_OF_TEXT) + 1)
+        places = np.arange(len(tokens)) - np.repeat(starts, np.diff(starts, append=len(tokens)))
+        places[: starts[1] if len(starts) > 1 else None] += place
+        # Of each token with its place; the sum does not care how it was cut into chunks.
+        mixture = mixed(mixed(places.astype(np.uint64)) + tokens)
+        sums = np.add.reduceat(mixture, starts)
+        sums[:1] += before
+        ends = tokens[-1] == END_OF_TEXT
+        parts.append(sums if ends else sums[:-1])
+        before, place = (before * 0, 0) if ends else (sums[-1:], int(places[-1]) + 1)
+        windows.tokens.let_go()
+    return np.concatenate([*parts, before])
 
 
 def _sums(values: Losses | Mask, left_out: Mask | None, starts: Integers) -> Sums:

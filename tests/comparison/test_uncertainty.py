@@ -129,7 +129,7 @@ def test_a_loss_that_is_not_finite_has_no_interval(bad: float) -> None:
     assert standard_error(sums, counts) is None
     assert interval(sums, counts) is None
     assert difference_interval(sums, sums, counts) is None
-    units = Units("document", np.arange(20) * 5, counts, (20, 5))
+    units = Units("document", np.arange(20) * 5, np.arange(20), counts, (20, 5))
     assert loss_uncertainty(units, sums).note == NOT_FINITE
     assert difference_uncertainty(units, sums, sums).note == NOT_FINITE
 
@@ -145,7 +145,7 @@ def test_too_few_units_have_no_interval(counts: list[int]) -> None:
 
 def test_what_an_interval_rests_on_is_recorded(tmp_path: Path) -> None:
     losses, unit, counts = drawn(2, [25] * 40)
-    units = Units("document", np.arange(40) * 25, counts, (100, 10))
+    units = Units("document", np.arange(40) * 25, np.arange(40), counts, (100, 10))
     sums = units.sums(losses.astype(np.float32).reshape(100, 10))
     found = loss_uncertainty(units, sums)
     assert sums == pytest.approx(np.bincount(unit, losses))

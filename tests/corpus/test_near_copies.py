@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import unicodedata
 
 import numpy as np
 import pytest
@@ -52,6 +53,12 @@ def test_estimates_what_counting_gives(every: int) -> None:
     assert minhash is not None
     assert changed is not None
     assert minhash.jaccard(changed) == np.mean(first == second)
+
+
+def test_an_accent_is_the_same_in_either_form() -> None:
+    text = " ".join(words(3)).replace("e", "é")
+    first, second = digests([text, unicodedata.normalize("NFD", text)])
+    assert (first == second).all()
 
 
 def test_texts_that_share_nothing_have_nothing_in_common() -> None:

@@ -19,7 +19,9 @@ def units(lengths: list[int], width: int) -> Units:
     """Documents of these lengths in windows of `width`, the last one filled up by one more."""
     lengths = [*lengths, -sum(lengths) % width]
     counts = np.array(lengths, dtype=np.int64)
-    return Units("document", counts.cumsum() - counts, counts, (sum(lengths) // width, width))
+    members = np.arange(len(counts))
+    shape = (sum(lengths) // width, width)
+    return Units("document", counts.cumsum() - counts, members, counts, shape)
 
 
 @given(

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.comparison.uncertainty import interval
 from pipeline.tokens import units as module
 from pipeline.tokens.tokenizer import END_OF_TEXT
 from pipeline.tokens.units import BLOCK, BLOCKS, FEWEST, Units, effective, units_of
@@ -23,15 +24,16 @@ def windows_of(folder: Path, tokens: Sequence[int] | np.ndarray, length: int) ->
 
 
 def with_documents(lengths: Sequence[int]) -> np.ndarray:
-    """Tokens of documents of so many tokens each, the end included."""
-    tokens = np.ones(sum(lengths), np.uint16)
+    """Tokens of documents of so many tokens each, the end included; none equals another."""
+    tokens = np.arange(sum(lengths), dtype=np.uint16) % 50_000
     tokens[np.cumsum(lengths) - 1] = END_OF_TEXT
     return tokens
 
 
 def numbers(units: Units) -> np.ndarray:
     """The unit of each target, (W * T,)."""
-    return np.searchsorted(units.starts, np.arange(units.shape[0] * units.shape[1]), "right") - 1
+    places = np.arange(units.shape[0] * units.shape[1])
+    return units.members[np.searchsorted(units.starts, places, "right") - 1]
 
 
 @settings(
@@ -43,7 +45,7 @@ def test_documents_are_those_of_the_tokens(
 ) -> None:
     length = data.draw(st.integers(1, 6), "context_length")
     ends = data.draw(st.lists(st.booleans(), min_size=length + 1, max_size=120), "ends")
-    tokens = np.where(ends, END_OF_TEXT, 7)
+    tokens = np.where(ends, END_OF_TEXT, data.draw(st.sampled_from([[7], range(len(ends))])))
     windows = windows_of(tmp_path_factory.mktemp("units"), tokens, length)
     start = data.draw(st.integers(0, len(windows) - 1), "first")
     chosen = range(start, len(windows), data.draw(st.integers(1, 4), "stride"))
@@ -53,21 +55,27 @@ def test_documents_are_those_of_the_tokens(
     losses = rng.random(shape).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "CHUNK", data.draw(st.integers(1, 40), "chunk"))
-        patch.setattr(module, "FEWEST", 0)
         units = units_of(windows, chosen, left_out)
         sums = units.sums(losses)
 
     # The document of target w * T + t, token w * T + t + 1, is how many ended before that token.
     document = np.cumsum(ends)[: len(windows) * length].reshape(-1, length)
     targets = document[list(chosen)]
+    if len(np.unique(targets)) == 1:
+        assert units.kind == "block"
+        return
+    texts = [tuple(text) for text in np.split(tokens, np.flatnonzero(ends) + 1)]
+    targets = np.array([texts.index(text) for text in texts])[targets]  # copies are one
     counted = np.ones(shape, bool) if left_out is None else ~left_out
     there = np.unique(targets)
     assert units.kind == "document"
-    assert units.counts.tolist() == [int(counted[targets == one].sum()) for one in there]
-    assert sums == pytest.approx(
-        [float(losses[(targets == one) & counted].sum(dtype=np.float64)) for one in there]
-    )
-    assert np.array_equal(numbers(units).reshape(shape), np.searchsorted(there, targets))
+    found = numbers(units).reshape(shape)
+    assert len(np.unique(np.stack([found, targets]).reshape(2, -1), axis=1).T) == len(there)
+    for one in there:
+        unit = found[targets == one][0]
+        assert units.counts[unit] == counted[targets == one].sum()
+        expected = losses[(targets == one) & counted].sum(dtype=np.float64)
+        assert sums[unit] == pytest.approx(expected)
 
 
 def test_documents_where_there_are_enough(tmp_path: Path) -> None:
@@ -78,11 +86,31 @@ def test_documents_where_there_are_enough(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "lengths",
-    [[1000] * (FEWEST - 1), [10] * 99 + [20_000], [20_000]],
-    ids=["too few", "one of them dominates", "one"],
+    [[1000] * (FEWEST - 1), [10] * 99 + [20_000]],
+    ids=["too few", "one of them dominates"],
 )
-def test_blocks_where_documents_are_few(tmp_path: Path, lengths: list[int]) -> None:
+def test_few_documents_are_not_cut(tmp_path: Path, lengths: list[int]) -> None:
+    """Blocks of them would take tokens of one document for independent."""
     windows = windows_of(tmp_path / "val", with_documents(lengths), 64)
+    units = units_of(windows, range(len(windows)))
+    assert (units.kind, len(units)) == ("document", len(lengths))
+    assert effective(units.counts) < FEWEST
+
+
+def test_copies_of_a_document_are_one_unit(tmp_path: Path) -> None:
+    originals = [[*range(n, n + 60), END_OF_TEXT] for n in range(5)]
+    tokens = np.concatenate(originals * 25)
+    windows = windows_of(tmp_path / "val", tokens, 64)
+    units = units_of(windows, range(len(windows)))
+    assert (units.kind, len(units)) == ("document", 5)
+    assert (
+        interval(units.sums(np.random.default_rng(0).random(units.shape, np.float32)), units.counts)
+        is None
+    )
+
+
+def test_a_single_document_is_cut_into_blocks(tmp_path: Path) -> None:
+    windows = windows_of(tmp_path / "val", with_documents([20_000]), 64)
     units = units_of(windows, range(len(windows)))
     assert (units.kind, len(units)) == ("block", BLOCKS)
     assert not (units.starts % 64).any()  # whole windows
