@@ -86,7 +86,8 @@ class Units:
             losses: nats, float32 (W, T); may be memory-mapped at any size: read in chunks.
         """
         assert losses.shape == self.shape, (losses.shape, self.shape)
-        return np.bincount(self.members, _sums(losses, self.left_out, self.starts))
+        pieces = _sums(losses, self.left_out, self.starts)
+        return np.bincount(self.members, pieces).astype(np.float64)
 
 
 def effective(counts: Integers) -> float:
