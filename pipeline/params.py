@@ -188,7 +188,8 @@ class Split(Section):
         if self.train_fraction + self.test_fraction >= 1:
             raise PydanticCustomError(
                 "fractions",
-                "train_fraction {train} and test_fraction {test} leave nothing for validation",
+                "train_fraction {train} and test_fraction {test} leave nothing for validation; "
+                "lower one",
                 {"train": self.train_fraction, "test": self.test_fraction},
             )
         return self

@@ -125,8 +125,10 @@ def missing_reference(comparison: Comparison) -> str:
 def basis(uncertainty: Uncertainty) -> str:
     """`312 documents of 240 tokens on average; 95 %, …`; or why there is no interval."""
     if uncertainty.note == TOO_LITTLE:
+        one = uncertainty.unit == "block"  # of a single document
+        text = counted(uncertainty.tokens_per_unit, "token") if one else units(uncertainty)
         return (
-            f"{TOO_LITTLE} ({units(uncertainty)}; it takes {FEWEST} documents of like size, or a "
+            f"{TOO_LITTLE} ({text}; it takes {FEWEST} documents of like size, or a "
             f"single one of {BLOCKS * BLOCK:,} tokens)"
         )
     if uncertainty.note is not None:

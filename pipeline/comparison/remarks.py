@@ -120,7 +120,7 @@ def _few_tokens(run: RunNumbers) -> str:
     if measured.windows > 1 and measured.tokens >= FEW_TOKENS:
         return _few_looked_at(run)
     more = (
-        "A higher evaluate.windows measures more"
+        "evaluate.windows: null measures all"
         if measured.windows < held
         else "A longer text, or a lower split.train_fraction, gives more"
     )
@@ -249,8 +249,8 @@ def _no_better_than_frequency(run: RunNumbers) -> str:
         return ""
     said = (
         f"The best validation loss, {shown(lowest)}, is not below {shown(run.by_frequency)}, which "
-        "predicting each token by how often it stands in the training text takes: on text that is "
-        "new to it, the model is no better than a count of tokens."
+        "predicting each token by how often it stands in the training text takes: there, the model "
+        "is no better than a count of tokens."
     )
     if not (plateau := run.plateau):
         return said

@@ -55,6 +55,8 @@ def _trained(comparison: Comparison, epochs: float, start: str) -> str:
         )
     perplexity = _perplexity(reached.perplexity)
     sentence = f"{many} reach{'es' if verb else ''} a {text} perplexity of {perplexity}"
+    if comparison.copied is not None:
+        sentence += f" on text of which {comparison.copied:.0%} stands in training too"
     chosen = ", " if comparison.judged == "val" else ", on validation "
     if training.best.step == training.steps:  # lower than at every evaluation before
         return f"{sentence}{chosen}still falling at the end"

@@ -10,6 +10,7 @@ from pipeline.sweep.ranking import Gap, Setting, Sweep, as_number
 from pipeline.sweep.statistics import MOST_SEEDS, POWER
 
 NAMED = 2  # settings; a sentence holds no more
+ADVISED = 3  # seeds, at least: the spread of two says too little
 ALIKE = 1.5  # standard errors within this factor are alike
 METRICS = {"best/val_loss": "validation loss", "last/val_loss": "last validation loss"}
 
@@ -66,6 +67,8 @@ def _below(best: Setting, other: Setting) -> str:
         return f"{behind}; one seed does not show how much of that is chance"
     if other.gap.is_lead:
         return behind
+    if best.failed or other.failed:
+        return f"{behind}; seeds that ended without a result make that no comparison"
     if other.gap.interval is None:
         return f"{behind}; these seeds do not show how much of that is chance"
     return f"{behind}: seeds alone can make as much"
@@ -112,6 +115,8 @@ def _sources(sweep: Sweep) -> list[str]:
     if found is None or len(sweep.ties) > 1:
         return []
     best, other = sweep.settings[:2]
+    if min(len(best.scores), len(other.scores)) < ADVISED:
+        return []
     seeds, text = (f"±{shown_number(error)}" for error in (found.seeds, found.text))
     if found.seeds > ALIKE * found.text:
         advice = "more seeds would narrow that, more validation text hardly"
@@ -154,10 +159,10 @@ def result(setting: Setting) -> str:
     """`5.840 ± 0.031 over 3 seeds`; a single score alone."""
     if setting.spread is None:
         return shown_number(setting.mean)
-    return (
-        f"{shown_number(setting.mean)} ± {shown_number(setting.spread)} over "
-        f"{counted(len(setting.scores), 'seed')}"
-    )
+    seeds = counted(len(setting.scores), "seed")
+    if setting.failed:
+        seeds = f"{len(setting.scores)} of {len(setting.scores) + setting.failed} seeds"
+    return f"{shown_number(setting.mean)} ± {shown_number(setting.spread)} over {seeds}"
 
 
 def with_interval(found: Gap) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
@@ -31,9 +32,12 @@ LARGEST = 1e300  # MLflow keeps an infinity as the largest float; sums of what i
 class Gap:
     """Of a setting's mean to the lowest, where both have two seeds or more.
 
+    Where seeds of either ended without a loss, those that are left are the better ones: no gap is a
+    lead then.
+
     Attributes:
         interval: at the level of its comparison; None where the seeds are too far apart, or too
-            much alike, for one.
+            much alike, for one, or some ended without a loss.
         p: two-sided, adjusted for all comparisons.
         is_lead: whether the gap is more than seeds alone make: p is at most 0.05.
         seeds: of each that would show a true gap of this size in 80 % of sweeps; None for a lead,
@@ -55,6 +59,7 @@ class Setting:
         values: of the swept params, as text.
         trials: those that count, best first.
         scores: their losses, ascending.
+        failed: how many more ended without one, as where they diverged.
         interval: of the mean, 95 %; None for a single seed.
         gap: None of the lowest, and where it or this one has a single seed.
     """
@@ -62,6 +67,7 @@ class Setting:
     values: dict[str, str]
     trials: tuple[Trial, ...]
     scores: tuple[float, ...]
+    failed: int = 0
     interval: Interval | None = None
     gap: Gap | None = None
 
@@ -153,6 +159,7 @@ class Sweep:
             "values": {key: parsed(value) for key, value in setting.values.items()},
             "mean": setting.mean,
             "spread": setting.spread,
+            "failed": setting.failed,
             "interval": setting.interval,
             "gap": None if setting.gap is None else asdict(setting.gap),
             "runs": [self._trial_as_json(trial) for trial in setting.trials],
@@ -181,13 +188,14 @@ def rank(selection: Selection, metric: str) -> Sweep:
     swept = [key for key in swept_params(selection.trials) if key != SEED]
     ended = [trial for trial in selection.trials if trial.state != "unfinished"]
     counted = [t for t in selection.trials if score(t, metric) is not None]
-    settings, paired = compared(_settings(counted, swept, metric))
+    failed = [trial for t in ended if (trial := _explained(t, metric)).error]
+    settings, paired = compared(_settings(counted, failed, swept, metric))
     return Sweep(
         selection=selection,
         metric=metric,
         swept=tuple(swept),
         settings=tuple(settings),
-        failed=tuple(trial for t in ended if (trial := _explained(t, metric)).error),
+        failed=tuple(failed),
         unfinished=tuple(t for t in selection.trials if t.state == "unfinished"),
         paired=paired,
     )
@@ -209,22 +217,24 @@ def compared(settings: Sequence[Setting]) -> tuple[list[Setting], bool]:
         replace(
             setting,
             interval=_finite(*intervals[i]),
-            gap=_gap(found, i, counts) if i and several[0] is settings[0] else None,
+            gap=_gap(found, i, counts, whole=not (setting.failed or several[0].failed))
+            if i and several[0] is settings[0]
+            else None,
         )
         for i, setting in enumerate(several)
     )
     return [next(done) if len(setting.scores) > 1 else setting for setting in settings], paired
 
 
-def _gap(found: Comparisons, place: int, counts: Sequence[int]) -> Gap:
-    is_lead = bool(found.lead[place])
+def _gap(found: Comparisons, place: int, counts: Sequence[int], *, whole: bool) -> Gap:
+    is_lead = bool(found.lead[place]) and whole
     seeds = statistics.harmonic_mean([counts[0], counts[place]])
     return Gap(
         size=float(found.gap[place]),
-        interval=_finite(found.low[place], found.high[place]),
+        interval=_finite(found.low[place], found.high[place]) if whole else None,
         p=float(found.p[place]),
         is_lead=is_lead,
-        seeds=None if is_lead else seeds_needed(found, place, seeds),
+        seeds=None if is_lead or not whole else seeds_needed(found, place, seeds),
     )
 
 
@@ -245,18 +255,24 @@ def by_seed(setting: Setting, items: Sequence[T]) -> list[T]:
     return [item for _, item in pairs]
 
 
-def _settings(trials: Sequence[Trial], swept: Sequence[str], metric: str) -> list[Setting]:
+def _settings(
+    trials: Sequence[Trial], failed: Sequence[Trial], swept: Sequence[str], metric: str
+) -> list[Setting]:
+    def values_of(trial: Trial) -> tuple[str, ...]:
+        return tuple(trial.run.params.get(key, "") for key in swept)
+
     groups: dict[tuple[str, ...], list[tuple[float, Trial]]] = {}
     for trial in trials:
         value = score(trial, metric)
         assert value is not None, "only trials that count are grouped"
-        values = tuple(trial.run.params.get(key, "") for key in swept)
-        groups.setdefault(values, []).append((value, trial))
+        groups.setdefault(values_of(trial), []).append((value, trial))
+    failures = Counter(map(values_of, failed))
     settings = []
     for values, scored in groups.items():
         scored.sort(key=lambda pair: pair[0])
         scores, counted = zip(*scored, strict=True)
-        settings.append(Setting(dict(zip(swept, values, strict=True)), counted, scores))
+        named = dict(zip(swept, values, strict=True))
+        settings.append(Setting(named, counted, scores, failures[values]))
     return sorted(settings, key=lambda setting: setting.mean)
 
 

@@ -31,6 +31,7 @@ class SplitFile:
 
     Attributes:
         folder: holds the shards.
+        corpus_sha256: of the corpus that they are of.
         length: tokens in a window.
         chosen: the numbers of the windows that are measured.
     """
@@ -47,6 +48,7 @@ class SplitFile:
         for name in (META, *(shard.file for shard in meta.shards)):
             check(folder / name, REMEDY)
         self.folder, self.length = folder, length
+        self.corpus_sha256 = meta.corpus_sha256
         self._shards = [(folder / shard.file, shard.tokens) for shard in meta.shards]
         self._starts = [0, *accumulate(count for _, count in self._shards)]
         if not (windows := max(len(self) - 1, 0) // max(length, 1)) or length < 1:

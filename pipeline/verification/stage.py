@@ -14,7 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.comparison.table import ComparedModel, read_comparison
+from pipeline.comparison.intervals import with_intervals
+from pipeline.comparison.kept import read_kept
+from pipeline.comparison.table import ComparedModel, Comparison, read_comparison
 from pipeline.errors import UserError
 from pipeline.evaluation.baseline import find_weights
 from pipeline.evaluation.stage import load_version
@@ -25,6 +27,7 @@ from pipeline.params import Gpt2, Params
 from pipeline.reports import BaselineReport
 from pipeline.system.progress import Progress
 from pipeline.system.text import quoted
+from pipeline.tokens.splits import Splits
 from pipeline.tokens.token_losses import TokenLosses
 from pipeline.verification.check import BOUNDS, SPLITS, Claim, Row, check_split
 from pipeline.verification.files import SplitFile, spread
@@ -85,6 +88,7 @@ def verify(params: Params, most: int | None = None) -> Verification:
         REPORTS / "baselines",
         params.gpt2.sizes,
         start=params.train.init_from,
+        reference=params.compare.reference,
     )
     length, found = comparison.evaluation.context_length, Verification()
     splits = {
@@ -98,8 +102,9 @@ def verify(params: Params, most: int | None = None) -> Verification:
             claims.append((_claim(key, model), _weights(key, model, params.gpt2, length)))
         else:
             found.unverified.append(f"{model.name}: {model.status}")
-    found.problems += table_problems(REPORTS, comparison.models)
+    _require_in_step(comparison, splits)
     _check_text(found, splits, comparison.evaluation.corpus_sha256)
+    found.problems += _table_problems(comparison)
     windows = {name: spread(split.chosen, most) for name, split in splits.items()}
     if windows["train"] != splits["train"].chosen:
         found.unverified.append(
@@ -113,6 +118,36 @@ def verify(params: Params, most: int | None = None) -> Verification:
             found.rows += _rows(claim, weights, splits, windows, bar.advance)
     found.problems += [line for row in found.rows for line in row.problems]
     return found
+
+
+def _require_in_step(comparison: Comparison, splits: Mapping[str, SplitFile]) -> None:
+    """
+    Raises:
+        UserError: the tokens or the settings are no longer those that were measured.
+    """
+    for split in splits.values():
+        if split.corpus_sha256 != comparison.evaluation.corpus_sha256:
+            raise UserError(
+                f"{split.folder}: is of another corpus than that of the reports; `dvc repro` "
+                "measures on it"
+            )
+    kept = TokenLosses.open(REPORTS / "token_losses/scratch")
+    measured, asked = kept.meta.splits.get("val"), splits["val"].chosen
+    if measured is not None and measured.stride != asked.step:
+        raise UserError(
+            f"{kept.folder}: {len(measured.indices):,} validation windows were measured, where "
+            f"evaluate.windows in params.yaml makes {len(asked):,}; `dvc repro` measures them"
+        )
+
+
+def _table_problems(comparison: Comparison) -> list[str]:
+    """What the tables say beside what `compare` makes of the reports and of the losses kept."""
+    splits = Splits.open(TOKENS, comparison.evaluation.context_length)
+    try:
+        kept = read_kept(comparison, REPORTS / "token_losses", splits)
+    except UserError as error:  # losses of other tokens: the rows show what else is wrong
+        return [str(error)]
+    return list(table_problems(REPORTS, with_intervals(comparison, kept)))
 
 
 def _rows(

@@ -4,74 +4,87 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.comparison.table import ComparedModel
+from pipeline.comparison.columns import cells, flat_cells, metrics
+from pipeline.comparison.table import Comparison
 from pipeline.errors import UserError
-from pipeline.reports import ComparisonReport, Losses
+from pipeline.reports import ComparisonReport
 from pipeline.system.files import read_bounded
 from pipeline.system.text import quoted
 from pipeline.verification.check import SPLITS, difference
 
+SAME = 1e-9  # of a number, between machines that add in another order
 
-def table_problems(reports: Path, models: Mapping[str, ComparedModel]) -> Iterator[str]:
-    """Where the tables say something else than the reports, a line each.
 
-    Args:
-        models: what the reports say, by key.
+def table_problems(reports: Path, comparison: Comparison) -> Iterator[str]:
+    """Where the tables say something else than what follows from the reports, a line each.
 
     Raises:
         UserError: a table is missing, or is none.
     """
     json_file, csv_file = reports / "comparison.json", reports / "comparison.csv"
-    report = ComparisonReport.read(json_file)
-    try:
-        text = read_bounded(csv_file).decode("utf-8", "replace")
-        lines = list(csv.DictReader(io.StringIO(text)))
-    except FileNotFoundError:
-        raise UserError(f"{csv_file}: no such file; `dvc repro` writes it") from None
-    except csv.Error as error:
-        raise UserError(
-            f"{csv_file}: no table ({error}); `dvc repro -f compare` writes it"
-        ) from None
-    for key, model in models.items():
+    report, lines = ComparisonReport.read(json_file), _csv_rows(csv_file)
+    tables = ((json_file, report.rows, cells), (csv_file, lines, flat_cells))
+    numbers = metrics(comparison)
+    for key, model in comparison.models.items():
         found = [
-            (file, row)
-            for file, rows in ((json_file, report.rows), (csv_file, lines))
+            (file, row, wanted(model))
+            for file, rows, wanted in tables
             for row in rows
             if row.get("model") == model.name
         ]
-        if [file for file, _ in found] != [json_file, csv_file]:
+        if [file for file, *_ in found] != [json_file, csv_file]:
             yield f"{model.name}: not once in each of {json_file} and {csv_file}"
         if model.reason is None:
-            found.append((json_file, report.models.get(key, {})))
-        for file, row in found:
-            yield from _wrong_cells(model, file, row)
+            found.append((json_file, report.models.get(key, {}), numbers[key]))
+        for file, row, wanted_cells in found:
+            yield from _wrong_cells(model.name, file, row, wanted_cells)
+    names = {model.name for model in comparison.models.values()}
+    for file, rows, _ in tables:
+        for name in (row.get("model") for row in rows):
+            if name not in names:
+                yield f"{quoted(name)}: a row of {file} that the reports and gpt2.sizes lack"
 
 
-def _wrong_cells(model: ComparedModel, file: Path, row: Mapping[str, Any]) -> Iterator[str]:
-    """The cells of `train_loss`, `val_perplexity` and so on that are not the reports' numbers."""
-    for split in SPLITS:
-        losses = getattr(model, split)
-        for number in Losses.model_fields:
-            column = f"{split}_{number}"
-            is_there = column in row
-            wanted = getattr(losses, number, None)
-            if number == "loss" and wanted is not None and not is_there:
-                yield f"{model.name}, {split}: {file} has no {column}"
-            if is_there and not _same(row[column], wanted):
-                yield (
-                    f"{model.name}, {split}: {column} is {quoted(row[column])} in {file} where the "
-                    f"reports have {wanted}"
-                )
-
-
-def _same(cell: Any, wanted: float | None) -> bool:
-    if wanted is None or cell in (None, ""):
-        return wanted is None and cell in (None, "")
+def _csv_rows(path: Path) -> list[dict[str, Any]]:
     try:
-        return difference(float(cell), wanted) == 0.0
+        text = read_bounded(path).decode("utf-8", "replace")
+        return list(csv.DictReader(io.StringIO(text)))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; `dvc repro` writes it") from None
+    except csv.Error as error:
+        raise UserError(f"{path}: no table ({error}); `dvc repro -f compare` writes it") from None
+
+
+def _wrong_cells(
+    name: str, file: Path, row: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> Iterator[str]:
+    for column, value in wanted.items():
+        split = column.partition("_")[0]
+        where = f"{name}, {split}" if split in SPLITS else name
+        if column not in row:
+            yield f"{where}: {file} has no {column}"
+        elif not _same(row[column], value):
+            yield (
+                f"{where}: {column} is {quoted(row[column])} in {file} where the reports have "
+                f"{value}"
+            )
+
+
+def _same(cell: Any, wanted: Any) -> bool:
+    """Whether a cell says it; one that is empty also says that a number is not finite."""
+    if cell in (None, ""):
+        return wanted in (None, "") or (isinstance(wanted, float) and not math.isfinite(wanted))
+    if isinstance(wanted, tuple):
+        return isinstance(cell, list | tuple) and len(cell) == 2 and all(map(_same, cell, wanted))
+    if not isinstance(wanted, int | float):
+        return bool(cell == wanted)
+    try:
+        size = abs(wanted) if math.isfinite(wanted) else 0.0
+        return difference(float(cell), wanted) <= SAME * max(1.0, size)
     except (TypeError, ValueError):
         return False

@@ -25,7 +25,10 @@ from tests.helpers.make_golden import GOLDEN
 from tests.helpers.tokens import write_split
 
 LENGTH = 16
-LITTLE = "too little text (464 tokens; it takes 10 documents, or 12 blocks of 512 tokens)"
+LITTLE = (
+    "too little text (8 documents of 58 tokens on average; it takes 10 documents of like size, or "
+    "a single one of 6,144 tokens)"
+)
 MEANS = {"untrained": 10.8, "best": 6.0, "last": 6.5, "124M": 3.5}
 
 
@@ -61,6 +64,7 @@ class World:
         for name, documents in {"train": 9, "val": val, "test": test}.items():
             if documents:
                 text = np.tile([*range(100, 159), END_OF_TEXT], documents)
+                text[::60] = 1000 + np.arange(documents)  # equal documents would be one unit
                 write_split(folder / "tokens" / name, text)
             if documents and name != "train":
                 mark_copied(folder / "tokens" / name, copied * 60)

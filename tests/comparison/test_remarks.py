@@ -134,7 +134,7 @@ EXAMPLES = {
     "few windows measured": (
         run(measured=(4, 1)),
         "The validation losses are of 1 window, 256 tokens: one token that costs a model 10 nats "
-        "more raises its loss by 0.039. A higher evaluate.windows measures more.",
+        "more raises its loss by 0.039. evaluate.windows: null measures all.",
     ),
     "few windows looked at": (
         run(looked_at=(2, 4)),
@@ -198,8 +198,8 @@ EXAMPLES = {
     "frequency": (
         run(by_frequency=5.8),
         "The best validation loss, 5.900, is not below 5.800, which predicting each token by how "
-        "often it stands in the training text takes: on text that is new to it, the model is no "
-        "better than a count of tokens.",
+        "often it stands in the training text takes: there, the model is no better than a count of "
+        "tokens.",
     ),
     "frequency, and flat": (
         run(
@@ -208,8 +208,8 @@ EXAMPLES = {
             best=(6.6, 6.7),
         ),
         "The best validation loss, 6.700, is not below 6.400, which predicting each token by how "
-        "often it stands in the training text takes: on text that is new to it, the model is no "
-        "better than a count of tokens. The training loss has stayed between 6.600 and 6.620 "
+        "often it stands in the training text takes: there, the model is no better than a count of "
+        "tokens. The training loss has stayed between 6.600 and 6.620 "
         "since step 10.",
     ),
     "warm-up": (

@@ -163,9 +163,12 @@ def test_equal_work_gives_equal_bytes_and_the_run_has_the_times(run: Run) -> Non
     assert [Path(name).read_bytes() for name in names] == first
 
 
-def test_a_size_is_one_external_model_in_mlflow(run: Run, weights: Path) -> None:
+def test_a_size_is_one_external_model_in_mlflow(
+    run: Run, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from pipeline.tracking.mlflow.store import connect
 
+    monkeypatch.delenv("LOSSBOOK_OFFLINE")
     run()
     run()
     store = connect()

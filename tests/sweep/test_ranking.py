@@ -73,6 +73,23 @@ def test_another_commit_is_another_sweep() -> None:
     assert [t.run.key for t in chosen(older, recorded(2, 6.0)).trials] == ["key2"]
 
 
+def test_seeds_without_a_result_make_no_lead() -> None:
+    """Those that are left are the better ones."""
+    losses = {"0.01": (5.0, 5.01, None, math.inf, math.nan), "0.001": (5.5, 5.51, 5.52, 5.53, 5.5)}
+    found = ranked(
+        *(
+            recorded(5 * place + seed, loss, params=lr(rate, seed))
+            for place, (rate, scores) in enumerate(losses.items())
+            for seed, loss in enumerate(scores)
+        )
+    )
+    assert [setting.failed for setting in found.settings] == [3, 0]
+    assert not found.has_lead
+    said = conclusion(found)
+    assert "is lowest of 2 settings: validation loss 5.005 ± 0.007 over 2 of 5 seeds" in said
+    assert "seeds that ended without a result make that no comparison" in said
+
+
 def test_what_fails_after_training_is_a_remark() -> None:
     failed = {"stage": "sample", "tags": {PARENT: "id1", "error": "RuntimeError: no"}}
     found = ranked(recorded(1, 6.0), failures=(recorded(2, None, "FAILED", **failed),))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from pipeline.model.saved import save_whole
 from pipeline.reports import EvaluationReport, SplitLosses
 from pipeline.system.checksums import write_sums
 from pipeline.tokens.windows import Windows
+from pipeline.verification.tables import _same
 from tests.helpers.checkpoints import TINY, write_checkpoint
 from tests.helpers.real_stage import STORY
 from tests.helpers.whole_pipeline import run
@@ -201,6 +203,49 @@ def test_other_numbers_in_the_tables(repository: Path) -> None:
     assert last == f"scratch (last): not once in each of {TABLE} and {path}"
     assert of_csv.startswith(f"{GPT2}, val: val_perplexity is '1")
     assert f" in {path} where " in of_csv
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("difference", 1.5),
+        ("difference_interval", [-9.0, -8.0]),
+        ("val_loss_interval", [0.1, 0.2]),
+        ("loss_without_copies", 1.0),
+        ("parameters", 7),
+        ("interval_note", "all is well"),
+    ],
+)
+def test_a_cell_that_nobody_measured(repository: Path, column: str, value: object) -> None:
+    table = json.loads(TABLE.read_text())
+    table["rows"][0][column] = value
+    TABLE.write_text(json.dumps(table))
+    (line,) = wrong()
+    assert f": {column} is " in line
+    assert f" in {TABLE} where the reports have " in line
+
+
+def test_a_row_that_nobody_measured(repository: Path) -> None:
+    table = json.loads(TABLE.read_text())
+    table["rows"].append({**table["rows"][1], "model": "GPT-5"})
+    TABLE.write_text(json.dumps(table))
+    assert wrong() == [f"'GPT-5': a row of {TABLE} that the reports and gpt2.sizes lack"]
+
+
+@pytest.mark.parametrize("number", [math.inf, math.nan])
+def test_a_number_that_is_not_finite_is_empty_or_itself(number: float) -> None:
+    assert all(_same(cell, number) for cell in (None, "", str(number), number))
+    assert not _same(1.0, number)
+    assert not _same(number, 1.0)
+    assert not _same(None, 1.0)
+
+
+def test_settings_that_are_no_longer_those_measured(repository: Path) -> None:
+    Path("params.yaml").write_text(PARAMS + "evaluate: {windows: 1}\n")
+    done = verify()
+    assert done.exit_code == 1, done.output
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert "2 validation windows were measured, where evaluate.windows in params.yaml" in line
 
 
 def change_token_loss(window: int) -> None:
