@@ -135,8 +135,8 @@ def _require_in_step(comparison: Comparison, splits: Mapping[str, SplitFile]) ->
     measured, asked = kept.meta.splits.get("val"), splits["val"].chosen
     if measured is not None and measured.stride != asked.step:
         raise UserError(
-            f"{kept.folder}: {len(measured.indices):,} validation windows were measured, where "
-            f"evaluate.windows in params.yaml makes {len(asked):,}; `dvc repro` measures them"
+            f"{kept.folder}: has losses of {counted(len(measured.indices), 'validation window')}, "
+            f"where evaluate.windows in params.yaml makes {len(asked):,}; `dvc repro` measures them"
         )
 
 
