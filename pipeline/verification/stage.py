@@ -96,13 +96,14 @@ def verify(params: Params, most: int | None = None) -> Verification:
         for name in SPLITS
         if name in comparison.evaluation.last.by_split or (TOKENS / name).exists()
     }
+    ours = TokenLosses.open(REPORTS / "token_losses/scratch")
+    _require_in_step(comparison, ours, splits)
     claims: list[tuple[Claim, Weights]] = []
     for key, model in comparison.models.items():
         if model.reason is None:
-            claims.append((_claim(key, model), _weights(key, model, params.gpt2, length)))
+            claims.append((_claim(key, model, ours), _weights(key, model, params.gpt2, length)))
         else:
             found.unverified.append(f"{model.name}: {model.status}")
-    _require_in_step(comparison, splits)
     _check_text(found, splits, comparison.evaluation.corpus_sha256)
     found.problems += _table_problems(comparison)
     windows = {name: spread(split.chosen, most) for name, split in splits.items()}
@@ -120,7 +121,9 @@ def verify(params: Params, most: int | None = None) -> Verification:
     return found
 
 
-def _require_in_step(comparison: Comparison, splits: Mapping[str, SplitFile]) -> None:
+def _require_in_step(
+    comparison: Comparison, kept: TokenLosses, splits: Mapping[str, SplitFile]
+) -> None:
     """
     Raises:
         UserError: the tokens or the settings are no longer those that were measured.
@@ -131,7 +134,6 @@ def _require_in_step(comparison: Comparison, splits: Mapping[str, SplitFile]) ->
                 f"{split.folder}: is of another corpus than that of the reports; `dvc repro` "
                 "measures on it"
             )
-    kept = TokenLosses.open(REPORTS / "token_losses/scratch")
     measured, asked = kept.meta.splits.get("val"), splits["val"].chosen
     if measured is not None and measured.stride != asked.step:
         raise UserError(
@@ -170,10 +172,9 @@ def _rows(
         ]
 
 
-def _claim(key: str, model: ComparedModel) -> Claim:
+def _claim(key: str, model: ComparedModel, ours: TokenLosses) -> Claim:
     if model.size is None:
-        kept = TokenLosses.open(REPORTS / "token_losses/scratch")
-        return Claim(model, REPORTS / "evaluate.json", "fp32", kept, OURS[key])
+        return Claim(model, REPORTS / "evaluate.json", "fp32", ours, OURS[key])
     size = model.size.name
     path = REPORTS / "baselines" / f"{size}.json"
     precision = BaselineReport.read(path).precision or "fp32"
