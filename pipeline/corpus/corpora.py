@@ -173,15 +173,28 @@ def identify(settings: Prepare) -> CorpusIdentity:
     Raises:
         UserError: there is no such file, folder or name, or nothing in it is readable.
     """
-    corpus = settings.corpus
-    if corpus in NAMES or ("://" in corpus and not corpus.startswith(LOCAL)):
+    found = local_corpus(settings)
+    if found is None:
+        corpus = settings.corpus
         return CorpusIdentity(corpus=public(corpus) if "://" in corpus else corpus)
-    path = _existing(corpus)
+    path, files = found
     digest = hashlib.sha256()
-    files = _files(path)
     for file in files:
         digest.update(f"{_state(file)}  {file.name}\n".encode())
     return CorpusIdentity(corpus=_name(path), files=len(files), sha256=digest.hexdigest())
+
+
+def local_corpus(settings: Prepare) -> tuple[Path, list[File]] | None:
+    """The path and files of a corpus that lies here; None for one with a name or a URL.
+
+    Raises:
+        UserError: as `identify`.
+    """
+    corpus = settings.corpus
+    if corpus in NAMES or ("://" in corpus and not corpus.startswith(LOCAL)):
+        return None
+    path = _existing(corpus)
+    return path, _files(path)
 
 
 def _source(name: str, origin: str, files: list[File], settings: Prepare) -> Source:

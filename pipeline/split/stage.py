@@ -52,7 +52,7 @@ def run(
     for name, counts in facts.splits.items():
         notify(f"{name}: {counted(counts.tokens, 'token')}, {counts.tokens / total:.1%}")
     for line in lines:
-        notify(f"Warning: {line}")
+        notify(f"warning: {line}")
     if text.meta.documents > 1:
         publish(settings, text, facts)
 

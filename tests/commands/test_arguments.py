@@ -102,3 +102,20 @@ def test_check_says_what_is_wrong_and_what_is_odd(
     assert done.exit_code == 1
     assert done.stderr.splitlines()[0] == "Error: params.yaml has 2 problems"
     assert CliRunner().invoke(main, ["check", "--params", "nothing.yaml"]).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("corpus", "message"),
+    [
+        ("missing.txt", "there is no file or folder missing.txt"),
+        ("the-verdikt", "'the-verdikt' is no corpus (did you mean the-verdict?)"),
+    ],
+)
+def test_check_looks_for_a_local_corpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(f"prepare: {{corpus: {corpus}}}\n")
+    done = CliRunner().invoke(main, ["check"])
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"Error: prepare.corpus: {message}")

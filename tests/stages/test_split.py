@@ -156,7 +156,7 @@ def test_near_copies_are_warned_of_and_logged(
     assert found.near_copies == report.val.documents > 4
     assert found.near_copies_share == 1
     assert found.share > 0.8
-    (warning,) = [line for line in result.output.splitlines() if line.startswith("Warning: ")]
+    (warning,) = [line for line in result.output.splitlines() if line.startswith("warning: ")]
     assert f"near-copies of training documents are {found.near_copies} of" in warning
     store = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = store.get_experiment_by_name("lossbook")
