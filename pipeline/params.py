@@ -338,6 +338,12 @@ class Train(Section):
         description="`full`: each process holds a part of the model, its gradient and its moments "
         "(FSDP2); `none`: all of it (DDP)",
     )
+    replicas: Few = Field(
+        1,
+        description="of the model under `sharding: full`: it is sharded within so many equal "
+        "groups of processes, and gradients alone travel between groups (HSDP); as many as there "
+        "are machines where links between them are slow",
+    )
 
     @model_validator(mode="after")
     def decay_in_whole_steps(self) -> Train:
@@ -363,6 +369,12 @@ class Train(Section):
                 "batch_size {windows} cannot be shared equally by processes {processes}; make it "
                 "a multiple",
                 {"windows": self.batch_size, "processes": self.processes},
+            )
+        if self.sharding == "full" and self.processes > 1 and self.processes % self.replicas:
+            raise PydanticCustomError(
+                "replicas",
+                "replicas {replicas} cannot share processes {processes} equally; make it a divisor",
+                {"replicas": self.replicas, "processes": self.processes},
             )
         return self
 

@@ -50,6 +50,11 @@ IDLE: tuple[tuple[str, Callable[[Params], bool], str], ...] = (
         lambda params: params.train.schedule == "constant",
         "train.schedule constant stays at learning_rate; set cosine or wsd",
     ),
+    (
+        "train.replicas",
+        lambda params: params.train.sharding == "none",
+        "train.sharding none replicates the model in every process",
+    ),
     *(
         (
             f"sample.{key}",

@@ -26,13 +26,18 @@ from pipeline.model.objective import Objective
 from pipeline.model.runtime import Runtime
 
 
-def shard(model: GPT, runtime: Runtime, world: World) -> None:
+def shard(model: GPT, runtime: Runtime, world: World, replicas: int = 1) -> None:
     """Divide the parameters among the ranks, in place, block by block.
+
+    With several replicas (HSDP) neighbouring ranks, as those of a machine are, form a group that
+    divides the model; only gradients, already divided, are summed over the groups.
 
     On CUDA blocks are gathered in the precision of their products; a CPU's layer norm takes no
     bf16 weights beside fp32 rows. What lies around the blocks is gathered in fp32.
     """
-    mesh = init_device_mesh(runtime.device.type, (world.size,))
+    group = world.size // replicas
+    shape, names = ((replicas, group), ("replicas", "shards")) if replicas > 1 else ((group,), None)
+    mesh = init_device_mesh(runtime.device.type, shape, mesh_dim_names=names)
     in_bf16 = runtime.bf16 and runtime.device.type == "cuda"
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if in_bf16 else None,

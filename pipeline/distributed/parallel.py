@@ -38,17 +38,21 @@ def parallelize(world: World, master: GPT, objective: Objective, *, sharded: boo
 
 
 def place_model(
-    world: World, model: GPT | None, config: GPTConfig, runtime: Runtime, *, sharded: bool
+    world: World, model: GPT | None, config: GPTConfig, runtime: Runtime, *, replicas: int | None
 ) -> GPT:
-    """Rank 0's `model`, which lies on the CPU, on every rank's device; None on other ranks."""
+    """Rank 0's `model`, which lies on the CPU, on every rank's device; None on other ranks.
+
+    Args:
+        replicas: groups of ranks that each shard it; None: every rank holds all of it.
+    """
     if world.is_alone:
         assert model is not None, "rank 0 has it"
         return model.to(runtime.device)
     placed = meta_model(config)
-    if sharded:
+    if replicas is not None:
         from pipeline.distributed.fsdp import shard
 
-        shard(placed, runtime, world)
+        shard(placed, runtime, world, replicas)
     placed.to_empty(device=runtime.device)
     load_weights(world, placed, model.state_dict() if model is not None else {})
     return placed

@@ -77,6 +77,17 @@ class World:
         """Whether a process holds a part of the weights only; one alone holds all."""
         return settings.sharding == "full" and not self.is_alone
 
+    def check_replicas(self, settings: Train) -> None:
+        """
+        Raises:
+            UserError: the model is sharded in groups, which cannot share the processes equally.
+        """
+        if self.shards(settings) and self.size % settings.replicas:
+            raise UserError(
+                f"train.replicas: {settings.replicas} groups cannot share {self.size} processes "
+                "(train.processes, or torchrun's) equally; make it a divisor"
+            )
+
     def check_alone(self, what: str) -> None:
         """
         Raises:

@@ -37,7 +37,8 @@ def initial_state(
     """
     settings, config = params.train, config_of(params.model)
     full = starting_model(config, start, source, params.gpt2) if world.is_first else None
-    model = place_model(world, full, config, runtime, sharded=world.shards(settings))
+    replicas = settings.replicas if world.shards(settings) else None
+    model = place_model(world, full, config, runtime, replicas=replicas)
     optimizer = build_optimizer(model, settings)
     of_full, restored = optimizer, False
     if full is not None:

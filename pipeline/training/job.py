@@ -29,7 +29,7 @@ from pipeline.training.stopping import total_steps
 from pipeline.weights import Source, find_start
 
 # They change what is computed by rounding only, or by dropout where processes are several.
-WITHOUT_EFFECT = {"checkpoint_every", "processes", "sharding"}
+WITHOUT_EFFECT = {"checkpoint_every", "processes", "replicas", "sharding"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class TrainingJob:
         )
         runtime = choose_runtime(world.device(params.train.device), params.train.precision)
         compiles(params.train, runtime.device)
+        world.check_replicas(params.train)
         if params.train.batch_size == "auto":
             world.check_alone("train.batch_size: auto")
             params = with_largest_batch(params, len(train), runtime)

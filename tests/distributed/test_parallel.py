@@ -98,12 +98,17 @@ CASES = (
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("sharding", ["none", "full"])
-@pytest.mark.parametrize("processes", [2, 4])
-def test_whatever_the_settings(tokens: Path, processes: int, sharding: str) -> None:
+@pytest.mark.parametrize(
+    ("processes", "sharing"),
+    [
+        *((processes, {"sharding": each}) for processes in (2, 4) for each in ("none", "full")),
+        (4, {"sharding": "full", "replicas": 2}),
+    ],
+)
+def test_whatever_the_settings(tokens: Path, processes: int, sharing: dict[str, Any]) -> None:
     """A batch of 4 is a window for each of four processes; the loss is that of one process."""
     everyone = [train(each, tokens) for each in CASES]
-    cases = [{**each, "train": {**each["train"], "sharding": sharding}} for each in CASES]
+    cases = [{**each, "train": {**each["train"], **sharing}} for each in CASES]
     for shared, alone in zip(train_by(processes, cases, tokens), everyone, strict=True):
         assert_rises_again(alone)
         assert_equal(shared, alone)
