@@ -299,7 +299,7 @@ def resumed() -> Iterator[Row]:
     """A training that goes on from the checkpoint between two evaluations, beside a whole one."""
     from pipeline.training.checkpointer import Checkpointer
 
-    settings = {"batch_size": 8, "max_steps": 12}
+    settings = {"batch_size": 8, "max_steps": 12, "checkpoint_every": 7}
 
     class Killed(Exception):
         pass
@@ -307,7 +307,7 @@ def resumed() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         tokens, checkpoints = Path(folder, "tokens"), Path(folder, "checkpoints")
         whole = losses_of(job(tokens, model=SMALL, **settings).trainer(observer()))
-        with Checkpointer(checkpoints, every=7, notify=print) as keeper:
+        with Checkpointer(checkpoints, notify=print) as keeper:
             trainer = job(tokens, model=SMALL, **settings).trainer(observer(), keeper)
 
             def die(step: Any) -> None:
@@ -349,7 +349,7 @@ def stalls() -> Iterator[Row]:
     book = {"context_length": 32 if DRY else 256, "dropout": 0.1}
     with (
         tempfile.TemporaryDirectory() as folder,
-        Checkpointer(Path(folder, "checkpoints"), every=20, notify=print) as keeper,
+        Checkpointer(Path(folder, "checkpoints"), notify=print) as keeper,
     ):
         trainer = job(Path(folder), model=book, **defaults).trainer(observer(), keeper)
         begin = trainer.reset_gradients

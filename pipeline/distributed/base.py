@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 from torch.optim import Optimizer
 
+from pipeline.distributed.shards import WHOLE
 from pipeline.distributed.world import World
 from pipeline.model.gpt import GPT
 from pipeline.model.objective import Objective
@@ -25,7 +26,10 @@ class Parallel:
 
     Attributes:
         objective: the module to call, for the loss of this rank's share.
+        shard: what this rank reads and writes of a checkpoint; `WHOLE`: rank 0 does, for all.
     """
+
+    shard = WHOLE
 
     def __init__(self, world: World, master: GPT, objective: Objective) -> None:
         """`master` learns; the objective's model, often the same, runs forward and backward."""
@@ -62,20 +66,43 @@ class Parallel:
         norm: Tensor = vector_norm(torch.stack([vector_norm(each) for each in rows]))
         return norm
 
-    def weights(self, *, copy: bool = True) -> dict[str, Tensor]:
-        """All weights on the CPU, for rank 0; nothing for the others.
-
-        Args:
-            copy: whether training on must not change them.
-        """
-        if not self.world.is_first:
-            return {}
-        state = self.master.state_dict()
-        return {name: tensor.to("cpu", copy=copy) for name, tensor in state.items()}
+    def weights(self) -> dict[str, Tensor]:
+        """What this rank keeps of the weights, where they lie: rank 0 all, the others nothing."""
+        return self.master.state_dict() if self.world.is_first else {}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """`Optimizer.state_dict`, on any device, for rank 0; nothing for the others."""
+        """What this rank keeps of `Optimizer.state_dict`."""
         return optimizer.state_dict() if self.world.is_first else {}
+
+    def gather_weights(self, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of which each rank gives what it keeps: whole, on the CPU, for rank 0."""
+        return {name: tensor.to("cpu") for name, tensor in kept.items()}
+
+    def gather_optimizer(self, optimizer: Optimizer) -> dict[str, Any]:
+        """`Optimizer.state_dict`, whole, on any device, for rank 0; nothing for the others."""
+        return self.optimizer_state(optimizer)
+
+    def saved(
+        self, best: dict[str, Tensor], optimizer: Optimizer
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+        """What this rank writes of weights, best weights and optimizer, where they lie.
+
+        Args:
+            best: what it keeps of the best weights.
+        """
+        return self.weights(), best, self.optimizer_state(optimizer)
+
+    def load(
+        self,
+        weights: dict[str, Tensor],
+        best: dict[str, Tensor],
+        optimizer: Optimizer,
+        state: dict[str, Any],
+    ) -> dict[str, Tensor]:
+        """Load what this rank has read, and return what it keeps of the best weights."""
+        load_weights(self.world, self.master, weights)
+        load_optimizer(self.world, self.master, optimizer, state)
+        return best
 
     def full_model(self) -> GPT | None:
         """A model that rank 0 can run by itself; None for the others."""

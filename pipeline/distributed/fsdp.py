@@ -18,8 +18,9 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from pipeline.distributed.base import Parallel
+from pipeline.distributed.base import Parallel, load_weights
 from pipeline.distributed.full_state import gather_optimizer, gather_weights
+from pipeline.distributed.shards import WHOLE, Shard
 from pipeline.distributed.world import World
 from pipeline.model.gpt import GPT, meta_model
 from pipeline.model.objective import Objective
@@ -53,8 +54,9 @@ def shard(model: GPT, runtime: Runtime, world: World, replicas: int = 1) -> None
 class Sharded(Parallel):
     """A model that `shard` has divided."""
 
-    def __init__(self, world: World, objective: Objective) -> None:
+    def __init__(self, world: World, objective: Objective, shard: Shard = WHOLE) -> None:
         super().__init__(world, objective.model, objective)
+        self.shard = shard
         assert isinstance(self.master, FSDPModule)
         self._sharded: FSDPModule = self.master
 
@@ -79,16 +81,80 @@ class Sharded(Parallel):
         yield
         self._sharded.reshard()
 
-    def weights(self, *, copy: bool = True) -> dict[str, Tensor]:
-        return gather_weights(self.master)
+    def weights(self) -> dict[str, Tensor]:
+        return _local(self.master.state_dict())
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        return _local(optimizer.state_dict())
+
+    def gather_weights(self, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+        whole = {}
+        for name, parameter in self.master.named_parameters():
+            tensor = _like(parameter, kept[name]).full_tensor()  # on every rank, one at a time
+            if self.world.is_first:
+                whole[name] = tensor.to("cpu", copy=True)
+        return whole
+
+    def gather_optimizer(self, optimizer: Optimizer) -> dict[str, Any]:
         return gather_optimizer(self.master, optimizer)
 
+    def saved(
+        self, best: dict[str, Tensor], optimizer: Optimizer
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+        if self.shard != WHOLE:
+            return super().saved(best, optimizer)
+        weights, best = (self.gather_weights(kept) for kept in (self.weights(), best))
+        return weights, best, self.gather_optimizer(optimizer)
+
+    @torch.no_grad()
+    def load(
+        self,
+        weights: dict[str, Tensor],
+        best: dict[str, Tensor],
+        optimizer: Optimizer,
+        state: dict[str, Any],
+    ) -> dict[str, Tensor]:
+        if self.shard == WHOLE:
+            load_weights(self.world, self.master, best)
+            kept = {name: tensor.to("cpu", copy=True) for name, tensor in self.weights().items()}
+            super().load(weights, best, optimizer, state)
+            return kept
+        for name, parameter in self.master.named_parameters():
+            parameter.to_local().copy_(weights[name])
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        moments = {
+            number: {
+                name: _like(parameter, tensor) if tensor.dim() else tensor
+                for name, tensor in state["state"][number].items()
+            }
+            for number, parameter in enumerate(parameters)
+        }
+        optimizer.load_state_dict({**state, "state": moments})
+        return best
+
     def full_model(self) -> GPT | None:
-        weights = self.weights()
+        weights = gather_weights(self.master)
         if not self.world.is_first:
             return None
         full = meta_model(self.master.config)
         full.load_state_dict(weights, assign=True)
         return full
+
+
+def _local(value: Any) -> Any:
+    """Nested dictionaries with this rank's shards in place of what is sharded."""
+    if isinstance(value, dict):
+        return {key: _local(inner) for key, inner in value.items()}
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def _like(parameter: DTensor, shard: Tensor) -> DTensor:
+    """The tensor of which each rank gives its shard, divided as the parameter is."""
+    return DTensor.from_local(
+        shard.to(parameter.device),
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )

@@ -10,28 +10,37 @@
 Each rank takes its share of every batch; a loss is the mean over the share, a gradient the mean
 over all ranks, so both are those of the whole batch in one process, but for rounding.
 
-Checkpoints and outputs hold full states on rank 0, in the form that one process gives them, so a
-training goes on with another number of processes, or another way of sharing, than it began with.
+Outputs hold full states, in the form that one process gives them. So do checkpoints, but for those
+of a sharded model whose ranks all see rank 0's folder: each writes its shard there, and reads what
+will be its own of however many there are (`shards`). A training goes on with another number of
+processes, or another way of sharing, than it began with.
 """
 
 from __future__ import annotations
 
 from pipeline.distributed.base import Parallel, load_weights
 from pipeline.distributed.ddp import Replicated
+from pipeline.distributed.shards import Shard
 from pipeline.distributed.world import World
 from pipeline.model.gpt import GPT, GPTConfig, meta_model
 from pipeline.model.objective import Objective
 from pipeline.model.runtime import Runtime
 
 
-def parallelize(world: World, master: GPT, objective: Objective, *, sharded: bool) -> Parallel:
-    """The kind that fits: `master` sharded or not, computed by itself or by a copy."""
+def parallelize(
+    world: World, master: GPT, objective: Objective, shard: Shard, *, sharded: bool
+) -> Parallel:
+    """The kind that fits: `master` sharded or not, computed by itself or by a copy.
+
+    Args:
+        shard: what this rank reads and writes of checkpoints of a sharded model.
+    """
     if world.is_alone:
         return Parallel(world, master, objective)
     if sharded:
         from pipeline.distributed.fsdp import Sharded
 
-        return Sharded(world, objective)
+        return Sharded(world, objective, shard)
     if objective.model is master:
         return Replicated(world, objective)
     return Parallel(world, master, objective)

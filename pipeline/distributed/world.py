@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pipeline.distributed.shards import Shard
 from pipeline.errors import UserError
 from pipeline.params import Train
 
@@ -76,6 +77,11 @@ class World:
     def shards(self, settings: Train) -> bool:
         """Whether a process holds a part of the weights only; one alone holds all."""
         return settings.sharding == "full" and not self.is_alone
+
+    def shard(self, settings: Train) -> Shard:
+        """Which part of the weights this process holds."""
+        group = self.size // settings.replicas if self.shards(settings) else 1
+        return Shard(self.rank % group, group)
 
     def check_replicas(self, settings: Train) -> None:
         """

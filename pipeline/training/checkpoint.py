@@ -9,6 +9,14 @@ synced and renamed; length and CRC-32 are checked before anything is used. Weigh
 their step and written once: the best weights of step 15 serve every later checkpoint. That is the
 sharp edge: where such a shared file is damaged, no checkpoint is left, and training starts anew.
 
+Of a sharded model each rank writes its own rows, and rank 0 the JSON once all have:
+
+    weights-00000040-2of4.pth      the second of four ranks' shards
+    optimizer-00000040-2of4.pth
+
+Any number of ranks reads them, each mapping all files and copying its rows. This is not the format
+of `torch.distributed.checkpoint`, whose index is a pickle: to read one is to run what is in it.
+
 A checksum finds what a disk has done, not what a hand has: names, values and tensors are looked at
 before they are used, and only files that bear a checkpoint's names are ever removed.
 
@@ -24,16 +32,19 @@ import re
 import shutil
 import stat
 import zlib
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
+from uuid import uuid4
 
 import torch
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 from torch import Tensor
 
+from pipeline.distributed.notes import Notes
+from pipeline.distributed.shards import WHOLE, Shard, joined
 from pipeline.errors import UserError
 from pipeline.model.saved import save_into
 from pipeline.reports import HistoryRow
@@ -48,11 +59,14 @@ PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES}  # no file is
 RESERVE = 64_000_000  # bytes of the disk that a checkpoint leaves to the journal
 STEP = r"(\d{8,15})"
 MANIFEST = re.compile(rf"checkpoint-{STEP}\.json")
-OURS = re.compile(rf"\.?((weights|optimizer)-{STEP}\.pth|{MANIFEST.pattern})(\.\d+\.part)?")
+TENSORS = rf"(weights|optimizer)-{STEP}(-\d+of\d+)?\.pth"
+TOKEN = re.compile(r"shared-[0-9a-f]{32}")
+OURS = re.compile(rf"\.?({TENSORS}|{MANIFEST.pattern}|{TOKEN.pattern})(\.\d+(@.*)?\.part)?")
 
 Check = tuple[int, int]  # bytes, CRC-32
 WeightsFile = Annotated[str, StringConstraints(pattern=rf"^weights-{STEP}\.pth$")]
 OptimizerFile = Annotated[str, StringConstraints(pattern=rf"^optimizer-{STEP}\.pth$")]
+TensorsFile = Annotated[str, StringConstraints(pattern=rf"^{TENSORS}$")]
 
 
 class Damaged(UserError):
@@ -77,25 +91,37 @@ class LoopState(Record):
 
 
 class Parts(Record):
-    """A checkpoint's files."""
+    """A checkpoint's files; where there are several shards, each stands for a file a shard."""
 
     weights: WeightsFile
     best: WeightsFile
     optimizer: OptimizerFile
 
 
+class Note(Record):
+    """What a process reports of its shard: the checksums of new files, or an error's number."""
+
+    checks: dict[TensorsFile, Check] | None = None
+    error: int | None = None
+
+
 class Manifest(Record):
     """A checkpoint's JSON, without the checksum around it; `checks` are of its files."""
 
     step: int
+    shards: Annotated[int, Field(ge=1, le=10**5)] = 1
     files: Parts
-    checks: dict[WeightsFile | OptimizerFile, Check]
+    checks: dict[TensorsFile, Check]
     record: LoopState
+
+    @property
+    def best_step(self) -> int:
+        return _step_of(self.files.best)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training between two steps.
+    """A training between two steps, or a rank's shard of it.
 
     Attributes:
         step: optimizer steps taken.
@@ -111,18 +137,45 @@ class Checkpoint:
     optimizer: dict[str, Any]
     record: LoopState
 
-    def without_tensors(self) -> Checkpoint:
-        """For ranks that get their tensors from rank 0."""
-        weights, best = (Snapshot(weights.step, {}) for weights in (self.weights, self.best))
-        return Checkpoint(self.step, weights, best, {}, self.record)
+
+@dataclass(frozen=True)
+class Stored:
+    """A checkpoint as it was found.
+
+    Attributes:
+        parts: what every shard holds of each part, by the part's name; empty on ranks that get
+            their tensors from rank 0.
+    """
+
+    manifest: Manifest
+    parts: dict[str, list[Any]]
+
+    @property
+    def step(self) -> int:
+        return self.manifest.step
+
+    def joined(self, part: str, shard: Shard = WHOLE) -> Any:
+        """A part's state dict, whole or a shard of it."""
+        return joined(self.parts[part], shard) if part in self.parts else {}
 
 
 class CheckpointFolder:
-    """The checkpoints of one training; one process at a time writes here."""
+    """The checkpoints of one training.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._checks: dict[str, Check] = {}  # of the files that are whole
+    One process at a time writes here, or one for each shard, all for the same checkpoint.
+
+    Attributes:
+        checks: of the files that are whole.
+    """
+
+    def __init__(self, folder: Path, shard: Shard = WHOLE, notes: Notes | None = None) -> None:
+        """
+        Args:
+            shard: what this process writes and reads.
+            notes: by which processes that write other shards report them.
+        """
+        self.folder, self._shard, self._notes = folder, shard, notes
+        self.checks: dict[str, Check] = {}
 
     def write(
         self,
@@ -130,23 +183,33 @@ class CheckpointFolder:
         *,
         before_commit: Callable[[], None] = lambda: None,
         is_cancelled: Callable[[], bool] = lambda: False,
+        is_over: Callable[[], bool] = lambda: False,
     ) -> None:
         """Write a checkpoint, and remove those before the last two.
 
+        The process of the first shard does so once the others have written theirs.
+
+        Args:
+            is_over: whether the others write no more.
+
         Raises:
             OSError: the disk is full, or fails; earlier checkpoints are as they were.
-            Cancelled: `is_cancelled` said so.
+            Cancelled: `is_cancelled` said so, or another shard's process.
         """
-        files = _files_of(checkpoint)
-        self._remove_other_things()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._shard.number:
+            self._write_shard(checkpoint, is_cancelled)
+            return
+        self.prepare()
         try:
-            self._save_new(files, is_cancelled)
-            names = {part: file for part, (file, _) in files.items()}
+            self._save_new(checkpoint, is_cancelled)
+            self._collect(checkpoint.step, lambda: is_cancelled() or is_over())
+            names = {part: file for part, (file, _) in _files_of(checkpoint).items()}
+            files = _shards_of(names.values(), self._shard.of)
             manifest = Manifest(
                 step=checkpoint.step,
+                shards=self._shard.of,
                 files=Parts(**names),
-                checks={file: self._checks[file] for file in names.values()},
+                checks={file: self.checks[file] for file in files},
                 record=checkpoint.record,
             )
             before_commit()
@@ -154,20 +217,49 @@ class CheckpointFolder:
         finally:
             self._prune()
 
-    def _save_new(
-        self, files: dict[str, tuple[str, Any]], is_cancelled: Callable[[], bool]
-    ) -> None:
-        new = {file: value for file, value in files.values() if file not in self._checks}
-        if shutil.disk_usage(self.folder).free < sum(map(_bytes, new.values())) + RESERVE:
+    def _write_shard(self, checkpoint: Checkpoint, is_cancelled: Callable[[], bool]) -> None:
+        """Write what is another shard than the first, and leave a note of how it went."""
+        assert self._notes is not None, "several processes write"
+        before, note = set(self.checks), Note()
+        try:
+            self._save_new(checkpoint, is_cancelled)
+            new = {file: check for file, check in self.checks.items() if file not in before}
+            note = Note(checks=new)
+        except OSError as error:
+            note = Note(error=error.errno or errno.EIO)
+        finally:
+            self._notes.leave(f"checkpoint/{checkpoint.step}", note.model_dump_json())
+
+    def _collect(self, step: int, is_over: Callable[[], bool]) -> None:
+        """Wait for the other shards."""
+        if self._notes is None:
+            return
+        texts = self._notes.collect(f"checkpoint/{step}", is_over)
+        if texts is None:
+            raise Cancelled
+        for note in (Note.parse(text, "a note") for text in texts):
+            if note.error is not None:
+                raise OSError(note.error, os.strerror(note.error))
+            if note.checks is None:
+                raise Cancelled
+            self.checks |= note.checks
+
+    def _save_new(self, checkpoint: Checkpoint, is_cancelled: Callable[[], bool]) -> None:
+        """Write this process's shard of what is not there yet."""
+        files = _files_of(checkpoint).values()
+        named = {_shard_of(file, self._shard): value for file, value in files}
+        new = {file: value for file, value in named.items() if file not in self.checks}
+        size = self._shard.of * sum(map(_bytes, new.values()))
+        if shutil.disk_usage(self.folder).free < size + RESERVE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         for file, value in new.items():
-            self._checks[file] = _save(self.folder / file, value, is_cancelled)
+            self.checks[file] = _save(self.folder / file, value, is_cancelled)
 
     def read_latest(
         self,
         notify: Callable[[str], None],
-        check: Callable[[Checkpoint], None] = lambda checkpoint: None,
-    ) -> Checkpoint | None:
+        check: Callable[[Stored], None] = lambda stored: None,
+    ) -> Stored | None:
         """The newest checkpoint that is whole; None where there is none.
 
         Args:
@@ -177,33 +269,46 @@ class CheckpointFolder:
         self._remove_other_things()
         for step in reversed(self._steps()):
             try:
-                checkpoint, checks = self._read(step)
-                check(checkpoint)
+                stored = self._read(step)
+                check(stored)
             except UserError as error:
                 notify(f"the checkpoint of step {step} is damaged ({error})")
                 _remove(self._manifest(step))
             else:
-                self._checks = checks
-                return checkpoint
+                self.checks = dict(stored.manifest.checks)
+                return stored
         return None
 
-    def _read(self, step: int) -> tuple[Checkpoint, dict[str, Check]]:
+    def _read(self, step: int) -> Stored:
         manifest = _verified(self._manifest(step))
         files, checks = manifest.files, manifest.checks
         own = (manifest.step, _step_of(files.weights), _step_of(files.optimizer))
-        if own != (step, step, step) or set(files.model_dump().values()) != checks.keys():
+        names = dict(files.model_dump())
+        if own != (step, step, step) or (
+            set(_shards_of(names.values(), manifest.shards)) != checks.keys()
+        ):
             raise Damaged(f"{self._manifest(step).name}: its files are another checkpoint's")
         for file, check in checks.items():
             if (found := _check_of(self.folder / file, check[0])) != check:
                 raise Damaged(f"{file}: {_difference(found, check)}")
-        values = {file: _load(self.folder / file) for file in checks}
-        weights, best = (
-            Snapshot(_step_of(file), values[file]) for file in (files.weights, files.best)
-        )
-        if files.weights == files.best:
-            best = weights
-        checkpoint = Checkpoint(step, weights, best, values[files.optimizer], manifest.record)
-        return checkpoint, checks
+        return self.load(manifest)
+
+    def load(self, manifest: Manifest) -> Stored:
+        """What the files hold of a checkpoint that has been found whole.
+
+        Raises:
+            Damaged: a file is not torch's.
+        """
+        mapped = manifest.shards > 1 or self._shard != WHOLE
+        names = dict(manifest.files.model_dump())
+        files = {
+            file: [
+                _load(self.folder / shard, mapped=mapped)
+                for shard in _shards_of([file], manifest.shards)
+            ]
+            for file in dict.fromkeys(names.values())
+        }
+        return Stored(manifest, {part: files[file] for part, file in names.items()})
 
     def _manifest(self, step: int) -> Path:
         return self.folder / f"checkpoint-{step:08}.json"
@@ -214,6 +319,30 @@ class CheckpointFolder:
         found = (MANIFEST.fullmatch(path.name) for path in self.folder.iterdir())
         steps = {int(match[1]) for match in found if match}
         return sorted(step for step in steps if os.path.lexists(self._manifest(step)))
+
+    def prepare(self) -> None:
+        """Make the folder.
+
+        Raises:
+            OSError: that fails.
+        """
+        self._remove_other_things()
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def token(self) -> Iterator[Path | None]:
+        """A file for other processes to look for; None where it cannot be written."""
+        token = self.folder / f"shared-{uuid4().hex}"
+        try:
+            self.prepare()
+            token.touch()
+        except OSError:
+            yield None
+            return
+        try:
+            yield token
+        finally:
+            _remove(token)
 
     def _remove_other_things(self) -> None:
         """Whatever stands where the folder should; a link's target is nobody's checkpoints."""
@@ -229,7 +358,7 @@ class CheckpointFolder:
         for path in self.folder.iterdir():
             if OURS.fullmatch(path.name) and path.name not in wanted:
                 _remove(path)
-        self._checks = {file: check for file, check in self._checks.items() if file in wanted}
+        self.checks = {file: check for file, check in self.checks.items() if file in wanted}
 
 
 def _remove(path: Path) -> None:
@@ -245,9 +374,21 @@ def _step_of(file: str) -> int:
     return int(file.partition("-")[2].removesuffix(".pth"))
 
 
-def _load(path: Path) -> Any:
+def _shard_of(file: str, shard: Shard) -> str:
+    """The name of a shard of a part's file."""
+    if shard.of == 1:
+        return file
+    return f"{file.removesuffix('.pth')}-{shard.number + 1}of{shard.of}.pth"
+
+
+def _shards_of(files: Iterable[str], shards: int) -> list[str]:
+    """The names of all shards of parts' files."""
+    return [_shard_of(file, Shard(number, shards)) for file in files for number in range(shards)]
+
+
+def _load(path: Path, *, mapped: bool) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # torch raises many types for a damaged or foreign file

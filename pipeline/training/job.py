@@ -20,7 +20,8 @@ from pipeline.system.files import folder_aside
 from pipeline.tokens.windows import Windows
 from pipeline.training.batch_size import with_largest_batch
 from pipeline.training.batches import Batches
-from pipeline.training.checkpointer import Checkpointer
+from pipeline.training.checkpoint import Stored
+from pipeline.training.checkpointer import Checkpointer, shared
 from pipeline.training.events import Diverged, Observer
 from pipeline.training.fingerprint import code_of, fingerprint
 from pipeline.training.initial_state import initial_state
@@ -94,13 +95,15 @@ class TrainingJob:
     def trainer(self, observer: Observer, checkpoints: Checkpointer | None = None) -> Trainer:
         """A trainer at the latest checkpoint, or at step 0.
 
-        Rank 0 has the checkpoints; the others get from it what they need.
+        Rank 0 has the checkpoints; the others get from it what they need, or read and write shards
+        in its folder.
 
         Raises:
             UserError: the training cannot start from what the params name, or ranks differ.
         """
         world, runtime = self.world, self._agreed_runtime()
         model, optimizer = initial_state(self.params, self.start, self.source, runtime, world)
+        shard, checkpoints = shared(checkpoints, world, world.shard(self.params.train))
         trainer = Trainer(
             model,
             optimizer,
@@ -112,11 +115,18 @@ class TrainingJob:
             observer,
             checkpoints,
             world,
+            shard,
         )
-        found = checkpoints.latest(trainer.check) if checkpoints is not None else None
-        outline = world.broadcast(found.without_tensors() if found is not None else None)
-        if outline is not None:
-            trainer.restore(found or outline)
+        found = None
+        if world.is_first and checkpoints is not None:
+            found = checkpoints.latest(trainer.check)
+        manifest = world.broadcast(found.manifest if found is not None else None)
+        if manifest is None:
+            return trainer
+        if found is None:  # another rank, which reads its shard or gets its tensors from rank 0
+            reads = checkpoints is not None
+            found = checkpoints.store.load(manifest) if reads else Stored(manifest, {})
+        trainer.restore(found)
         return trainer
 
     def _agreed_runtime(self) -> Runtime:

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
 
-from pipeline.distributed.base import load_optimizer, load_weights
 from pipeline.distributed.parallel import parallelize
+from pipeline.distributed.shards import WHOLE, Shard
 from pipeline.distributed.world import ALONE, World
 from pipeline.errors import UserError
 from pipeline.model.gpt import GPT
@@ -37,14 +37,14 @@ from pipeline.params import EVAL_BATCH, Train
 from pipeline.reports import HistoryRow
 from pipeline.tokens.windows import Indices, Windows
 from pipeline.training.batches import Batches
-from pipeline.training.checkpoint import Checkpoint, LoopState
+from pipeline.training.checkpoint import Checkpoint, LoopState, Stored
 from pipeline.training.checkpointer import Checkpointer
 from pipeline.training.delayed_metrics import DelayedMetrics, StepMetrics
 from pipeline.training.evaluation import distributed_loss
 from pipeline.training.events import Diverged, Observer, Step
 from pipeline.training.precision import WorkingCopy
 from pipeline.training.schedule import learning_rate
-from pipeline.training.snapshot import Snapshot
+from pipeline.training.snapshot import HostCopies, Snapshot, at_rest
 from pipeline.training.spikes import SpikeDetector
 from pipeline.training.stopping import patience_is_over, total_steps
 from pipeline.training.tensor_checks import check_weights, checked_moments
@@ -58,7 +58,8 @@ class Trainer:
         model: the fp32 weights, which the optimizer updates.
         step: optimizer steps taken.
         history: every evaluation so far.
-        best: the evaluation of the lowest validation loss; `best_weights` are its weights.
+        best: the evaluation of the lowest validation loss; `best_weights` are its weights, of a
+            sharded model this rank's shard, and at the end, also a bad one, whole on rank 0.
         last_weights, last_optimizer: the weights and the optimizer's state, at the end.
     """
 
@@ -74,7 +75,12 @@ class Trainer:
         observer: Observer,
         checkpoints: Checkpointer | None = None,
         world: World = ALONE,
+        shard: Shard = WHOLE,
     ) -> None:
+        """
+        Args:
+            shard: what this rank reads and writes of checkpoints; `WHOLE`: rank 0 does, for all.
+        """
         self.model = model
         self.optimizer = optimizer
         self.train_windows = train_windows
@@ -87,7 +93,7 @@ class Trainer:
         sharded = world.shards(settings)
         self.working = WorkingCopy(model, runtime, copies=not sharded)
         self.objective = Objective(self.working.model, settings, runtime.device)
-        self.parallel = parallelize(world, model, self.objective, sharded=sharded)
+        self.parallel = parallelize(world, model, self.objective, shard, sharded=sharded)
         self.batches = batches
         self.total_steps = total_steps(batches.steps_per_epoch, settings)
         self.step = 0
@@ -97,6 +103,7 @@ class Trainer:
         self.history: list[HistoryRow] = []
         self.best: HistoryRow | None = None
         self.best_weights: Snapshot | None = None
+        self.copies = HostCopies(runtime.device)
         self.last_weights: Snapshot | None = None
         self.last_optimizer: dict[str, Any] = {}
 
@@ -104,8 +111,15 @@ class Trainer:
         """Train to the end, from the beginning or from where `restore` has put it.
 
         Raises:
-            Diverged: a loss is not finite.
+            Diverged: a loss is not finite; on every rank.
         """
+        try:
+            self.take_steps()
+        except Diverged:
+            self.keep_best()
+            raise
+
+    def take_steps(self) -> None:
         if self.step == 0:
             self.evaluate()
         while not self.is_done():
@@ -155,6 +169,7 @@ class Trainer:
         norm = self.clip_gradients()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
+        self.copies.protect()
         self.optimizer.step()
         self.working.refresh()
         self.step += 1
@@ -242,66 +257,94 @@ class Trainer:
             self.observer.on_epoch(epoch, model)
 
     def save_checkpoint(self) -> None:
-        """Save a checkpoint, where one is due; at the end the outputs take its place."""
-        due = self.checkpoints is not None and self.checkpoints.is_due(self.step)
-        if self.is_done() or not self.world.any(due):
+        """Save a checkpoint, where one is due; at the end the outputs take its place.
+
+        Where one rank still writes the last, none does; rank 0 without a folder has none written.
+        """
+        if self.step % self.settings.checkpoint_every or self.is_done():
+            return
+        keeper = self.checkpoints
+        if self.world.any(self.world.is_first if keeper is None else keeper.is_writing()):
             return
         self.report_steps(self.metrics.flush())
         assert self.best_weights is not None
-        same = self.best_weights.step == self.step
-        weights = self.best_weights if same else self.snapshot()
-        optimizer = self.parallel.optimizer_state(self.optimizer)
-        if self.checkpoints is None:
-            return  # a rank that has only taken part in gathering
-        self.checkpoints.save(
-            weights=weights,
-            best=self.best_weights,
-            optimizer=optimizer,
+        at = self.best_weights.step
+        weights, best, optimizer = self.parallel.saved(self.best_weights.tensors, self.optimizer)
+        known = self.world.broadcast(keeper.store.checks if keeper is not None else {})
+        if keeper is None or not keeper.writes:
+            return  # a rank that has only taken part
+        keeper.store.checks = known  # rank 0's, of every shard's files
+        changing = {"optimizer": optimizer} | ({} if at == self.step else {"weights": weights})
+        copies = self.copies.take(changing, at_rest={"best": best})
+        checkpoint = Checkpoint(
+            step=self.step,
+            weights=Snapshot(self.step, copies.get("weights", copies["best"])),
+            best=Snapshot(at, copies["best"]),
+            optimizer=copies["optimizer"],
             record=LoopState(
                 history=tuple(self.history),
                 losses=tuple(self.spikes.state()),
                 observer=self.observer.state(),
             ),
         )
+        keeper.save(checkpoint, self.copies.wait)
 
-    def check(self, checkpoint: Checkpoint) -> None:
+    def check(self, stored: Stored) -> None:
         """Look at a checkpoint, on rank 0, before anything is changed by it.
 
         Raises:
             UserError: it is not one of this training.
         """
-        steps = [row.step for row in checkpoint.record.history]
-        if not 0 < checkpoint.step < self.total_steps or checkpoint.best.step not in steps:
+        manifest = stored.manifest
+        steps = [row.step for row in manifest.record.history]
+        if not 0 < manifest.step < self.total_steps or manifest.best_step not in steps:
             raise UserError("its steps are not this training's")
-        if steps != sorted(set(steps)) or steps[-1] > checkpoint.step:
+        if steps != sorted(set(steps)) or steps[-1] > manifest.step:
             raise UserError("its history is not in order")
-        check_weights(checkpoint.weights.tensors, self.model)
-        check_weights(checkpoint.best.tensors, self.model)
-        checked_moments(checkpoint.optimizer, self.optimizer, self.settings)
-        self.observer.restore(checkpoint.record.observer)
+        for number in range(manifest.shards):
+            shard = Shard(number, manifest.shards)
+            check_weights(stored.parts["weights"][number], self.model, shard)
+            check_weights(stored.parts["best"][number], self.model, shard)
+            moments = stored.parts["optimizer"][number]
+            checked_moments(moments, self.optimizer, self.settings, shard)
+        self.observer.restore(manifest.record.observer)
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from the checkpoint; rank 0's holds the tensors for all."""
-        load_weights(self.world, self.model, checkpoint.weights.tensors)
+    def restore(self, stored: Stored) -> None:
+        """Continue from the checkpoint; rank 0 has the tensors for all, or each rank its own."""
+        manifest = stored.manifest
+        weights, best, moments = (
+            stored.joined(part, self.parallel.shard) for part in ("weights", "best", "optimizer")
+        )
         groups = self.optimizer.state_dict()["param_groups"]  # what the settings say
-        moments = {**checkpoint.optimizer, "param_groups": groups}
-        load_optimizer(self.world, self.model, self.optimizer, moments)
+        state = {**moments, "param_groups": groups}
+        best = self.parallel.load(weights, best, self.optimizer, state)
+        self.best_weights = Snapshot(manifest.best_step, best)
         self.working.refresh()
-        self.step = checkpoint.step
-        self.history = list(checkpoint.record.history)
-        self.best_weights = checkpoint.best
-        self.best = next(row for row in self.history if row.step == self.best_weights.step)
-        self.spikes = SpikeDetector(checkpoint.record.losses)
-        self.observer.restore(checkpoint.record.observer)
+        self.step = manifest.step
+        self.history = list(manifest.record.history)
+        self.best = next(row for row in self.history if row.step == manifest.best_step)
+        self.spikes = SpikeDetector(manifest.record.losses)
+        self.observer.restore(manifest.record.observer)
 
     def snapshot(self) -> Snapshot:
-        """A copy of the weights as they are now, on rank 0."""
-        return Snapshot(self.step, self.parallel.weights())
+        """A copy of what this rank keeps of the weights, as they are now.
+
+        The first, at step 0, leaves the GPU's memory to what a training step turns out to need.
+        """
+        return Snapshot(self.step, at_rest(self.parallel.weights(), may_stay=self.step > 0))
 
     def keep_last(self) -> None:
-        """Keep the last weights and the optimizer's state; they change no more."""
-        self.last_weights = Snapshot(self.step, self.parallel.weights(copy=False))
-        self.last_optimizer = self.parallel.optimizer_state(self.optimizer)
+        """Keep the last weights and the optimizer's state, whole; they change no more."""
+        self.keep_best()
+        whole = self.parallel.gather_weights(self.parallel.weights())
+        self.last_weights = Snapshot(self.step, whole)
+        self.last_optimizer = self.parallel.gather_optimizer(self.optimizer)
+
+    def keep_best(self) -> None:
+        """Keep the best weights whole, where a rank has had a shard of them."""
+        if self.best_weights is not None:
+            whole = self.parallel.gather_weights(self.best_weights.tensors)
+            self.best_weights = Snapshot(self.best_weights.step, whole)
 
     def dropout_owner(self, micro: int) -> str:
         """Each rank has dropout of its own, the first as one process does."""

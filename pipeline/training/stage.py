@@ -69,7 +69,6 @@ def train_as_rank_0(
         with (
             Checkpointer(
                 run.folder / "checkpoints",
-                every=job.params.train.checkpoint_every,
                 notify=lambda problem: bar.say(f"warning: {problem}"),
                 before_commit=run.sync,
             ) as checkpoints,

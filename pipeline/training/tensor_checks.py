@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pipeline.distributed.shards import WHOLE, Shard
 from pipeline.errors import UserError
 from pipeline.model.tensors import plain
 from pipeline.params import Train
@@ -21,19 +22,22 @@ from pipeline.training.optim import build_optimizer
 Moments = dict[int, dict[str, Tensor]]  # by the parameter's number
 
 
-def check_weights(found: Any, model: nn.Module) -> None:
+def check_weights(found: Any, model: nn.Module, shard: Shard = WHOLE) -> None:
     """
     Raises:
-        UserError: `found` is not a state dict of this model, on the CPU.
+        UserError: `found` is not a state dict of this model, or a shard of one, on the CPU.
     """
     wanted = model.state_dict()
     _check_names("tensor ", found, wanted)
     for name, like in wanted.items():
-        plain(f"tensor {name}", found[name], like.shape, (like.dtype,), "the model")
+        plain(f"tensor {name}", found[name], shard.shape(like.shape), (like.dtype,), "the model")
 
 
-def checked_moments(found: Any, optimizer: Optimizer, settings: Train) -> Moments:
-    """The `state` in `found`, a state dict, if it is of this optimizer after a step.
+def checked_moments(
+    found: Any, optimizer: Optimizer, settings: Train, shard: Shard = WHOLE
+) -> Moments:
+    """The `state` in `found`, a state dict or a shard of one, if it is of this optimizer after a
+    step.
 
     Raises:
         UserError: it is not, or does not lie on the CPU; names the tensor.
@@ -49,7 +53,7 @@ def checked_moments(found: Any, optimizer: Optimizer, settings: Train) -> Moment
             name: plain(
                 f"tensor state.{number}.{name}",
                 state[number][name],
-                parameter.shape if like.dim() else (),
+                shard.shape(parameter.shape) if like.dim() else (),
                 (like.dtype,),
                 "the model",
             )

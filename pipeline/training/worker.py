@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from pipeline.distributed.rendezvous import (
@@ -27,7 +27,9 @@ def run_worker(
         process_group(world, job.runtime.device, rendezvous),
         suppress(Diverged),  # rank 0 reports it
     ):
-        job.trainer(NullObserver()).run()
+        trainer = job.trainer(NullObserver())
+        with trainer.checkpoints or nullcontext():
+            trainer.run()
 
 
 def run_torchrun_worker(world: World, params_file: Path, tokens: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ Case = dict[str, dict[str, Any]]  # the sections of params.yaml
 class Waiting(Checkpointer):
     """Writes as always, but has each checkpoint in place before training goes on."""
 
-    def save(self, **parts: Any) -> None:
-        super().save(**parts)
+    def save(self, *given: Any) -> None:
+        super().save(*given)
         self.wait()
 
 
@@ -68,7 +68,8 @@ def train(
     """Train a tiny model, from the latest checkpoint where there is one; what came of it."""
     observer = StepLog()
     trainer = job_of(case, tokens, world).trainer(observer, checkpoints)
-    trainer.run()
+    with nullcontext() if world.is_first else trainer.checkpoints or nullcontext():
+        trainer.run()
     weights = trainer.last_weights.tensors
     return {
         "gradients": gradients_by_rank(trainer),
@@ -117,9 +118,9 @@ def train_until_killed(
     processes: int, case: Case, tokens: Path, folder: Path, kill_at: int
 ) -> None:
     """Train until rank 1 is killed; a checkpoint of each step before is in `folder`."""
-    world = World.on_one_machine(processes)
+    world, case = World.on_one_machine(processes), every(1, case)
     with (
-        Waiting(folder, every=1, notify=print) as checkpoints,
+        Waiting(folder, notify=print) as checkpoints,
         launch(world, CPU, run_until_killed, case, tokens, kill_at),
     ):
         job_of(case, tokens, world).trainer(NullObserver(), checkpoints).run()
@@ -130,14 +131,22 @@ def run_until_killed(
 ) -> None:
     observer = KillsItself(kill_at) if world.rank == 1 else NullObserver()
     with process_group(world, CPU, rendezvous):
-        job_of(case, tokens, world).trainer(observer).run()
+        trainer = job_of(case, tokens, world).trainer(observer)
+        if trainer.checkpoints is not None:
+            trainer.checkpoints.__class__ = Waiting
+        trainer.run()
+
+
+def every(steps: int, case: Case) -> Case:
+    """With a checkpoint every so many steps."""
+    return {**case, "train": {**case["train"], "checkpoint_every": steps}}
 
 
 def go_on_by(processes: int, case: Case, tokens: Path, folder: Path) -> dict[str, Any]:
     """Train by several processes from the latest checkpoint in `folder`."""
-    world = World.on_one_machine(processes)
+    world, case = World.on_one_machine(processes), every(10**6, case)
     with (
-        Checkpointer(folder, every=10**6, notify=print) as checkpoints,
+        Checkpointer(folder, notify=print) as checkpoints,
         launch(world, CPU, run_worker, [case], tokens),
     ):
         return train(case, tokens, world, checkpoints)

@@ -15,10 +15,12 @@ from pipeline.params import Train
 from pipeline.reports import HistoryRow
 from pipeline.tokens.windows import Windows
 from pipeline.training.batches import Batches
+from pipeline.training.checkpoint import Checkpoint, Stored
 from pipeline.training.checkpointer import Checkpointer
 from pipeline.training.events import Step
 from pipeline.training.loop import Trainer
 from pipeline.training.optim import build_optimizer
+from pipeline.training.snapshot import Snapshot
 from tests.helpers.tokens import write_split
 
 CONFIG = GPTConfig(n_layer=2, n_head=2, n_embd=16, context_length=8, vocab_size=64, dropout=0.1)
@@ -47,6 +49,14 @@ class Memory:
 
     def restore(self, state: list[int]) -> None:
         self.epochs = state
+
+
+def checkpoint_of(stored: Stored, step: int) -> Checkpoint:
+    """What was found, as the checkpoint of another step."""
+    weights, best, optimizer = map(stored.joined, ("weights", "best", "optimizer"))
+    manifest = stored.manifest
+    at_best = Snapshot(manifest.best_step, best)
+    return Checkpoint(step, Snapshot(manifest.step, weights), at_best, optimizer, manifest.record)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,7 +22,7 @@ from pipeline.training.checkpointer import Checkpointer
 from pipeline.training.loop import Trainer
 from tests.helpers.damage import cut, flip
 from tests.helpers.processes import Waiting
-from tests.helpers.trainers import Memory
+from tests.helpers.trainers import Memory, checkpoint_of
 
 STEPS = 20
 # checkpoints fall on evaluations, between them, and on the end of an epoch (10 steps)
@@ -63,8 +62,10 @@ def train(make_trainer, folder: Path):
     def go(kill_at: int | None = None, every: int = 1, runtime: Runtime | None = None):
         warnings: list[str] = []
         given = {"runtime": runtime} if runtime else {}
-        with Waiting(folder, every=every, notify=warnings.append) as checkpoints:
-            trainer, memory = make_trainer(checkpoints=checkpoints, **given, **SETTINGS)
+        with Waiting(folder, notify=warnings.append) as checkpoints:
+            trainer, memory = make_trainer(
+                checkpoints=checkpoints, checkpoint_every=every, **given, **SETTINGS
+            )
             if (found := checkpoints.latest(trainer.check)) is not None:
                 trainer.restore(found)
             first = trainer.step
@@ -267,8 +268,8 @@ def test_the_last_megabytes_of_a_disk_are_left_alone(train, folder: Path, monkey
 
 def test_training_does_not_wait_for_a_slow_disk(make_trainer, folder: Path, whole) -> None:
     slow = threading.Event()
-    checkpoints = Checkpointer(folder, every=1, notify=print, before_commit=slow.wait)
-    trainer, memory = make_trainer(checkpoints=checkpoints, **SETTINGS)
+    checkpoints = Checkpointer(folder, notify=print, before_commit=slow.wait)
+    trainer, memory = make_trainer(checkpoints=checkpoints, checkpoint_every=1, **SETTINGS)
     trainer.run()  # would never end
     assert_same((trainer, memory), whole)
     slow.set()
@@ -283,7 +284,7 @@ def test_a_checkpoint_that_nobody_wants_is_given_up(train, folder: Path) -> None
     assert checkpoint is not None
     before = {path.name for path in folder.iterdir()}
     with pytest.raises(Cancelled):
-        store.write(replace(checkpoint, step=6), is_cancelled=lambda: True)
+        store.write(checkpoint_of(checkpoint, step=6), is_cancelled=lambda: True)
     assert {path.name for path in folder.iterdir()} == before
 
 
@@ -291,7 +292,7 @@ def test_a_mistake_of_ours_is_no_warning(make_trainer, folder: Path) -> None:
     def broken() -> None:
         raise ZeroDivisionError
 
-    checkpoints = Checkpointer(folder, every=1, notify=print, before_commit=broken)
-    trainer, _ = make_trainer(checkpoints=checkpoints, **SETTINGS)
+    checkpoints = Checkpointer(folder, notify=print, before_commit=broken)
+    trainer, _ = make_trainer(checkpoints=checkpoints, checkpoint_every=1, **SETTINGS)
     with pytest.raises(ZeroDivisionError), checkpoints:
         trainer.run()

@@ -59,8 +59,10 @@ class Killed(Exception):
 
 def trained(make_trainer, folder: Path, kill_at: int | None = None, **settings: Any):
     """Train from the latest checkpoint on; the trainer, at its end."""
-    with Checkpointer(folder, every=1, notify=print) as checkpoints:
-        trainer, memory = make_trainer(checkpoints=checkpoints, **{**SETTINGS, **settings})
+    with Checkpointer(folder, notify=print) as checkpoints:
+        trainer, memory = make_trainer(
+            checkpoints=checkpoints, **{**SETTINGS, "checkpoint_every": 1, **settings}
+        )
         found = checkpoints.latest(trainer.check)
         if found is not None:
             trainer.restore(found)

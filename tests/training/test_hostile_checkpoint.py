@@ -12,7 +12,6 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,9 @@ import pytest
 import torch
 
 from pipeline.training import checkpoint
-from pipeline.training.checkpoint import Checkpoint, CheckpointFolder
+from pipeline.training.checkpoint import CheckpointFolder, Stored
 from pipeline.training.checkpointer import Checkpointer
+from tests.helpers.trainers import checkpoint_of
 
 SETTINGS = {"epochs": 2, "batch_size": 2, "eval_every": 3, "learning_rate": 3e-2}
 NEWEST, BEFORE = 10, 5
@@ -38,8 +38,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(make_trainer, made: Path, tmp_path: Path) -> Path:
     """The checkpoints of steps 5 and 10; a neighbour's weights lie beside the folder."""
     if not (made / "checkpoints").exists():
-        checkpoints = Checkpointer(made / "checkpoints", every=5, notify=print)
-        trainer, memory = make_trainer(checkpoints=checkpoints, **SETTINGS)
+        checkpoints = Checkpointer(made / "checkpoints", notify=print)
+        trainer, memory = make_trainer(checkpoints=checkpoints, checkpoint_every=5, **SETTINGS)
 
         def stop(step) -> None:
             checkpoints.wait()
@@ -159,10 +159,10 @@ CHANGES: dict[str, Change] = {
 }
 
 
-def look(folder: Path, make_trainer) -> tuple[Checkpoint | None, list[str], Any]:
+def look(folder: Path, make_trainer) -> tuple[Stored | None, list[str], Any]:
     lines: list[str] = []
-    checkpoints = Checkpointer(folder, every=1, notify=lines.append)
-    trainer, _ = make_trainer(checkpoints=checkpoints, **SETTINGS)
+    checkpoints = Checkpointer(folder, notify=lines.append)
+    trainer, _ = make_trainer(checkpoints=checkpoints, checkpoint_every=1, **SETTINGS)
     found = checkpoints.latest(trainer.check)
     if found is not None:
         trainer.restore(found)
@@ -240,8 +240,8 @@ def test_what_stands_in_the_folders_place_makes_way(folder: Path, make_trainer, 
 def test_where_no_file_can_be_opened_none_is_removed(folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     store = CheckpointFolder(folder)
-    checkpoint = store.read_latest(print)
-    assert checkpoint is not None
+    found = store.read_latest(print)
+    assert found is not None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     last = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
     held = []
@@ -254,7 +254,7 @@ def test_where_no_file_can_be_opened_none_is_removed(folder: Path) -> None:
             CheckpointFolder(folder).read_latest(print)
         os.close(held.pop())  # as many as listing a folder takes
         with pytest.raises(OSError, match="Too many open files"):
-            store.write(replace(checkpoint, step=11), before_commit=lambda: held.append(os.dup(0)))
+            store.write(checkpoint_of(found, step=11), before_commit=lambda: held.append(os.dup(0)))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for number in held:
