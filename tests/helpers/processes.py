@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -162,3 +164,46 @@ def die(world: World, rendezvous: Rendezvous) -> None:
     with process_group(world, CPU, rendezvous):
         world.total(1.0)
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class FullDisk(NullObserver):
+    """For the checkpoint of step `at`, this process can write no more."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_step(self, step: Step) -> None:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        limit = 100 if step.step == self.at else limits[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+
+
+def write_shards(
+    case: Case, tokens: Path, folder: Path, notify: Callable[[str], None], **fault: Any
+) -> dict[str, Any]:
+    """Train by as many processes as the case says, with a checkpoint after every step."""
+    world, case = World.on_one_machine(case["train"]["processes"]), every(1, case)
+    with (
+        Waiting(folder, notify=notify) as checkpoints,
+        launch(world, CPU, run_shard, case, tokens, fault),
+    ):
+        return train(case, tokens, world, checkpoints)
+
+
+def run_shard(
+    world: World, rendezvous: Rendezvous, case: Case, tokens: Path, fault: dict[str, Any]
+) -> None:
+    """
+    Args:
+        fault: `full_at`, a step; `blind`: sees no folder that another rank sees.
+    """
+    if fault.get("blind"):
+        os.access = lambda *_: False
+    observer = FullDisk(fault["full_at"]) if "full_at" in fault else NullObserver()
+    with process_group(world, CPU, rendezvous):
+        trainer = job_of(case, tokens, world).trainer(observer)
+        if trainer.checkpoints is not None:
+            trainer.checkpoints.__class__ = Waiting
+        with trainer.checkpoints or nullcontext():
+            trainer.run()
+        gradients_by_rank(trainer)
