@@ -26,6 +26,8 @@ from pipeline.model.gpt import GPT, meta_model
 from pipeline.model.objective import Objective
 from pipeline.model.runtime import Runtime
 
+BF16_ON = {"cuda"}  # devices on which bf16 weights are gathered
+
 
 def shard(model: GPT, runtime: Runtime, world: World, replicas: int = 1) -> None:
     """Divide the parameters among the ranks, in place, block by block.
@@ -33,21 +35,23 @@ def shard(model: GPT, runtime: Runtime, world: World, replicas: int = 1) -> None
     With several replicas (HSDP) neighbouring ranks, as those of a machine are, form a group that
     divides the model; only gradients, already divided, are summed over the groups.
 
-    On CUDA blocks are gathered in the precision of their products; a CPU's layer norm takes no
-    bf16 weights beside fp32 rows. What lies around the blocks is gathered in fp32.
+    On CUDA everything is gathered in the precision of the products, and so the residual stream is
+    in it; gradients are summed in fp32. On a CPU, whose residual stream stays fp32, layer norms
+    take no bf16 weights beside it.
     """
     group = world.size // replicas
     shape, names = ((replicas, group), ("replicas", "shards")) if replicas > 1 else ((group,), None)
     mesh = init_device_mesh(runtime.device.type, shape, mesh_dim_names=names)
-    in_bf16 = runtime.bf16 and runtime.device.type == "cuda"
+    in_bf16 = runtime.bf16 and runtime.device.type in BF16_ON
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if in_bf16 else None,
         reduce_dtype=torch.float32,
-        cast_forward_inputs=False,  # the residual stream stays fp32, as under autocast alone
+        cast_forward_inputs=False,  # the residual stream is what embeddings make it
     )
     for block in model.h:
         fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, reshard_after_forward=False)  # the loss needs the head
+    # the loss needs the head
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     register_fsdp_forward_method(model, "hidden")
 
 

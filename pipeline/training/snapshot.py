@@ -29,8 +29,7 @@ def at_rest(tensors: dict[str, Tensor], *, may_stay: bool) -> dict[str, Tensor]:
         may_stay: on the GPU, if that has twice their bytes to spare.
     """
     size = sum(tensor.nbytes for tensor in tensors.values())
-    device = next(iter(tensors.values())).device if tensors else torch.device("cpu")
-    if device.type == "cuda" and may_stay and torch.cuda.mem_get_info(device)[0] > 2 * size:
+    if may_stay and _is_on_gpu(tensors) and torch.cuda.mem_get_info()[0] > 2 * size:
         return {name: tensor.clone() for name, tensor in tensors.items()}
     return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
 
@@ -51,17 +50,17 @@ class HostCopies:
         """Begin to copy states by name; earlier copies of the same name are written over.
 
         Args:
-            at_rest: change no more, and are copied only from a GPU.
+            at_rest: change no more, and are copied only where they lie on a GPU.
         """
+        values = changing | {name: kept for name, kept in at_rest.items() if _is_on_gpu(kept)}
         if self._stream is None:
-            self._copies |= _copied(changing, self._copies)
-            return {name: self._copies[name] for name in changing} | at_rest
-        values = changing | at_rest
-        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
-        with torch.cuda.stream(self._stream):
             self._copies |= _copied(values, self._copies)
-            self._copied = self._stream.record_event()
-        return {name: self._copies[name] for name in values}
+        else:
+            self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
+            with torch.cuda.stream(self._stream):
+                self._copies |= _copied(values, self._copies)
+                self._copied = self._stream.record_event()
+        return at_rest | {name: self._copies[name] for name in values}
 
     def wait(self) -> None:
         """Until the copies are there; in any thread."""
@@ -72,6 +71,10 @@ class HostCopies:
         """Have what the training's stream is given from now on wait until the copies are there."""
         if self._stream is not None and self._copied is not None:
             torch.cuda.current_stream(self._stream.device).wait_event(self._copied)
+
+
+def _is_on_gpu(tensors: dict[str, Tensor]) -> bool:
+    return any(tensor.is_cuda for tensor in tensors.values())
 
 
 def _copied(value: Any, into: Any) -> Any:
