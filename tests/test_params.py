@@ -99,6 +99,10 @@ def test_sections_are_frozen() -> None:
         ("train: {device: gpu}", "train.device: string should match pattern"),
         ("train: {min_learning_rate: 0.5}", "train: min_learning_rate 0.5 is above"),
         ("train: {processes: 3}", "train: batch_size 2 cannot be shared equally by processes 3"),
+        (
+            "train: {batch_size: 4, processes: 4, sharding: full, replicas: 3}",
+            "train: replicas 3 cannot share processes 4 equally; make it a divisor",
+        ),
         ("train: {batch_size: auto, processes: 2}", "train: batch_size auto is for one process"),
         ("train: {init_optimizer: restored}", "train: init_optimizer restored needs a run"),
         (

@@ -80,6 +80,7 @@ def set_by(words: list[str]) -> Params:
         ({"train": {"checkpoint_every": 99}}, 20, "train.checkpoint_every: 99 is above"),
         ({"train": {"init_optimizer": "fresh"}}, None, "train.init_optimizer: has no effect"),
         ({"train": {"sharding": "full"}}, None, "train.sharding: full shards nothing"),
+        ({"train": {"replicas": 2}}, None, "train.replicas: has no effect, since train.sharding"),
         ({"sample": {"temperature": 0.0, "top_k": 5}}, None, "sample.top_k: has no effect"),
         ({"sample": {"temperature": 0.0, "top_p": 0.9}}, None, "sample.top_p: has no effect"),
         ({"sample": {"temperature": 0.0, "min_p": 0.1}}, None, "sample.min_p: has no effect"),
@@ -114,6 +115,10 @@ def test_what_is_hardly_meant_is_named(
         ({"train": {"early_stopping": 3}}, 20),
         ({"train": {"eval_every": 20, "checkpoint_every": 10}}, 20),
         ({"train": {"sharding": "full", "processes": 2}}, None),
+        (
+            {"train": {"sharding": "full", "processes": 4, "batch_size": 4, "replicas": 2}},
+            None,
+        ),
         ({"sample": {"temperature": 0.0}}, None),
         ({"sample": {"top_k": 50257}}, None),
         ({"prepare": {"corpus": "gutenberg", "gutenberg": {"limit": 5}}}, None),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -86,14 +86,14 @@ class Sharded(Parallel):
         self._sharded.reshard()
 
     def weights(self) -> dict[str, Tensor]:
-        return _local(self.master.state_dict())
+        return cast(dict[str, Tensor], _local(self.master.state_dict()))
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        return _local(optimizer.state_dict())
+        return cast(dict[str, Any], _local(optimizer.state_dict()))
 
     def gather_weights(self, kept: dict[str, Tensor]) -> dict[str, Tensor]:
         whole = {}
-        for name, parameter in self.master.named_parameters():
+        for name, parameter in self._parameters():
             tensor = _like(parameter, kept[name]).full_tensor()  # on every rank, one at a time
             if self.world.is_first:
                 whole[name] = tensor.to("cpu", copy=True)
@@ -123,7 +123,7 @@ class Sharded(Parallel):
             kept = {name: tensor.to("cpu", copy=True) for name, tensor in self.weights().items()}
             super().load(weights, best, optimizer, state)
             return kept
-        for name, parameter in self.master.named_parameters():
+        for name, parameter in self._parameters():
             parameter.to_local().copy_(weights[name])
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         moments = {
@@ -135,6 +135,9 @@ class Sharded(Parallel):
         }
         optimizer.load_state_dict({**state, "state": moments})
         return best
+
+    def _parameters(self) -> Iterable[tuple[str, DTensor]]:
+        return cast(Iterable[tuple[str, DTensor]], self.master.named_parameters())
 
     def full_model(self) -> GPT | None:
         weights = gather_weights(self.master)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import torch.distributed as dist
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.distributed_c10d import _get_default_store
 
 POLL = 0.05  # seconds
 
@@ -18,7 +19,7 @@ class Notes:
 
     def __init__(self, number: int, of: int) -> None:
         self._number, self._of = number, of
-        self._store = dist.PrefixStore("notes", dist.distributed_c10d._get_default_store())
+        self._store = PrefixStore("notes", _get_default_store())
 
     def leave(self, topic: str, text: str) -> None:
         """Leave this rank's note on a topic, one at most."""

@@ -123,10 +123,9 @@ class TrainingJob:
         manifest = world.broadcast(found.manifest if found is not None else None)
         if manifest is None:
             return trainer
-        if found is None:  # another rank, which reads its shard or gets its tensors from rank 0
-            reads = checkpoints is not None
-            found = checkpoints.store.load(manifest) if reads else Stored(manifest, {})
-        trainer.restore(found)
+        if found is None and checkpoints is not None:  # another rank, which reads its shard
+            found = checkpoints.store.load(manifest)
+        trainer.restore(found or Stored(manifest, {}))
         return trainer
 
     def _agreed_runtime(self) -> Runtime:

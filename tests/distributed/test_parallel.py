@@ -117,22 +117,30 @@ def test_whatever_the_settings(tokens: Path, processes: int, sharing: dict[str, 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    ("before", "after"), [((2, "none"), (4, "full")), ((4, "full"), (2, "none"))]
+    ("before", "after"),
+    [
+        ((2, {"sharding": "none"}), (4, {"sharding": "full"})),
+        ((4, {"sharding": "full"}), (2, {"sharding": "none"})),
+        ((4, {"sharding": "full", "replicas": 2}), (1, {})),
+    ],
 )
 def test_a_rank_is_killed_and_another_number_goes_on_in_another_way(
-    tokens: Path, tmp_path: Path, before: tuple[int, str], after: tuple[int, str]
+    tokens: Path,
+    tmp_path: Path,
+    before: tuple[int, dict[str, Any]],
+    after: tuple[int, dict[str, Any]],
 ) -> None:
     """Between two evaluations, both of them worse than one before."""
     settings = {"eval_every": 2, "grad_clip": 0.5}
     alone = train(case(**settings), tokens)
     worse = assert_rises_again(alone)
     last = next(step for step in worse if step + 2 in worse)
-    (processes, sharding), (others, other_sharding) = before, after
+    (processes, sharing), (others, other_sharing) = before, after
     folder = tmp_path / "checkpoints"
-    first = case(**settings, sharding=sharding)
+    first = case(**settings, **sharing)
     with pytest.raises(RankLost, match=f"rank 1 of {processes} was killed"):
         train_until_killed(processes, first, tokens, folder, kill_at=last + 2)
-    gone_on = go_on_by(others, case(**settings, sharding=other_sharding), tokens, folder)
+    gone_on = go_on_by(others, case(**settings, **other_sharing), tokens, folder)
     done = STEPS - len(gone_on["losses"])
     assert done == last + 1, "from the checkpoint before the kill"
     for name in ("losses", "norms"):

@@ -46,6 +46,7 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
         "train.processes": (10**6, 2**62, 4096),
         "train.device": ("cuda", "cuda:99", "mps", f"cuda:{'9' * 30}"),
         "train.sharding": ("full",),
+        "train.replicas": (2, 1000, 2**62),
         "train.epochs": (10**30, 2**62),
         "train.init_from": ("", " ", "gpt2-", "gpt2-9B", "gpt2-124M", "scratch ", "trained",
             "models/scratch", ".", "/", "nowhere", "~nosuchuser", "\x1b[31m", "n" * 5000,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.distributed.world import World
 from pipeline.errors import UserError
 from pipeline.model.saved import load_model
 from pipeline.params import Params
@@ -74,6 +75,18 @@ def test_a_loss_that_was_never_good_keeps_nothing(
     assert not (tmp_path / "best").exists()
 
 
+def test_replicas_must_share_the_processes_equally(job: TrainingJob, tokens: Path) -> None:
+    """Also those that torchrun has started, of which the settings know nothing."""
+    world = World(1, 6, 1, 6)
+    train = job.params.train.model_copy(
+        update={"sharding": "full", "replicas": 4, "batch_size": 6, "device": "cpu"}
+    )
+    params = job.params.model_copy(update={"train": train})
+    with pytest.raises(UserError, match=r"train\.replicas: 4 groups cannot share 6 processes"):
+        TrainingJob.open(params, tokens, world)
+    assert World(4, 6, 0, 1).shard(train.model_copy(update={"replicas": 2})) == (1, 3)
+
+
 def test_the_fingerprint_is_of_what_decides_the_weights(job: TrainingJob) -> None:
     def with_(section: str, **values: object) -> str:
         changed = getattr(job.params, section).model_copy(update=values)
@@ -83,7 +96,7 @@ def test_the_fingerprint_is_of_what_decides_the_weights(job: TrainingJob) -> Non
     assert with_("sample", temperature=0.1) == job.fingerprint
     assert with_("tracking", experiment="other") == job.fingerprint
     assert with_("train", learning_rate=0.1) != job.fingerprint
-    assert with_("train", processes=2, checkpoint_every=1) == job.fingerprint
+    assert with_("train", processes=2, replicas=2, checkpoint_every=1) == job.fingerprint
     assert with_("model", dropout=0.3) != job.fingerprint
 
 
