@@ -13,8 +13,10 @@ from pipeline.distributed.base import Parallel
 from pipeline.distributed.launch import launch
 from pipeline.distributed.rendezvous import RankLost
 from pipeline.distributed.world import ALONE, World
-from pipeline.model.gpt import GPT, GPTConfig
+from pipeline.model.gpt import GPT, GPTConfig, initialise
 from pipeline.model.objective import Objective
+from pipeline.model.runtime import derive_seed
+from pipeline.model.saved import load_config, load_model
 from pipeline.params import Train
 from pipeline.training.events import Diverged
 from pipeline.training.loop import Trainer
@@ -169,19 +171,36 @@ def test_with_dropout_ranks_drop_out_differently_and_the_same_again(tokens: Path
 
 
 @pytest.mark.slow
-def test_a_loss_that_diverges_on_one_rank_ends_all_in_the_same_words(tokens: Path) -> None:
-    world, settings = World.on_one_machine(2), case(eval_every=10)
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_a_loss_that_diverges_on_one_rank_ends_all_in_the_same_words(
+    tokens: Path, tmp_path: Path, sharding: str
+) -> None:
+    """The best weights are kept, whole."""
+    settings = case(eval_every=10, processes=2, sharding=sharding, learning_rate=1e-3)
+    world = World.on_one_machine(2)
+    rescue = tmp_path / "best"
+    made: list[Trainer] = []
 
     def lead() -> None:
         with launch(world, CPU, run_job_worker, settings, tokens):
-            observer = StepLog()
-            trainer = job_of(settings, tokens, world).trainer(observer)
+            observer, job = StepLog(), job_of(settings, tokens, world)
+            trainer = job.trainer(observer)
+            made.append(trainer)
             observer.on_step = lambda step: poison(trainer) if step.step == 3 else None
-            trainer.run()
+            job.run(trainer, rescue)
 
     with pytest.raises(Diverged, match="the training loss became nan after step 3"):
         lead()
+    (trainer,) = made
+    assert trainer.best_weights is not None
+    assert trainer.best_weights.step == 0
+    found = load_model(rescue).state_dict()
+    started = GPT(load_config(rescue))
+    initialise(started, "pytorch", derive_seed(trainer.batches.seed, "weights"))
+    for name, tensor in started.state_dict().items():
+        assert torch.equal(found[name], tensor), name
 
 
 def poison(trainer: Trainer) -> None:
-    trainer.model.ln_f.weight.data.fill_(math.nan)
+    with torch.no_grad():
+        trainer.model.ln_f.weight.fill_(math.nan)

@@ -194,7 +194,8 @@ def test_where_all_are_damaged_training_starts_anew(train, whole, folder: Path) 
 
 def test_what_a_kill_left_aside_is_swept(train, whole, folder: Path) -> None:
     train(4, every=3)
-    (folder / ".weights-00000004.pth.99.part").write_bytes(b"half")
+    for owner in ("99", "99@elsewhere"):
+        (folder / f".weights-00000004-1of2.pth.{owner}.part").write_bytes(b"half")
     (folder / "weights-00000004.pth").write_bytes(b"written, but no manifest names it")
     trainer, memory, *_ = train(every=10)
     assert_same((trainer, memory), whole)
