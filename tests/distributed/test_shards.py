@@ -56,19 +56,22 @@ def assert_end_is_equal(found: dict[str, Any], alone: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_each_rank_writes_its_shard_and_one_process_goes_on(tokens: Path, tmp_path: Path) -> None:
-    """On the disk of rank 1 there is no room in between; then one of its shards is damaged."""
+@pytest.mark.parametrize("rank", [0, 1])
+def test_each_rank_writes_its_shard_and_one_process_goes_on(
+    tokens: Path, tmp_path: Path, rank: int
+) -> None:
+    """One rank's disk has no room for the best weights, at first; then a shard is damaged."""
     folder, lines = tmp_path / "checkpoints", list[str]()
     alone = train(case(grad_clip=0.5), tokens)
+    best = min(alone["history"], key=lambda row: row["val_loss"])["step"]
+    assert 2 < best < STEPS - 3
     shared = case(grad_clip=0.5, processes=2, sharding="full")
-    trained = write_shards(shared, tokens, folder, lines.append, full_at=STEPS - 1)
+    trained = write_shards(shared, tokens, folder, lines.append, full=(rank, best))
     assert_equal(trained, alone)
     (line,) = lines
     assert line.startswith("a checkpoint could not be written (File too large); training goes on")
 
-    best = min(alone["history"], key=lambda row: row["val_loss"])["step"]
-    assert best < STEPS - 3
-    last = (STEPS - 3, STEPS - 2)
+    last = (STEPS - 2, STEPS - 1)
     assert names(folder) == {
         *(f"checkpoint-{step:08}.json" for step in last),
         *(f"weights-{step:08}-{n}of2.pth" for step in (best, *last) for n in (1, 2)),

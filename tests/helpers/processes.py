@@ -65,10 +65,14 @@ class KillsItself(NullObserver):
 
 
 def train(
-    case: Case, tokens: Path, world: World = ALONE, checkpoints: Checkpointer | None = None
+    case: Case,
+    tokens: Path,
+    world: World = ALONE,
+    checkpoints: Checkpointer | None = None,
+    observer: StepLog | None = None,
 ) -> dict[str, Any]:
     """Train a tiny model, from the latest checkpoint where there is one; what came of it."""
-    observer = StepLog()
+    observer = observer or StepLog()
     trainer = job_of(case, tokens, world).trainer(observer, checkpoints)
     with nullcontext() if world.is_first else trainer.checkpoints or nullcontext():
         trainer.run()
@@ -166,13 +170,15 @@ def die(world: World, rendezvous: Rendezvous) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-class FullDisk(NullObserver):
+class FullDisk(StepLog):
     """For the checkpoint of step `at`, this process can write no more."""
 
     def __init__(self, at: int) -> None:
+        super().__init__()
         self.at = at
 
     def on_step(self, step: Step) -> None:
+        super().on_step(step)
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         limit = 100 if step.step == self.at else limits[1]
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
@@ -187,7 +193,7 @@ def write_shards(
         Waiting(folder, notify=notify) as checkpoints,
         launch(world, CPU, run_shard, case, tokens, fault),
     ):
-        return train(case, tokens, world, checkpoints)
+        return train(case, tokens, world, checkpoints, faulty(0, **fault))
 
 
 def run_shard(
@@ -195,15 +201,18 @@ def run_shard(
 ) -> None:
     """
     Args:
-        fault: `full_at`, a step; `blind`: sees no folder that another rank sees.
+        fault: `full`, a rank and a step; `blind`: sees no folder that another rank sees.
     """
     if fault.get("blind"):
         os.access = lambda *_: False
-    observer = FullDisk(fault["full_at"]) if "full_at" in fault else NullObserver()
     with process_group(world, CPU, rendezvous):
-        trainer = job_of(case, tokens, world).trainer(observer)
+        trainer = job_of(case, tokens, world).trainer(faulty(world.rank, **fault))
         if trainer.checkpoints is not None:
             trainer.checkpoints.__class__ = Waiting
         with trainer.checkpoints or nullcontext():
             trainer.run()
         gradients_by_rank(trainer)
+
+
+def faulty(rank: int, full: tuple[int, int] = (-1, 0), **_: Any) -> StepLog:
+    return FullDisk(full[1]) if rank == full[0] else StepLog()
