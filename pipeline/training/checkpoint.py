@@ -201,8 +201,10 @@ class CheckpointFolder:
             return
         self.prepare()
         try:
-            self._save_new(checkpoint, is_cancelled)
-            self._collect(checkpoint.step, lambda: is_cancelled() or is_over())
+            try:
+                self._save_new(checkpoint, is_cancelled)
+            finally:  # nothing is removed while other ranks write
+                self._collect(checkpoint.step, lambda: is_cancelled() or is_over())
             names = {part: file for part, (file, _) in _files_of(checkpoint).items()}
             files = _shards_of(names.values(), self._shard.of)
             manifest = Manifest(
