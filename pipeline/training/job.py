@@ -29,7 +29,7 @@ from pipeline.training.stopping import total_steps
 from pipeline.weights import Source, find_start
 
 # They change what is computed by rounding only, or by dropout where processes are several.
-WITHOUT_EFFECT = {"checkpoint_every", "processes", "sharding"}
+WITHOUT_EFFECT = {"checkpoint_every", "launcher", "processes", "sharding"}
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,7 @@ class TrainingJob:
 
     def _agreed_runtime(self) -> Runtime:
         """With rank 0's precision; `auto` may find another one on another machine."""
+        self.world.check_first_is_here()
         runtime = replace(self.runtime, bf16=self.world.broadcast(self.runtime.bf16))
         fingerprint = replace(self, runtime=runtime).fingerprint
         self.world.check_same(fingerprint, "params, tokens, first weights or code")
