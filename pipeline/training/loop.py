@@ -1,7 +1,7 @@
 """The training loop of the book's chapter 5, its eight steps by name.
 
     1  for each epoch
-    2  for each batch                 Batches.epoch
+    2  for each batch                 Reader.epoch
     3  reset the gradients            reset_gradients
     4  calculate the loss             calculate_loss
     5  backpropagate                  backpropagate
@@ -35,7 +35,7 @@ from pipeline.model.objective import Objective
 from pipeline.model.runtime import Runtime, derive_seed
 from pipeline.params import EVAL_BATCH, Train
 from pipeline.reports import HistoryRow
-from pipeline.tokens.windows import Indices, Windows
+from pipeline.tokens.windows import Windows
 from pipeline.training.batches import Batches
 from pipeline.training.checkpoint import Checkpoint, LoopState
 from pipeline.training.checkpointer import Checkpointer
@@ -43,6 +43,7 @@ from pipeline.training.delayed_metrics import DelayedMetrics, StepMetrics
 from pipeline.training.evaluation import distributed_loss
 from pipeline.training.events import Diverged, Observer, Step
 from pipeline.training.precision import WorkingCopy
+from pipeline.training.reader import Batch, Reader
 from pipeline.training.schedule import learning_rate
 from pipeline.training.snapshot import Snapshot
 from pipeline.training.spikes import SpikeDetector
@@ -89,6 +90,7 @@ class Trainer:
         self.objective = Objective(self.working.model, settings, runtime.device)
         self.parallel = parallelize(world, model, self.objective, sharded=sharded)
         self.batches = batches
+        self.reader = Reader(train_windows, batches, runtime.device)
         self.total_steps = total_steps(batches.steps_per_epoch, settings)
         self.step = 0
         self.spikes = SpikeDetector()
@@ -108,14 +110,15 @@ class Trainer:
         """
         if self.step == 0:
             self.evaluate()
+        last = self.settings.gradient_accumulation - 1
         while not self.is_done():
             epoch, first = divmod(self.step, self.batches.steps_per_epoch)
-            for batches in self.batches.epoch(epoch, first):
+            for batches in self.reader.epoch(epoch, first):
                 started = time.perf_counter()
                 self.reset_gradients()
                 losses = []
                 for micro, batch in enumerate(batches):
-                    with self.parallel.micro_batch(is_last=micro == len(batches) - 1):
+                    with self.parallel.micro_batch(is_last=micro == last):
                         loss = self.calculate_loss(batch, micro)
                         self.backpropagate(loss)
                     losses.append(loss.detach())
@@ -135,12 +138,10 @@ class Trainer:
     def reset_gradients(self) -> None:
         self.working.reset_gradients()
 
-    def calculate_loss(self, indices: Indices, micro: int = 0) -> Tensor:
+    def calculate_loss(self, batch: Batch, micro: int = 0) -> Tensor:
         """One forward pass, the step's `micro`-th; its share of the loss, in nats."""
         torch.manual_seed(derive_seed(self.batches.seed, self.dropout_owner(micro)))
-        inputs, targets = (
-            self.runtime.to_device(tensor) for tensor in self.train_windows.batch(indices)
-        )
+        inputs, targets = (self.runtime.to_device(tensor) for tensor in batch)
         self.objective.train()
         with self.runtime.autocast():
             loss: Tensor = self.parallel.objective(inputs, targets)

@@ -129,7 +129,7 @@ def test_accumulation_is_the_larger_batch(make_trainer, config) -> None:
 
 def test_micro_batches_of_a_step_have_dropout_of_their_own(make_trainer, config) -> None:
     trainer, _ = make_trainer(replace(config, dropout=0.5))
-    window = np.array([0])
+    window = trainer.train_windows.batch([0])
     losses = {trainer.calculate_loss(window, micro).item() for micro in range(3)}
     assert len(losses) == 3
 
