@@ -326,8 +326,11 @@ class Train(Section):
     checkpoint_every: Count = Field(
         20, description="optimizer steps between two checkpoints, for going on after a kill"
     )
+    sample_every: Count | None = Field(
+        None, description="optimizer steps between two samples; null: one after each epoch"
+    )
     sample_prompt: Text = Field(
-        "Every effort moves you", description="completed greedily after each epoch"
+        "Every effort moves you", description="what samples complete, greedily"
     )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")] = Field(
         "auto", description="`auto`: CUDA before MPS before the CPU"

@@ -128,8 +128,8 @@ class Trainer:
                 self.report_steps(self.metrics.ready())
                 if self.evaluates_at(self.step):
                     self.evaluate()
-                if self.is_done() or self.step % self.batches.steps_per_epoch == 0:
-                    self.show_sample(epoch + 1)
+                if self.is_done() or self.samples_at(self.step):
+                    self.show_sample()
                 self.save_checkpoint()
                 if self.is_done():
                     self.keep_last()
@@ -237,10 +237,15 @@ class Trainer:
             )
             self.observer.on_step(step)
 
-    def show_sample(self, epoch: int) -> None:
+    def show_sample(self) -> None:
         model = self.parallel.full_model()
-        if model is not None:
-            self.observer.on_epoch(epoch, model)
+        if model is None:
+            return
+        if self.settings.sample_every is None:
+            epochs = math.ceil(self.step / self.batches.steps_per_epoch)
+            self.observer.on_sample("epoch", epochs, model)
+        else:
+            self.observer.on_sample("step", self.step, model)
 
     def save_checkpoint(self) -> None:
         """Save a checkpoint, where one is due; at the end the outputs take its place."""
@@ -316,6 +321,9 @@ class Trainer:
 
     def evaluates_at(self, step: int) -> bool:
         return step % self.settings.eval_every == 0 or step == self.total_steps
+
+    def samples_at(self, step: int) -> bool:
+        return step % (self.settings.sample_every or self.batches.steps_per_epoch) == 0
 
     def training_indices(self) -> range:
         """The training windows that evaluations measure, whatever the batch size is."""
