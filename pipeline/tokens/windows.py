@@ -50,6 +50,7 @@ REMEDY = "`dvc checkout data/tokens` or `dvc repro -f split` brings it back"
 MOST_OPEN = min(os.sysconf("SC_OPEN_MAX") // 4, 4096)  # shards of a split that stay open
 MOST_AT_ONCE = 1 << 29  # tokens of one system call, which takes less than 2 GiB
 
+State = tuple[int, int, int]  # of a file: its size, time of change in ns, and inode
 Indices = Sequence[int] | npt.NDArray[np.int64]
 
 
@@ -93,11 +94,10 @@ class Tokens:
         """The shards that `meta` lists, their bytes unchecked; raises as `open`."""
         self.folder = folder
         self.meta = meta
-        for shard in meta.shards:
-            _check_size(folder / shard.file, shard.tokens, TOKEN.itemsize)
+        states = {s.file: _state(folder / s.file, s.tokens, 2) for s in meta.shards}
         if meta.shared is not None:
-            _check_size(folder / meta.shared, meta.tokens, 1)
-        self._file = lru_cache(MOST_OPEN)(lambda name: _File(f"{folder}/{name}"))
+            states[meta.shared] = _state(folder / meta.shared, meta.tokens, 1)
+        self._file = lru_cache(MOST_OPEN)(lambda name: _File(f"{folder}/{name}", states[name]))
         # starts[k] is the position of shard k's first token; the last entry is the total.
         self._starts = [0, *accumulate(shard.tokens for shard in meta.shards)]
 
@@ -147,18 +147,25 @@ class Tokens:
         """Whether tokens [start, stop) stand in the training text; None where nobody looked."""
         if self.meta.shared is None:
             return None
-        return np.frombuffer(self._file(self.meta.shared).read(start, stop), np.uint8) != 0
+        mask = np.frombuffer(self._file(self.meta.shared).read(start, stop), np.uint8)
+        return mask.astype(bool)
 
 
 class _File:
-    """A file that is open; whatever is put into its place later, this reads what was there."""
+    """A file that is open; whatever is put into its place later, this reads what was there.
 
-    def __init__(self, path: str) -> None:
+    Raises:
+        UserError: it cannot be read, or is not in the `state` that it was checked in.
+    """
+
+    def __init__(self, path: str, state: State) -> None:
         self._path = path
         try:
             self._number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}; {REMEDY}") from None
+        if _state_of(os.fstat(self._number)) != state:
+            raise UserError(f"{path}: was changed after it was checked; {REMEDY}")
 
     def __del__(self) -> None:
         if hasattr(self, "_number"):
@@ -284,12 +291,18 @@ class Windows:
         return rows
 
 
-def _check_size(path: Path, tokens: int, size: int) -> None:
+def _state_of(found: os.stat_result) -> State:
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _state(path: Path, tokens: int, size: int) -> State:
+    """Of a file that holds so many tokens of so many bytes each."""
     try:
-        found = path.stat().st_size
+        state = _state_of(path.stat())
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; {REMEDY}") from None
-    if found != tokens * size:
+    if state[0] != tokens * size:
         raise UserError(
-            f"{path}: {found} bytes where meta.json names {tokens} tokens of {size}; {REMEDY}"
+            f"{path}: {state[0]} bytes where meta.json names {tokens} tokens of {size}; {REMEDY}"
         )
+    return state

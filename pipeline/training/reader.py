@@ -8,7 +8,7 @@ batch takes some ten microseconds from the page cache, less than handing it over
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
 import psutil
@@ -45,20 +45,19 @@ class Reader:
 
     def _read_ahead(self, indices: Iterator[Indices]) -> Iterator[Batch]:
         """The batches; while one is in use, the thread reads the next."""
-        on_cuda = self.device.type == "cuda"
-        with ThreadPoolExecutor(
-            1,
-            "lossbook-reader",
-            initializer=torch.cuda.set_device if on_cuda else None,  # else the first GPU is woken
-            initargs=(self.device,) if on_cuda else (),
-        ) as thread:
-            coming = None
+        with ThreadPoolExecutor(1, "lossbook-reader", initializer=self._use_device) as thread:
+            coming: Future[Batch] | None = None
             for batch in indices:
                 before, coming = coming, thread.submit(self._read, batch)
                 if before is not None:
                     yield before.result()
             if coming is not None:
                 yield coming.result()
+
+    def _use_device(self) -> None:
+        """A thread begins with the first GPU, which pinning would wake."""
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
 
     def _read(self, indices: Indices) -> Batch:
         inputs, targets = self.windows.batch(indices)

@@ -103,9 +103,19 @@ def test_a_file_put_in_an_open_ones_place_is_not_read(tmp_path: Path) -> None:
     assert tokens.read(0, 4).tolist() == [1, 2, 3, 4]
 
 
+def test_a_file_put_in_the_place_of_one_that_was_checked_is_refused(tmp_path: Path) -> None:
+    folder = write_split(tmp_path / "train", [1, 2, 3, 4])
+    tokens = Tokens.open(folder)
+    (folder / "new").write_bytes(bytes(8))
+    (folder / "new").replace(folder / "00000.bin")
+    with pytest.raises(UserError, match=r"00000\.bin: was changed after it was checked; `dvc"):
+        tokens.read(0, 4)
+
+
 def test_a_shard_that_is_cut_while_it_is_read_is_named(tmp_path: Path) -> None:
     folder = write_split(tmp_path / "train", [1, 2, 3, 4])
     tokens = Tokens.open(folder)
+    tokens.read(0, 1)
     os.truncate(folder / "00000.bin", 4)
     with pytest.raises(UserError, match=r"00000\.bin: was cut off while it was read; `dvc check"):
         tokens.read(0, 4)
