@@ -386,11 +386,11 @@ def evaluation() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         settings = {"batch_size": batch_size, "max_steps": 100, "eval_every": 10**6}
         trainer = job(Path(folder), **settings).trainer(observer())
-        batches = next(iter(trainer.batches.epoch(0)))
+        batch = next(next(trainer.reader.epoch(0)))
 
         def step() -> None:
             trainer.reset_gradients()
-            trainer.backpropagate(trainer.calculate_loss(batches[0]))
+            trainer.backpropagate(trainer.calculate_loss(batch))
             trainer.update_weights()
 
         def evaluate() -> None:

@@ -10,11 +10,14 @@ is refused before anything is built.
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -64,12 +67,29 @@ def _row_of_the_table(value: Any) -> Any:
 Row = Annotated[
     str, BeforeValidator(_row_of_the_table), WithJsonSchema({"type": "string", "enum": _rows()})
 ]
+
+
+def _runs_without_a_shell(command: str) -> str:
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise PydanticCustomError("command", "{why}", {"why": str(error)}) from None
+    if not words or not words[0] or re.search(r"[|&;<>$`\x00-\x1f]", command):
+        raise PydanticCustomError(
+            "command",
+            "a program and its arguments, which no shell reads; put what needs one into a script",
+            {},
+        )
+    return command
+
+
 MOST_PARAMETERS = 10**12
 MOST_NEW_TOKENS = 100_000  # of a completion
 MOST_SAMPLED = 10**8  # tokens of a sampling grid
 EVAL_BATCH = 2  # windows of one of `train.eval_batches`: the book's batch
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
+Command = Annotated[Text, AfterValidator(_runs_without_a_shell)]
 Count = Annotated[int, Field(ge=1, le=10**9)]  # of steps, windows, books: what there may be many of
 Batch = Annotated[int, Field(ge=1, le=10**6)]  # what is held in memory at once
 Width = Annotated[int, Field(ge=1, le=2**20)]  # of the architecture, and its context
@@ -306,8 +326,11 @@ class Train(Section):
     checkpoint_every: Count = Field(
         20, description="optimizer steps between two checkpoints, for going on after a kill"
     )
+    sample_every: Count | None = Field(
+        None, description="optimizer steps between two samples; null: one after each epoch"
+    )
     sample_prompt: Text = Field(
-        "Every effort moves you", description="completed greedily after each epoch"
+        "Every effort moves you", description="what samples complete, greedily"
     )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")] = Field(
         "auto", description="`auto`: CUDA before MPS before the CPU"
@@ -330,8 +353,13 @@ class Train(Section):
     processes: Few = Field(
         1,
         description="on this machine, a GPU each, or a share of the CPU's cores; they divide each "
-        "batch among them. `torchrun`'s count goes before it. Several machines: "
-        "[scale.md](scale.md)",
+        "batch among them. `launcher`'s count goes before it",
+    )
+    launcher: Command | None = Field(
+        None,
+        description="what starts the processes, on several machines: `torchrun` or `srun` with its "
+        "arguments, such as `srun --nodes 2 --ntasks-per-node 8`; what it runs is added. No shell "
+        "reads it. null: the stage starts `processes` itself. [scale.md](scale.md)",
     )
     sharding: Literal["none", "full"] = Field(
         "none",

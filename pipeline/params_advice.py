@@ -55,6 +55,11 @@ IDLE: tuple[tuple[str, Callable[[Params], bool], str], ...] = (
         lambda params: params.train.sharding == "none",
         "train.sharding none replicates the model in every process",
     ),
+    (
+        "train.processes",
+        lambda params: params.train.launcher is not None,
+        "train.launcher says how many processes it starts",
+    ),
     *(
         (
             f"sample.{key}",
@@ -84,10 +89,12 @@ def advice(
     lines = [*_idle(params), *_weights(params), *_reference(params)]
     if steps is not None:
         lines += _lengths(params.train, steps)
-    if params.train.sharding == "full" and (processes or params.train.processes) == 1:
+    if processes is None and params.train.launcher is None:
+        processes = params.train.processes
+    if params.train.sharding == "full" and processes == 1:
         lines.append(
-            "train.sharding: full shards nothing in a single process; set train.processes, or "
-            "start it with torchrun"
+            "train.sharding: full shards nothing in a single process; set train.processes or "
+            "train.launcher"
         )
     return [*lines, *_sampling(params)]
 

@@ -77,7 +77,7 @@ def test_the_trainings_that_are_measured_run(
     ("script", "arguments"),
     [
         ("train_throughput.py", ("--size", "tiny", "--steps", "2", "--rounds", "1")),
-        ("train_start.py", ("--millions", "1", "--steps", "3")),
+        ("train_start.py", ("--millions", "1", "--steps", "3", "--shards")),
         ("split_throughput.py", ("--sizes", "1", "--rounds", "1")),
         ("shared_text.py", ("--tokens", "1", "--rounds", "1")),
         ("decode.py", ("--size", "tiny", "--tokens", "8", "--rounds", "1")),

@@ -97,6 +97,12 @@ def test_sections_are_frozen() -> None:
         ("train: {batch_size: 0}", "train.batch_size: input should be greater than or equal"),
         ("train: {batch_size: most}", "train.batch_size: input should be 'auto', not 'most'"),
         ("train: {device: gpu}", "train.device: string should match pattern"),
+        ("train: {launcher: ''}", "train.launcher: string should have at least 1 character"),
+        ("train: {launcher: ' '}", "train.launcher: a program and its arguments, which no shell"),
+        ("train: {launcher: srun | tee x}", "train.launcher: a program and its arguments, which"),
+        ("train: {launcher: torchrun $ARGS}", "train.launcher: a program and its arguments, which"),
+        ('train: {launcher: "srun\\n-n 2"}', "train.launcher: a program and its arguments, which"),
+        ("train: {launcher: srun 'x}", "train.launcher: no closing quotation"),
         ("train: {min_learning_rate: 0.5}", "train: min_learning_rate 0.5 is above"),
         ("train: {processes: 3}", "train: batch_size 2 cannot be shared equally by processes 3"),
         (

@@ -214,14 +214,14 @@ class Corpus:
             UserError: it is missing or damaged.
         """
         meta = CorpusMeta.read(folder / META, REMEDY)
-        check(folder / META, REMEDY)
+        check(folder, [META], REMEDY)
         return cls(folder, meta)
 
     def left_out(self) -> Iterator[dict[str, str]]:
         """What was left out, as rows of `source`, `title`, `reason` and `detail`."""
         path = self.folder / LEFT_OUT
         if path.exists():
-            check(path, REMEDY)
+            check(self.folder, [LEFT_OUT], REMEDY)
             with open(path, encoding="utf-8") as lines:
                 yield from map(json.loads, lines)
 
@@ -234,9 +234,9 @@ class Corpus:
         """
         groups: list[Group] = []
         start = 0
+        check(self.folder, [shard.file for shard in self.meta.shards], REMEDY)
         for shard in self.meta.shards:
             path = self.folder / shard.file
-            check(path, REMEDY)
             for number, group in enumerate(shard.groups):
                 if groups:
                     groups[-1] = groups[-1]._replace(ends=not group.continued)

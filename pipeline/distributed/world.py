@@ -21,10 +21,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipeline.distributed.shards import Shard
+from pipeline.distributed.slurm import as_torchrun
 from pipeline.errors import UserError
 from pipeline.params import Train
 
 T = TypeVar("T")
+LAUNCHED = "LOSSBOOK_LAUNCHED"  # set: `train.launcher` started this process
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,16 @@ class World:
                 f"{', '.join(names)}: either torchrun sets all four, to numbers, or RANK and "
                 "WORLD_SIZE must be unset"
             ) from None
+
+    @classmethod
+    def from_slurm(cls) -> World | None:
+        """What `srun` says, put into torchrun's names, which PyTorch reads; None where it is away.
+
+        Raises:
+            UserError: it says only half of it.
+        """
+        os.environ.update(as_torchrun(os.environ))
+        return cls.from_torchrun()
 
     @classmethod
     def on_one_machine(cls, processes: int) -> World:
@@ -148,6 +160,18 @@ class World:
         values = [value]
         dist.broadcast_object_list(values, src=0)
         return values[0]
+
+    def check_first_is_here(self) -> None:
+        """
+        Raises:
+            UserError: on every rank, where DVC's stage launched some of them, and not rank 0.
+        """
+        here = LAUNCHED in os.environ
+        if self.any(here) and not self.broadcast(here):
+            raise UserError(
+                "train.launcher: rank 0, which writes the outputs, is not on the machine where DVC "
+                "runs; with torchrun give --node-rank 0 there"
+            )
 
     def check_same(self, value: str, what: str) -> None:
         """

@@ -30,7 +30,6 @@ class Corpus(Protocol):
 
     def __len__(self) -> int: ...
     def read(self, start: int, stop: int) -> npt.NDArray[np.uint16]: ...
-    def let_go(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,6 @@ def find_copies(
     if len(index.starts):
         for position, tokens, new in _chunks(corpus, chunk, max(map(len, distinct))):
             index.look_up(tokens, position, new)
-            corpus.let_go()
             progress(new)
     found = dict(zip(distinct, index.copied_spans(), strict=True))
     return [found[tuple(sample)] for sample in samples]

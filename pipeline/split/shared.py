@@ -56,7 +56,6 @@ class Held:
         stop = min(start + PART, len(train))
         for place in range(start, stop, CHUNK):
             self.seen[self.find(_hashes(train, place, min(place + CHUNK, stop)))] = True
-        train.let_go()
         return stop - start
 
 

@@ -10,7 +10,7 @@ Sharp edge: a large file's digest is looked up by its size, time of change and i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -36,29 +36,33 @@ def write_sums(folder: Path, known: Mapping[str, str | None] | None = None) -> N
     write_text(folder / SUMS, "".join(lines))
 
 
-def check(path: Path, remedy: str) -> None:
-    """Compare a file with what its folder's `_SHA256SUMS` says of it.
+def check(folder: Path, names: Iterable[str], remedy: str) -> None:
+    """Compare files with what their folder's `_SHA256SUMS` says of them.
 
     Args:
         remedy: how to get the right file back, for the error.
 
     Raises:
-        UserError: it is another, it is not named there, or it or `_SHA256SUMS` cannot be read.
+        UserError: one is another, is not named there, or it or `_SHA256SUMS` cannot be read.
     """
-    sums = path.parent / SUMS
     try:
-        lines = read_bounded(sums).decode("utf-8", "replace").splitlines()
+        lines = read_bounded(folder / SUMS).decode("utf-8", "replace").splitlines()
         wanted = {match[2]: match[1] for match in map(LINE.fullmatch, lines) if match}
-        if path.exists() and not path.is_file():  # a pipe would hang who reads it
-            raise UserError(f"{path}: not a regular file; {remedy}")
-        found = digest_of(path)
+        for name in names:
+            _check(folder / name, wanted.get(name), remedy)
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}; {remedy}") from None
-    if path.name not in wanted:
-        raise UserError(f"{sums}: does not name {path.name}; {remedy}")
-    if found != wanted[path.name]:
+
+
+def _check(path: Path, wanted: str | None, remedy: str) -> None:
+    if path.exists() and not path.is_file():  # a pipe would hang who reads it
+        raise UserError(f"{path}: not a regular file; {remedy}")
+    found = digest_of(path)
+    if wanted is None:
+        raise UserError(f"{path.parent / SUMS}: does not name {path.name}; {remedy}")
+    if found != wanted:
         raise UserError(
-            f"{path}: its SHA-256 is {found[:12]}… where {SUMS} has {wanted[path.name][:12]}…; "
+            f"{path}: its SHA-256 is {found[:12]}… where {SUMS} has {wanted[:12]}…; "
             f"it was changed after it was written; {remedy}"
         )
 
@@ -66,4 +70,4 @@ def check(path: Path, remedy: str) -> None:
 def check_where_known(path: Path, remedy: str) -> None:
     """As `check`, for a folder that another program may have made, without `_SHA256SUMS`."""
     if (path.parent / SUMS).exists():
-        check(path, remedy)
+        check(path.parent, [path.name], remedy)

@@ -2,8 +2,8 @@
 
 DVC that is killed leaves its stage running as an orphan, which a second `dvc repro` would then
 race. `die_with_parent` prevents that on Linux, where the kernel can signal a child when its parent
-is gone; elsewhere it does nothing. `end_with_parent` does the same for the processes that a stage
-starts itself.
+is gone; elsewhere it does nothing. `end_with_parent` and `run_child` do the same for the processes
+that a stage starts itself.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import ctypes
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -92,6 +94,32 @@ def end_with_parent(parent: int) -> None:
     _ask_for(signal.SIGKILL)
     if os.getppid() != parent:  # it was gone before the kernel could be asked
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_child(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a program to its end; its exit status, as a shell has it: 128 + N of signal N.
+
+    It gets SIGTERM when this process does, or Ctrl-C, or is gone (Linux), and is waited for. It has
+    a process group of its own, so that a terminal's Ctrl-C reaches it once.
+
+    Raises:
+        OSError: there is no such program.
+    """
+    die_with_parent()
+    with sigterm_raises():
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            process_group=0,
+            preexec_fn=partial(_ask_for, signal.SIGTERM),  # noqa: PLW1509 (no thread runs yet)
+        )
+        try:
+            status = process.wait()
+        finally:
+            process.terminate()
+            process.wait()
+    return status if status >= 0 else 128 - status
 
 
 def _ask_for(number: signal.Signals) -> None:

@@ -21,7 +21,6 @@ def loss_by_frequency(train: Tokens, windows: Windows, indices: range) -> float:
     counts = np.zeros(VOCABULARY, np.int64)
     for start, stop in _chunks(min(len(train), MOST_COUNTED), CHUNK):
         counts += np.bincount(train.read(start, stop), minlength=VOCABULARY)
-        train.let_go()
     losses = -np.log(_probabilities(counts))
     nats, rows = 0.0, max(1, CHUNK // windows.context_length)
     for start, stop in _chunks(len(indices), rows):

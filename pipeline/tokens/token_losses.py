@@ -92,11 +92,12 @@ class TokenLosses:
             UserError: a file is missing, or is not what was written.
         """
         meta = TokenLossesMeta.read(folder / META, REMEDY)
-        check(folder / META, REMEDY)
+        check(folder, [META], REMEDY)
         losses = cls(folder, meta)
         for model in meta.models:
             for split in meta.splits:
-                check(_file(folder, model, split), REMEDY)
+                file = _file(folder, model, split)
+                check(file.parent, [file.name], REMEDY)
                 losses.of(model, split)
         return losses
 

@@ -153,7 +153,6 @@ def _ends(windows: Windows, stop: int) -> Iterator[Integers]:
     for start in range(0, stop, CHUNK):
         tokens = windows.tokens.read(start, min(start + CHUNK, stop))
         yield np.flatnonzero(tokens == END_OF_TEXT) + start
-        windows.tokens.let_go()
 
 
 def _hashes(windows: Windows) -> Hashes:
@@ -173,7 +172,6 @@ def _hashes(windows: Windows) -> Hashes:
         ends = tokens[-1] == END_OF_TEXT
         parts.append(sums if ends else sums[:-1])
         before, place = (before * 0, 0) if ends else (sums[-1:], int(places[-1]) + 1)
-        windows.tokens.let_go()
     return np.concatenate([*parts, before])
 
 

@@ -1,11 +1,11 @@
 """Tokens on disk as windows for a model, without loading the corpus.
 
 A split's folder holds shards of little-endian uint16 token ids, a `meta.json` that lists them, and
-the digests of all (`system.checksums`), which are checked when it is opened. Shards are
-memory-mapped: a read touches only the pages it needs, and processes on one machine
-share them. Linux maps megabytes around each of these pages, which count as the process's memory
-though they are the page cache's; so a batch, once copied, is unmapped, and memory grows neither
-with the corpus nor with the steps.
+the digests of all (`system.checksums`), which are checked when it is opened. A read takes just the
+bytes that it needs from the shards that it touches (`pread`), so it costs the same among ten shards
+as among thousands, memory does not grow with the corpus, and threads may read at once. Processes on
+one machine share the page cache. Mapped files were measured at twice the time: random windows take
+page faults, and pages must be unmapped again lest they count as this process's.
 
 Beside the shards of validation and test lies a mask, a byte per token: 1 where it stands in the
 training text too, in a run of `NGRAM` tokens or more (`pipeline.split.shared`).
@@ -17,9 +17,10 @@ the last short one dropped; targets are inputs shifted by one, so n tokens hold 
 from __future__ import annotations
 
 import hashlib
-import mmap
+import os
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -46,6 +47,10 @@ TOKEN = np.dtype("<u2")
 MUCH_SHARED = 0.05  # of a split's tokens: in stories by chance 0 to 0.03 are
 REMEDY = "`dvc checkout data/tokens` or `dvc repro -f split` brings it back"
 
+MOST_OPEN = min(os.sysconf("SC_OPEN_MAX") // 4, 4096)  # shards of a split that stay open
+MOST_AT_ONCE = 1 << 29  # tokens of one system call, which takes less than 2 GiB
+
+State = tuple[int, int, int]  # of a file: its size, time of change in ns, and inode
 Indices = Sequence[int] | npt.NDArray[np.int64]
 
 
@@ -86,21 +91,19 @@ class Tokens:
     """One split's tokens, end to end, whatever shards they lie in."""
 
     def __init__(self, folder: Path, meta: SplitMeta):
-        """Map the shards that `meta` lists, unchecked; raises as `open`."""
+        """The shards that `meta` lists, their bytes unchecked; raises as `open`."""
         self.folder = folder
         self.meta = meta
-        self._maps = [_map(folder / shard.file, shard.tokens, TOKEN) for shard in meta.shards]
-        self._shards: list[npt.NDArray[np.uint16]] = [np.frombuffer(m, TOKEN) for m in self._maps]
-        self._shared: npt.NDArray[np.uint8] | None = None
+        states = {s.file: _state(folder / s.file, s.tokens, 2) for s in meta.shards}
         if meta.shared is not None:
-            self._maps.append(_map(folder / meta.shared, meta.tokens, np.dtype(np.uint8)))
-            self._shared = np.frombuffer(self._maps[-1], np.uint8)
+            states[meta.shared] = _state(folder / meta.shared, meta.tokens, 1)
+        self._file = lru_cache(MOST_OPEN)(lambda name: _File(f"{folder}/{name}", states[name]))
         # starts[k] is the position of shard k's first token; the last entry is the total.
-        self._starts = [0, *accumulate(map(len, self._shards))]
+        self._starts = [0, *accumulate(shard.tokens for shard in meta.shards)]
 
     @classmethod
     def open(cls, folder: Path) -> Tokens:
-        """Map the split in `folder`.
+        """The split in `folder`.
 
         Raises:
             UserError: a file is missing, or is not what was written.
@@ -108,8 +111,7 @@ class Tokens:
         meta = SplitMeta.read(folder / META, REMEDY)
         tokens = cls(folder, meta)
         mask = [] if meta.shared is None else [meta.shared]
-        for name in (META, *(shard.file for shard in meta.shards), *mask):
-            check(folder / name, REMEDY)
+        check(folder, [META, *(shard.file for shard in meta.shards), *mask], REMEDY)
         return tokens
 
     def __len__(self) -> int:
@@ -121,32 +123,63 @@ class Tokens:
         return sha256_of(self.folder / SUMS)
 
     def read(self, start: int, stop: int) -> npt.NDArray[np.uint16]:
-        """Tokens [start, stop), shape (stop - start,): a view where one shard holds them all.
+        """Tokens [start, stop), shape (stop - start,), not to be written to.
 
         Raises:
             IndexError: the range is not within the split.
+            UserError: a shard can no longer be read.
         """
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"{self.folder}: no tokens [{start}, {stop}) among {len(self)}")
-        first = bisect_right(self._starts, start) - 1
-        parts: list[npt.NDArray[np.uint16]] = []
-        for shard, offset in zip(self._shards[first:], self._starts[first:], strict=False):
-            if offset >= stop:
-                break
-            parts.append(shard[max(start - offset, 0) : stop - offset])
-        if not parts:
-            return np.empty(0, TOKEN)
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        parts = []
+        while start < stop:
+            shard = bisect_right(self._starts, start) - 1
+            first, end = self._starts[shard : shard + 2]
+            end = min(end, stop, start + MOST_AT_ONCE)
+            file = self._file(self.meta.shards[shard].file)
+            parts.append(
+                file.read((start - first) * TOKEN.itemsize, (end - first) * TOKEN.itemsize)
+            )
+            start = end
+        return np.frombuffer(b"".join(parts), TOKEN)
 
     def shared(self, start: int, stop: int) -> npt.NDArray[np.bool_] | None:
         """Whether tokens [start, stop) stand in the training text; None where nobody looked."""
-        return None if self._shared is None else self._shared[start:stop] != 0
+        if self.meta.shared is None:
+            return None
+        mask = np.frombuffer(self._file(self.meta.shared).read(start, stop), np.uint8)
+        return mask.astype(bool)
 
-    def let_go(self) -> None:
-        """Unmap the pages that were read; whoever reads them again maps them again."""
-        if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-            for mapped in self._maps:
-                mapped.madvise(mmap.MADV_DONTNEED)
+
+class _File:
+    """A file that is open; whatever is put into its place later, this reads what was there.
+
+    Raises:
+        UserError: it cannot be read, or is not in the `state` that it was checked in.
+    """
+
+    def __init__(self, path: str, state: State) -> None:
+        self._path = path
+        try:
+            self._number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}; {REMEDY}") from None
+        if _state_of(os.fstat(self._number)) != state:
+            raise UserError(f"{path}: was changed after it was checked; {REMEDY}")
+
+    def __del__(self) -> None:
+        if hasattr(self, "_number"):
+            os.close(self._number)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes [start, stop), less than 2 GiB."""
+        try:
+            data = os.pread(self._number, stop - start, start)
+        except OSError as error:
+            raise UserError(f"{self._path}: {error.strerror}; {REMEDY}") from None
+        if len(data) < stop - start:
+            raise UserError(f"{self._path}: was cut off while it was read; {REMEDY}")
+        return data
 
 
 class Windows:
@@ -158,7 +191,7 @@ class Windows:
 
     @classmethod
     def open(cls, folder: Path, context_length: int) -> Windows:
-        """Map a split that holds at least one window.
+        """A split that holds at least one window.
 
         Raises:
             UserError: as `Tokens.open`; or the split is too short for one window.
@@ -184,8 +217,10 @@ class Windows:
         """
         import torch  # seconds; `split` uses this module and needs no tensors
 
-        tokens = torch.from_numpy(self._gather(indices))  # (B, T + 1)
-        return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+        rows = self._gather(indices)  # (B, T + 1)
+        # Copied by NumPy: torch would start a pool of threads for who reads ahead.
+        inputs, targets = (np.ascontiguousarray(part) for part in (rows[:, :-1], rows[:, 1:]))
+        return torch.from_numpy(inputs), torch.from_numpy(targets)
 
     def spread(self, most: int | None) -> range:
         """The indices of so many windows at most, evenly spread from the first; None: of all."""
@@ -216,7 +251,6 @@ class Windows:
             if found is None:
                 return None
             row[:] = found
-        self.tokens.let_go()
         return rows
 
     def _start(self, index: int | np.int64) -> int:
@@ -250,7 +284,6 @@ class Windows:
         for row, index in zip(rows, indices, strict=True):
             start = self._start(index)
             row[:] = self.tokens.read(start, start + length + 1)
-        self.tokens.let_go()
         if rows.size and rows.max() >= VOCABULARY:
             raise UserError(
                 f"{self.tokens.folder}: holds {rows.max()}, which is no GPT-2 token; {REMEDY}"
@@ -258,15 +291,18 @@ class Windows:
         return rows
 
 
-def _map(path: Path, tokens: int, kind: np.dtype[np.generic]) -> mmap.mmap:
+def _state_of(found: os.stat_result) -> State:
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _state(path: Path, tokens: int, size: int) -> State:
+    """Of a file that holds so many tokens of so many bytes each."""
     try:
-        size = path.stat().st_size
-        if size != tokens * kind.itemsize:
-            raise UserError(
-                f"{path}: {size} bytes where meta.json names {tokens} tokens of "
-                f"{kind.itemsize}; {REMEDY}"
-            )
-        with open(path, "rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        state = _state_of(path.stat())
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}; {REMEDY}") from None
+        raise UserError(f"{path}: {error.strerror}; {REMEDY}") from None
+    if state[0] != tokens * size:
+        raise UserError(
+            f"{path}: {state[0]} bytes where meta.json names {tokens} tokens of {size}; {REMEDY}"
+        )
+    return state

@@ -6,11 +6,13 @@ A field of `Step` or `HistoryRow` that MLflow shows carries its metric's name (`
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from pipeline.errors import UserError
 from pipeline.model.gpt import GPT
 from pipeline.reports import HistoryRow
+
+Unit = Literal["epoch", "step"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Observer(Protocol):
 
     def on_step(self, step: Step) -> None: ...
     def on_evaluation(self, row: HistoryRow) -> None: ...
-    def on_epoch(self, epoch: int, model: GPT) -> None: ...
+    def on_sample(self, unit: Unit, number: int, model: GPT) -> None:
+        """After so many epochs or steps, as `train.sample_every` counts, or at the end."""
 
     def state(self) -> Any:
         """What it has to remember after a kill, as JSON."""
@@ -72,7 +75,7 @@ class NullObserver:
 
     def on_step(self, step: Step) -> None: ...
     def on_evaluation(self, row: HistoryRow) -> None: ...
-    def on_epoch(self, epoch: int, model: GPT) -> None: ...
+    def on_sample(self, unit: Unit, number: int, model: GPT) -> None: ...
     def state(self) -> None: ...
     def restore(self, state: Any) -> None: ...
 

@@ -30,7 +30,7 @@ from pipeline.training.stopping import total_steps
 from pipeline.weights import Source, find_start
 
 # They change what is computed by rounding only, or by dropout where processes are several.
-WITHOUT_EFFECT = {"checkpoint_every", "processes", "replicas", "sharding"}
+WITHOUT_EFFECT = {"checkpoint_every", "launcher", "processes", "replicas", "sharding"}
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,7 @@ class TrainingJob:
 
     def _agreed_runtime(self) -> Runtime:
         """With rank 0's precision; `auto` may find another one on another machine."""
+        self.world.check_first_is_here()
         runtime = replace(self.runtime, bf16=self.world.broadcast(self.runtime.bf16))
         fingerprint = replace(self, runtime=runtime).fingerprint
         self.world.check_same(fingerprint, "params, tokens, first weights or code")

@@ -1,7 +1,7 @@
 """The training loop of the book's chapter 5, its eight steps by name.
 
     1  for each epoch
-    2  for each batch                 Batches.epoch
+    2  for each batch                 Reader.epoch
     3  reset the gradients            reset_gradients
     4  calculate the loss             calculate_loss
     5  backpropagate                  backpropagate
@@ -35,7 +35,7 @@ from pipeline.model.objective import Objective
 from pipeline.model.runtime import Runtime, derive_seed
 from pipeline.params import EVAL_BATCH, Train
 from pipeline.reports import HistoryRow
-from pipeline.tokens.windows import Indices, Windows
+from pipeline.tokens.windows import Windows
 from pipeline.training.batches import Batches
 from pipeline.training.checkpoint import Checkpoint, LoopState, Stored
 from pipeline.training.checkpointer import Checkpointer
@@ -43,6 +43,7 @@ from pipeline.training.delayed_metrics import DelayedMetrics, StepMetrics
 from pipeline.training.evaluation import distributed_loss
 from pipeline.training.events import Diverged, Observer, Step
 from pipeline.training.precision import WorkingCopy
+from pipeline.training.reader import Batch, Reader
 from pipeline.training.schedule import learning_rate
 from pipeline.training.snapshot import HostCopies, Snapshot, at_rest
 from pipeline.training.spikes import SpikeDetector
@@ -95,6 +96,7 @@ class Trainer:
         self.objective = Objective(self.working.model, settings, runtime.device)
         self.parallel = parallelize(world, model, self.objective, shard, sharded=sharded)
         self.batches = batches
+        self.reader = Reader(train_windows, batches, runtime.device)
         self.total_steps = total_steps(batches.steps_per_epoch, settings)
         self.step = 0
         self.spikes = SpikeDetector()
@@ -122,14 +124,15 @@ class Trainer:
     def take_steps(self) -> None:
         if self.step == 0:
             self.evaluate()
+        last = self.settings.gradient_accumulation - 1
         while not self.is_done():
             epoch, first = divmod(self.step, self.batches.steps_per_epoch)
-            for batches in self.batches.epoch(epoch, first):
+            for batches in self.reader.epoch(epoch, first):
                 started = time.perf_counter()
                 self.reset_gradients()
                 losses = []
                 for micro, batch in enumerate(batches):
-                    with self.parallel.micro_batch(is_last=micro == len(batches) - 1):
+                    with self.parallel.micro_batch(is_last=micro == last):
                         loss = self.calculate_loss(batch, micro)
                         self.backpropagate(loss)
                     losses.append(loss.detach())
@@ -139,8 +142,8 @@ class Trainer:
                 self.report_steps(self.metrics.ready())
                 if self.evaluates_at(self.step):
                     self.evaluate()
-                if self.is_done() or self.step % self.batches.steps_per_epoch == 0:
-                    self.show_sample(epoch + 1)
+                if self.is_done() or self.samples_at(self.step):
+                    self.show_sample()
                 self.save_checkpoint()
                 if self.is_done():
                     self.keep_last()
@@ -149,12 +152,10 @@ class Trainer:
     def reset_gradients(self) -> None:
         self.working.reset_gradients()
 
-    def calculate_loss(self, indices: Indices, micro: int = 0) -> Tensor:
+    def calculate_loss(self, batch: Batch, micro: int = 0) -> Tensor:
         """One forward pass, the step's `micro`-th; its share of the loss, in nats."""
         torch.manual_seed(derive_seed(self.batches.seed, self.dropout_owner(micro)))
-        inputs, targets = (
-            self.runtime.to_device(tensor) for tensor in self.train_windows.batch(indices)
-        )
+        inputs, targets = (self.runtime.to_device(tensor) for tensor in batch)
         self.objective.train()
         with self.runtime.autocast():
             loss: Tensor = self.parallel.objective(inputs, targets)
@@ -251,10 +252,15 @@ class Trainer:
             )
             self.observer.on_step(step)
 
-    def show_sample(self, epoch: int) -> None:
+    def show_sample(self) -> None:
         model = self.parallel.full_model()
-        if model is not None:
-            self.observer.on_epoch(epoch, model)
+        if model is None:
+            return
+        if self.settings.sample_every is None:
+            epochs = math.ceil(self.step / self.batches.steps_per_epoch)
+            self.observer.on_sample("epoch", epochs, model)
+        else:
+            self.observer.on_sample("step", self.step, model)
 
     def save_checkpoint(self) -> None:
         """Save a checkpoint, where one is due; at the end the outputs take its place.
@@ -358,6 +364,9 @@ class Trainer:
 
     def evaluates_at(self, step: int) -> bool:
         return step % self.settings.eval_every == 0 or step == self.total_steps
+
+    def samples_at(self, step: int) -> bool:
+        return step % (self.settings.sample_every or self.batches.steps_per_epoch) == 0
 
     def training_indices(self) -> range:
         """The training windows that evaluations measure, whatever the batch size is."""

@@ -17,11 +17,12 @@ from pipeline.system.progress import Progress
 from pipeline.system.records import Record
 from pipeline.tracking.open_run import Run
 from pipeline.tracking.run import run_name, setting
-from pipeline.training.events import Step, metrics_of
+from pipeline.training.events import Step, Unit, metrics_of
 from pipeline.training.job import TrainingJob
 
 SAMPLE_TOKENS = 50
 LISTED_SPIKES = 20
+DIGITS: dict[Unit, int] = {"epoch": 3, "step": 9}  # of a sample's file, so that names sort
 
 
 class RecorderState(Record):
@@ -64,11 +65,12 @@ class Recorder:
             f"validation loss {shown(row.val_loss)}"
         )
 
-    def on_epoch(self, epoch: int, model: GPT) -> None:
-        row = {**self.sample(model), "weights": f"epoch {epoch}"}
+    def on_sample(self, unit: Unit, number: int, model: GPT) -> None:
+        row = {**self.sample(model), "weights": f"{unit} {number}"}
         self.samples.append(row)
-        self.bar.say(f"epoch {epoch}: {row['prompt']}{row['completion']}".replace("\n", " "))
-        self.run.log_text(f"{row['prompt']}{row['completion']}\n", f"samples/epoch_{epoch:03}.txt")
+        text = f"{row['prompt']}{row['completion']}"
+        self.bar.say(f"{unit} {number}: {text}".replace("\n", " "))
+        self.run.log_text(f"{text}\n", f"samples/{unit}_{number:0{DIGITS[unit]}}.txt")
 
     def state(self) -> dict[str, Any]:
         return {"samples": list(self.samples), "spikes": list(self.spikes)}

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.distributed.launch import launch
+from pipeline.distributed.launcher import run_launcher
 from pipeline.distributed.world import World
 from pipeline.numbers import counted
 from pipeline.params import flatten, load_params
@@ -33,11 +34,22 @@ from pipeline.weights import refuse_output
 def train(params_file: Path, tokens: Path, folder: Path, reports: Path, journal: Path) -> None:
     """Pretrain the GPT that the params describe.
 
-    With `train.processes` above 1, and under torchrun, several processes train together. Rank 0
-    alone writes, logs and reports.
+    With `train.processes` above 1, and under torchrun or Slurm, several processes train together.
+    Rank 0 alone writes, logs and reports. `train.launcher` starts torchrun or Slurm from here.
     """
     params = load_params(params_file)
-    world = World.from_torchrun() or World.on_one_machine(params.train.processes)
+    world = World.from_torchrun() or World.from_slurm()
+    if world is None and params.train.launcher is not None:
+        options = {
+            "--params": params_file,
+            "--tokens": tokens,
+            "--model": folder,
+            "--reports": reports,
+            "--journal": journal,
+        }
+        run_launcher(params.train.launcher, "stages.train", options)
+        return
+    world = world or World.on_one_machine(params.train.processes)
     if not world.is_first:
         run_torchrun_worker(world, params_file, tokens)
         return

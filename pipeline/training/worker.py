@@ -13,7 +13,9 @@ from pipeline.distributed.rendezvous import (
     process_group,
 )
 from pipeline.distributed.world import World
+from pipeline.errors import UserError
 from pipeline.params import load_params
+from pipeline.system.progress import say
 from pipeline.training.events import Diverged, NullObserver
 from pipeline.training.job import TrainingJob
 
@@ -33,9 +35,12 @@ def run_worker(
 
 
 def run_torchrun_worker(world: World, params_file: Path, tokens: Path) -> None:
-    """`run_worker` in a process that torchrun has started."""
+    """`run_worker` in a process that torchrun or Slurm has started; its failure is no run's."""
     try:
         with ending_after_rank_0():
             run_worker(world, None, params_file, tokens)
     except RankLost:
         sys.exit(1)  # rank 0 says so, or torchrun, where it is rank 0 that is gone
+    except UserError as error:
+        say(f"Error: {error}")
+        sys.exit(1)

@@ -45,8 +45,7 @@ class SplitFile:
             UserError: a file is missing, or is not what was written.
         """
         meta = SplitMeta.read(folder / META, REMEDY)
-        for name in (META, *(shard.file for shard in meta.shards)):
-            check(folder / name, REMEDY)
+        check(folder, [META, *(shard.file for shard in meta.shards)], REMEDY)
         self.folder, self.length = folder, length
         self.corpus_sha256 = meta.corpus_sha256
         self._shards = [(folder / shard.file, shard.tokens) for shard in meta.shards]

@@ -33,7 +33,7 @@ class Memory:
 
     steps: list[Step] = field(default_factory=list)
     evaluations: list[HistoryRow] = field(default_factory=list)
-    epochs: list[int] = field(default_factory=list)
+    samples: list[str] = field(default_factory=list)
 
     def on_step(self, step: Step) -> None:
         self.steps.append(step)
@@ -41,14 +41,14 @@ class Memory:
     def on_evaluation(self, row: HistoryRow) -> None:
         self.evaluations.append(row)
 
-    def on_epoch(self, epoch: int, model: GPT) -> None:
-        self.epochs.append(epoch)
+    def on_sample(self, unit: str, number: int, model: GPT) -> None:
+        self.samples.append(f"{unit} {number}")
 
-    def state(self) -> list[int]:
-        return list(self.epochs)
+    def state(self) -> list[str]:
+        return list(self.samples)
 
-    def restore(self, state: list[int]) -> None:
-        self.epochs = state
+    def restore(self, state: list[str]) -> None:
+        self.samples = state
 
 
 def checkpoint_of(stored: Stored, step: int) -> Checkpoint:

@@ -45,9 +45,6 @@ class Corpus:
     def read(self, start: int, stop: int) -> np.ndarray:
         return self.tokens[start:stop]
 
-    def let_go(self) -> None:
-        pass
-
 
 @pytest.fixture(scope="module")
 def model(tiny: Callable[..., GPT]) -> GPT:

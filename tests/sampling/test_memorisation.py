@@ -25,9 +25,6 @@ class Array:
         self.most = max(self.most, stop - start)
         return self.tokens[start:stop]
 
-    def let_go(self) -> None:
-        pass
-
 
 def by_force(sample: list[int], corpus: list[int], n: int) -> CopiedSpans:
     covered, best = set(), (0, 0, 0)

@@ -88,7 +88,7 @@ def test_writes_what_the_contract_names(repository: Path) -> None:
     weights = {"model.pth", "best.pth", "optimizer.pth"}
     assert model == weights | {"config.json", "start.json", "_SHA256SUMS"}
     for name in weights | {"config.json"}:
-        check(Path("models/scratch", name), "")
+        check(Path("models/scratch"), [name], "")
     assert list(history()[0]) == [
         "step",
         "epoch",

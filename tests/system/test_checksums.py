@@ -33,8 +33,7 @@ def test_whole_files_pass_and_digests_do_not_name_themselves(folder: Path) -> No
     before = (folder / SUMS).read_bytes()
     write_sums(folder)
     assert (folder / SUMS).read_bytes() == before
-    check(folder / "one.bin", "")
-    check(folder / "two words.bin", "")
+    check(folder, ["one.bin", "two words.bin"], "")
 
 
 def test_a_known_digest_is_not_computed_again(folder: Path) -> None:
@@ -47,7 +46,7 @@ def test_a_known_digest_is_not_computed_again(folder: Path) -> None:
 def test_what_differs_is_one_line_with_a_way_out(folder: Path) -> None:
     flip(folder / "one.bin")
     with pytest.raises(UserError, match=r"one\.bin: its SHA-256 is .*…; it was.*; mend it$"):
-        check(folder / "one.bin", "mend it")
+        check(folder, ["two words.bin", "one.bin"], "mend it")
 
 
 @pytest.mark.parametrize("name", ["new.bin", "gone.bin", "inner", "pipe.bin"])
@@ -55,10 +54,10 @@ def test_what_is_not_named_or_not_there(folder: Path, name: str) -> None:
     (folder / "new.bin").write_bytes(b"new")
     os.mkfifo(folder / "pipe.bin")
     with pytest.raises(UserError, match=f"{name}.*; mend it$"):
-        check(folder / name, "mend it")
+        check(folder, [name], "mend it")
 
 
 def test_without_digests_nothing_is_read(folder: Path) -> None:
     (folder / SUMS).unlink()
     with pytest.raises(UserError, match=f"{SUMS}: No such file or directory; mend it"):
-        check(folder / "one.bin", "mend it")
+        check(folder, ["two words.bin", "one.bin"], "mend it")

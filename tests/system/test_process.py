@@ -7,11 +7,13 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
 
-from pipeline.system.process import Process, Terminated, sigterm_raises
+from pipeline.system.process import Process, Terminated, run_child, sigterm_raises
+from tests.helpers.real_stage import start
 
 
 def test_sigterm_raises_within_the_block_alone() -> None:
@@ -61,3 +63,42 @@ def test_who_has_ended_unasked_is_gone() -> None:
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
     assert replace(Process.current(), pid=child.pid, started=started).is_alive() is False
     child.wait()
+
+
+SLEEPS = """
+import signal, sys, time
+def end(number, frame):
+    open("signalled", "w").write(str(number))
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+signal.signal(signal.SIGINT, end)
+open("ready", "w").close()
+time.sleep(100)
+"""
+RUNS = "import os, sys; from pipeline.system.process import run_child as run; run({!r}, os.environ)"
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, -2), (signal.SIGKILL, -9)]
+)
+def test_a_child_ends_with_who_runs_it(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    (tmp_path / "sleeps.py").write_text(SLEEPS)
+    process = start(tmp_path, sys.executable, "-c", RUNS.format([sys.executable, "sleeps.py"]))
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "ready").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (child,) = psutil.Process(process.pid).children()
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == status
+    psutil.wait_procs([child], timeout=10)
+    assert not child.is_running()
+    assert (tmp_path / "signalled").read_text() == str(int(signal.SIGTERM))
+
+
+@pytest.mark.parametrize(("ending", "status"), [("sys.exit(7)", 7), ("os.abort()", 134)])
+def test_a_childs_status_is_a_shells(ending: str, status: int) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_child([sys.executable, "-c", f"import os, sys; {ending}"], os.environ) == status
+    assert signal.getsignal(signal.SIGTERM) is before

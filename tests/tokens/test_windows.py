@@ -48,10 +48,85 @@ def test_refuses_to_read_outside(tmp_path: Path, span: tuple[int, int]) -> None:
         Tokens.open(write_split(tmp_path / "train", [1, 2], [3])).read(*span)
 
 
-def test_reading_within_a_shard_copies_nothing(tmp_path: Path) -> None:
+def test_what_was_read_is_not_written_to(tmp_path: Path) -> None:
     read = Tokens.open(write_split(tmp_path / "train", list(range(9)))).read(2, 7)
     assert not read.flags.owndata
     assert not read.flags.writeable
+
+
+def calls_of(name: str, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The first argument of each call of `os.NAME` from now on."""
+    calls: list[Any] = []
+    call = getattr(os, name)
+    monkeypatch.setattr(os, name, lambda *given: calls.append(given[0]) or call(*given))
+    return calls
+
+
+def test_a_batch_reads_the_shards_that_it_touches_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_split(tmp_path / "train", *np.arange(3000).reshape(1000, 3))
+    sums = calls_of("open", monkeypatch)
+    windows = Windows.open(folder, 3)
+    assert sum(Path(path).name == SUMS for path in sums) == 1
+    opened, read = calls_of("open", monkeypatch), calls_of("pread", monkeypatch)
+    inputs, targets = windows.batch([998, 0, 500])
+    assert inputs.tolist() == [[2994, 2995, 2996], [0, 1, 2], [1500, 1501, 1502]]
+    assert targets[:, 2].tolist() == [2997, 3, 1503]
+    names = ["00998.bin", "00999.bin", "00000.bin", "00001.bin", "00500.bin", "00501.bin"]
+    assert [Path(path).name for path in opened] == names
+    assert len(read) == 6
+    windows.batch([998, 0, 500])
+    assert len(opened) == 6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc lists what is open")
+def test_more_shards_than_a_process_may_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.tokens.windows.MOST_OPEN", 16)
+    windows = Windows.open(write_split(tmp_path / "train", *np.arange(300).reshape(100, 3)), 3)
+    before = psutil.Process().num_fds()
+    for index in (*range(99), *range(99)):
+        assert windows.batch([index])[0].tolist() == [list(range(3 * index, 3 * index + 3))]
+    assert psutil.Process().num_fds() - before == 16
+    del windows
+    assert psutil.Process().num_fds() == before
+
+
+def test_a_file_put_in_an_open_ones_place_is_not_read(tmp_path: Path) -> None:
+    folder = write_split(tmp_path / "train", [1, 2, 3, 4])
+    tokens = Tokens.open(folder)
+    tokens.read(0, 1)
+    (folder / "new").write_bytes(bytes(8))
+    (folder / "new").replace(folder / "00000.bin")
+    assert tokens.read(0, 4).tolist() == [1, 2, 3, 4]
+
+
+def test_a_file_put_in_the_place_of_one_that_was_checked_is_refused(tmp_path: Path) -> None:
+    folder = write_split(tmp_path / "train", [1, 2, 3, 4])
+    tokens = Tokens.open(folder)
+    (folder / "new").write_bytes(bytes(8))
+    (folder / "new").replace(folder / "00000.bin")
+    with pytest.raises(UserError, match=r"00000\.bin: was changed after it was checked; `dvc"):
+        tokens.read(0, 4)
+
+
+def test_a_shard_that_is_cut_while_it_is_read_is_named(tmp_path: Path) -> None:
+    folder = write_split(tmp_path / "train", [1, 2, 3, 4])
+    tokens = Tokens.open(folder)
+    tokens.read(0, 1)
+    os.truncate(folder / "00000.bin", 4)
+    with pytest.raises(UserError, match=r"00000\.bin: was cut off while it was read; `dvc check"):
+        tokens.read(0, 4)
+
+
+def test_a_read_of_more_than_one_call_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.tokens.windows.MOST_AT_ONCE", 2)
+    tokens = Tokens.open(write_split(tmp_path / "train", [0, 1, 2, 3, 4], [5, 6, 7]))
+    assert tokens.read(1, 8).tolist() == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_a_data_set_is_known_by_its_tokens_windows_and_split(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def assert_same(found, expected) -> None:
         path = Path(folder) / "optimizer.pth"
         assert saved(trainer, path) == saved(other, path)
     assert (trainer.history, trainer.best) == (other.history, other.best)
-    assert memory.epochs == remembered.epochs
+    assert memory.samples == remembered.samples
 
 
 @pytest.mark.parametrize("kill_at", range(2, STEPS + 1))

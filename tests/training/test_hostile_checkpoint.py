@@ -176,7 +176,7 @@ def go_on(trainer: Any) -> None:
     """Train to the end, checkpoints and all."""
     trainer.run()
     trainer.checkpoints.wait()
-    assert trainer.observer.epochs == [1, 2]
+    assert trainer.observer.samples == ["epoch 1", "epoch 2"]
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -39,7 +39,7 @@ def test_reports_every_step_evaluation_and_epoch(make_trainer) -> None:
     trainer.run()
     assert [step.step for step in memory.steps] == list(range(1, 11))
     assert [e.step for e in memory.evaluations] == [0, 3, 6, 9, 10]
-    assert memory.epochs == [1, 2]
+    assert memory.samples == ["epoch 1", "epoch 2"]
     last = memory.evaluations[-1]
     assert (last.epoch, last.tokens_seen) == (2.0, 10 * 4 * 8)
     assert memory.steps[4].epoch == 1.0
@@ -129,7 +129,7 @@ def test_accumulation_is_the_larger_batch(make_trainer, config) -> None:
 
 def test_micro_batches_of_a_step_have_dropout_of_their_own(make_trainer, config) -> None:
     trainer, _ = make_trainer(replace(config, dropout=0.5))
-    window = np.array([0])
+    window = trainer.train_windows.batch([0])
     losses = {trainer.calculate_loss(window, micro).item() for micro in range(3)}
     assert len(losses) == 3
 
@@ -161,7 +161,19 @@ def test_max_steps_ends_within_an_epoch(make_trainer) -> None:
     trainer, memory = make_trainer(max_steps=13, epochs=1)
     trainer.run()
     assert memory.steps[-1].step == memory.evaluations[-1].step == 13
-    assert memory.epochs == [1, 2]  # the second is not whole
+    assert memory.samples == ["epoch 1", "epoch 2"]  # the second is not whole
+
+
+def test_samples_by_steps_and_at_the_end_change_no_weight(make_trainer) -> None:
+    trainer, memory = make_trainer(max_steps=13, sample_every=5)
+    trainer.run()
+    assert memory.samples == ["step 5", "step 10", "step 13"]
+    by_epochs, _ = make_trainer(max_steps=13)
+    by_epochs.run()
+    assert same(trainer, by_epochs)
+    once, memory = make_trainer(max_steps=10, sample_every=10)
+    once.run()
+    assert memory.samples == ["step 10"]
 
 
 def test_early_stopping_ends_at_the_evaluation_that_lost_patience(make_trainer) -> None:

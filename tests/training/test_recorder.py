@@ -33,9 +33,13 @@ class FakeRun:
     def __init__(self) -> None:
         self.metrics: dict[tuple[str, int], float] = {}
         self.tags: dict[str, str] = {}
+        self.texts: dict[str, str] = {}
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         self.metrics |= {(name, step): value for name, value in metrics.items()}
+
+    def log_text(self, text: str, path: str) -> None:
+        self.texts[path] = text
 
     def set_tags(self, tags: dict[str, str]) -> None:
         self.tags |= tags
@@ -94,6 +98,19 @@ def test_a_loss_whose_perplexity_is_no_float(recorder: Any) -> None:
     assert recorder.run.metrics["eval/train_perplexity", 3] == math.exp(709.0)
     assert recorder.run.metrics["eval/val_perplexity", 3] == math.inf
     assert "training loss 709.000, validation loss 1,207.400" in recorder.bar.lines[-1]
+
+
+def test_samples_are_named_by_epochs_or_by_steps(recorder: Any) -> None:
+    recorder.sample = lambda model: {"prompt": "It", "completion": " is\nso"}
+    recorder.on_sample("epoch", 2, None)
+    recorder.on_sample("step", 5000, None)
+    assert recorder.bar.lines == ["epoch 2: It is so", "step 5000: It is so"]
+    assert [row["weights"] for row in recorder.samples] == ["epoch 2", "step 5000"]
+    text = "It is\nso\n"
+    assert recorder.run.texts == {
+        "samples/epoch_002.txt": text,
+        "samples/step_000005000.txt": text,
+    }
 
 
 def test_a_new_metric_is_one_field(recorder: Any) -> None:
