@@ -37,7 +37,7 @@ def shard(model: GPT, runtime: Runtime, world: World) -> None:
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if in_bf16 else None,
         reduce_dtype=torch.float32,
-        cast_forward_inputs=False,  # the residual stream stays fp32, as under autocast alone
+        cast_forward_inputs=False,  # the residual stream is in its type already, as without FSDP2
     )
     for block in model.h:
         fully_shard(block, mesh=mesh, mp_policy=policy)

@@ -24,6 +24,7 @@ from pipeline.model.attention import causal_attention
 from pipeline.model.dropout import Dropout
 
 GPT2_VOCAB_SIZE = 50257
+NARROW_ON = {"cuda"}  # devices whose memory is what these products wait for; a CPU stays in fp32
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class GPT(nn.Module):
         """Token ids (B, T), T <= context_length, to the last layer norm's output (B, T, C)."""
         positions = self.wpe.weight[: tokens.shape[1]]  # (T, C)
         assert len(positions) == tokens.shape[1], "more tokens than positions"
-        x = self.drop(self.wte(tokens) + positions)
+        x = self.drop(_residual_stream(self.wte(tokens) + positions))
         for block in self.h:
             x = block(x)
         return cast(Tensor, self.ln_f(x))
@@ -125,6 +126,18 @@ class GPT(nn.Module):
     def count_parameters(self) -> int:
         """All of them, a tied head counted once."""
         return sum(p.numel() for p in self.parameters())
+
+
+def _residual_stream(x: Tensor) -> Tensor:
+    """What blocks add to, in the type of autocast's products where that is on.
+
+    So layer norms, dropout and additions read and write half the bytes. Layer norms still compute
+    in fp32, of which the compiler keeps nothing in memory.
+    """
+    device = x.device.type
+    if device in NARROW_ON and torch.is_autocast_enabled(device):
+        return x.to(torch.get_autocast_dtype(device))
+    return x
 
 
 def meta_model(config: GPTConfig) -> GPT:
