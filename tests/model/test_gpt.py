@@ -105,7 +105,7 @@ def test_the_residual_stream_is_in_the_products_type_where_that_gains(
     for block in model.h:
         block.register_forward_hook(lambda _, inputs, y: seen.extend([inputs[0].dtype, y.dtype]))
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-        model.hidden(torch.zeros(1, 8, dtype=torch.int64))
+        seen.append(model.hidden(torch.zeros(1, 8, dtype=torch.int64)).dtype)
     assert set(seen) == {expected}
 
 
