@@ -1,9 +1,10 @@
 """The model and its loss as one module: what is compiled, recomputed, and can be wrapped.
 
-On a GPU that is alone all blocks are compiled together, with what lies between them. Elsewhere
-each is compiled by itself, which is one compilation for all: a CPU gains nothing more, FSDP2
-gathers and a checkpoint recomputes block by block, and under DDP gradients are ready, and summed
-by the ranks, block by block, while all of one graph's are ready only at its end.
+A GPU that is alone has all blocks compiled together, with what lies between them and around them,
+unless they are so many that the compiler takes minutes. Elsewhere a block is compiled by itself,
+once for all: a CPU gains nothing more, FSDP2 gathers and recomputation recomputes block by block,
+and under DDP gradients are ready, to be summed by the ranks, block by block, while all of one
+graph's are ready at its end.
 
 Only rounding differs with compilation, and nothing with recomputation, which draws the same
 dropout again.
@@ -30,7 +31,8 @@ from pipeline.model.loss import mean_loss
 from pipeline.params import Train
 
 COMPILERS = ("c++", "g++", "clang++")
-WHOLE_ON = {"cuda"}  # devices for which blocks are compiled together, where they can be
+WHOLE_ON = {"cuda"}  # devices on which blocks are compiled together
+TOGETHER = 24  # blocks, at most: each takes the compiler 3 s of a core, one for all 3 s in all
 
 
 class Objective(nn.Module):
@@ -45,7 +47,7 @@ class Objective(nn.Module):
     ) -> None:
         """
         Args:
-            whole: whether the blocks may be compiled together, where the device gains by it.
+            whole: whether the blocks may be compiled together.
         """
         super().__init__()
         self.model = model
@@ -54,8 +56,8 @@ class Objective(nn.Module):
             recompute_activations(model)
         if not self.compiled:
             return
-        whole = whole and device.type in WHOLE_ON and not settings.activation_checkpointing
-        if whole:
+        whole = whole and device.type in WHOLE_ON and len(model.h) <= TOGETHER
+        if whole and not settings.activation_checkpointing:
             model.hidden = torch.compile(model.hidden, dynamic=False)  # type: ignore[method-assign]
             return
         for block in model.h:

@@ -78,18 +78,24 @@ def test_a_compiled_training_learns_and_repeats_itself(make_trainer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "whole", "recompute", "graphs"),
-    [(CUDA, True, False, 1), (CUDA, False, False, 2), (CUDA, True, True, 2), (CPU, True, False, 2)],
+    ("device", "whole", "recompute", "blocks", "graphs"),
+    [
+        (CUDA, True, False, 24, 1),
+        (CUDA, True, False, 25, 25),
+        (CUDA, False, False, 2, 2),
+        (CUDA, True, True, 2, 2),
+        (CPU, True, False, 2, 2),
+    ],
 )
 def test_blocks_are_compiled_together_on_a_gpu_that_is_alone(
-    config, monkeypatch, device, whole: bool, recompute: bool, graphs: int
+    config, monkeypatch, device, whole: bool, recompute: bool, blocks: int, graphs: int
 ) -> None:
-    """`graphs`: functions that the compiler is given, of two blocks."""
+    """`graphs`: functions that the compiler is given."""
     given: list[object] = []
     monkeypatch.setattr(objective_module, "_missing_compiler", lambda device: None)
     monkeypatch.setattr(torch, "compile", lambda function, **_: given.append(function) or function)
     settings = Train(compile=True, activation_checkpointing=recompute)
-    Objective(GPT(config), settings, device, whole=whole)
+    Objective(GPT(replace(config, n_layer=blocks)), settings, device, whole=whole)
     assert len(given) == graphs
 
 
