@@ -2,7 +2,7 @@
 
 A GPU that is alone has all blocks compiled together, with what lies between them and around them,
 unless they are so many that the compiler takes minutes. Elsewhere a block is compiled by itself,
-once for all: a CPU gains nothing more, FSDP2 gathers and recomputation recomputes block by block,
+once for all: a CPU's step is products, FSDP2 gathers and recomputation recomputes block by block,
 and under DDP gradients are ready, to be summed by the ranks, block by block, while all of one
 graph's are ready at its end.
 
