@@ -15,20 +15,24 @@ DVC and TensorFlow are not among them.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 PACKAGES = (  # what the imported parts of the project import, beside torch
     *("numpy", "pydantic", "tiktoken", "orjson", "psutil", "ruamel.yaml", "safetensors"),
@@ -268,6 +272,146 @@ def observer() -> Any:
     from pipeline.training.events import NullObserver
 
     return NullObserver()
+
+
+def one_step(trainer: Any) -> Callable[[], None]:
+    """A training step, always on the same batch."""
+    (batch,) = next(iter(trainer.batches.epoch(0)))
+
+    def step() -> None:
+        trainer.reset_gradients()
+        trainer.backpropagate(trainer.calculate_loss(batch))
+        trainer.update_weights()
+
+    return step
+
+
+def unsynchronised() -> Iterator[Row]:
+    """Compiled steps, clipped, in which whatever waits for the device is an error."""
+    import torch
+
+    from pipeline.model import loss
+
+    guarded = range(3, 10)
+    row: Row = {"steps": len(guarded), "ok": True}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch.object(loss, "CUDA_CHUNK", 2048),  # so that chunks are summed
+    ):
+        settings = {"batch_size": 8, "max_steps": 12, "eval_every": 10**6, "grad_clip": 1.0}
+        trainer = job(Path(folder), model={**SMALL, "dropout": 0.1}, **settings).trainer(observer())
+        begin = trainer.reset_gradients
+
+        def reset_gradients() -> None:
+            if not DRY:
+                torch.cuda.set_sync_debug_mode("error" if trainer.step in guarded else "default")
+            begin()
+
+        trainer.reset_gradients = reset_gradients
+        try:
+            trainer.run()
+        except RuntimeError as error:
+            if "synchronizing" not in str(error):
+                raise
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            row |= {"step": trainer.step, "waits": f"{frame.filename}:{frame.lineno}", "ok": False}
+        finally:
+            if not DRY:
+                torch.cuda.set_sync_debug_mode("default")
+    yield row
+
+
+def attention() -> Iterator[Row]:
+    """The kernels of attention in a training step; cuDNN's on Hopper and on data centre Blackwell.
+
+    There PyTorch prefers them itself, from cuDNN 9.15.1 on.
+    """
+    import torch
+    from torch.autograd import DeviceType
+    from torch.profiler import profile
+
+    with tempfile.TemporaryDirectory() as folder:
+        step = one_step(
+            job(Path(folder), model=SMALL, batch_size=8, compile=False).trainer(observer())
+        )
+        step()
+        with profile() as profiler:
+            step()
+            synchronise()
+    on_device = DeviceType.CPU if DRY else DeviceType.CUDA
+    names = {event.name for event in profiler.events() if event.device_type == on_device}
+    kernels = sorted(name for name in names if re.search("attention|flash|fmha|sdpa", name, re.I))
+    row: Row = {"cudnn": torch.backends.cudnn.version(), "kernels": kernels}
+    if not DRY and torch.cuda.get_device_capability() in ((9, 0), (10, 0)):
+        row["ok"] = bool(kernels) and any("cudnn" in kernel for kernel in kernels)
+    yield row
+
+
+def ablations() -> Iterator[Row]:
+    """Tokens per second of training steps, each choice made for GPUs taken back by itself."""
+    import torch
+
+    from pipeline.model import gpt, loss, objective
+
+    nowhere: set[str] = set()
+    here = {runtime().device.type}
+    batch_size, steps = (2, 1) if DRY else (64, 10)  # as training-124M, whose graphs are kept
+    without: dict[str, Any] = {
+        "nothing": (),
+        "bf16 residual stream": patch.object(gpt, "NARROW_ON", nowhere),
+        "blocks compiled together": patch.object(objective, "WHOLE_ON", nowhere),
+        "chunks of 8,192 rows": patch.object(loss, "CUDA_CHUNK", 2048),
+        "sums in the head's product": patch.object(loss, "SUMS_IN_PRODUCT", nowhere),
+        "fused softmax": patch.object(loss, "_compiled_softmax", lambda: loss._softmax),
+        "cuDNN's attention": cudnn_left_out(),
+        "leaving out the gradient's norm": {"grad_clip": 1e9},
+        "nothing, again": (),
+    }
+    whole = 0.0
+    for name, change in without.items():
+        torch._dynamo.reset()
+        loss._compiled_softmax.cache_clear()
+        settings = change if isinstance(change, dict) else {}
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            patch.object(gpt, "NARROW_ON", here),
+            patch.object(objective, "WHOLE_ON", here),
+            nullcontext() if isinstance(change, dict | tuple) else change,
+        ):
+            trainer = job(
+                Path(folder), batch_size=batch_size, eval_every=10**6, **settings
+            ).trainer(observer())
+            if not DRY:
+                torch.cuda.reset_peak_memory_stats()
+            step = one_step(trainer)
+            started = time.perf_counter()
+            step()
+            synchronise()
+            first = time.perf_counter() - started  # compiles
+            speed = batch_size * context() / seconds_of(step, steps)
+            peak = None if DRY else torch.cuda.max_memory_allocated()
+        whole = whole or speed
+        yield {
+            "without": name,
+            "tokens_a_second": speed,
+            "times_all": speed / whole,
+            "first_step": first,
+            "gpu_memory": peak,
+        }
+        del trainer, step
+        gc.collect()  # the compiled model holds itself
+    torch._dynamo.reset()
+
+
+@contextmanager
+def cudnn_left_out() -> Iterator[None]:
+    import torch
+
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(True)
 
 
 def repeated() -> Iterator[Row]:
@@ -531,12 +675,14 @@ def ranks() -> Iterator[Row]:
 SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
     section.__name__: section
     for section in (
-        *(machine, exactness, ranks, repeated, resumed, compiled),
-        *(stalls, evaluation, automatic, decoding),
+        *(machine, exactness, ranks, repeated, resumed, compiled, unsynchronised, attention),
+        *(automatic, decoding, stalls, evaluation),
     )
 } | {
-    f"training-{size}": partial(training, size, batch_size)
-    for size, batch_size in (("124M", 64), ("355M", 32), ("774M", 16))
+    "training-124M": partial(training, "124M", 64),
+    "ablations": ablations,
+    "training-774M": partial(training, "774M", 16),
+    "training-355M": partial(training, "355M", 32),
 }
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def test_the_others_run(script: str, arguments: tuple[str, ...]) -> None:
 def test_what_is_for_a_gpu_runs_without_one() -> None:
     rows = [json.loads(line) for line in run("gpu.py", "--dry-run", "--minutes", "19").splitlines()]
     ended = [row["section"] for row in rows if "seconds" in row and len(row) == 2]
-    assert len(ended) == 13
+    assert len(ended) == 16
     assert not any("error" in row or "left_out" in row for row in rows)
     assert all(row["ok"] for row in rows if "ok" in row)
 
@@ -103,5 +103,8 @@ def test_what_is_for_a_gpu_runs_without_one() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 def test_a_gpu_computes_what_a_cpu_does() -> None:
     """What has a verdict and is no measurement; the script's exit status is the verdict."""
-    sections = ("exactness", "ranks", "repeated", "resumed", "compiled", "automatic", "decoding")
+    sections = (
+        *("exactness", "ranks", "repeated", "resumed", "compiled", "unsynchronised"),
+        *("attention", "automatic", "decoding"),
+    )
     run("gpu.py", "--minutes", "19", "--only", *sections)

@@ -46,7 +46,7 @@ def shard(model: GPT, runtime: Runtime, world: World, replicas: int = 1) -> None
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if in_bf16 else None,
         reduce_dtype=torch.float32,
-        cast_forward_inputs=False,  # the residual stream is what embeddings make it
+        cast_forward_inputs=False,  # the residual stream is in its type already, as without FSDP2
     )
     for block in model.h:
         fully_shard(block, mesh=mesh, mp_policy=policy)

@@ -24,6 +24,7 @@ from pipeline.model.attention import causal_attention
 from pipeline.model.dropout import Dropout
 
 GPT2_VOCAB_SIZE = 50257
+NARROW_ON = {"cuda"}  # devices with a residual stream in bf16
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,10 @@ class GPT(nn.Module):
         """Token ids (B, T), T <= context_length, to the last layer norm's output (B, T, C)."""
         positions = self.wpe.weight[: tokens.shape[1]]  # (T, C)
         assert len(positions) == tokens.shape[1], "more tokens than positions"
-        x = self.drop(self.wte(tokens) + positions)
+        x = self.drop(_narrowed(self.wte(tokens) + positions))
         for block in self.h:
             x = block(x)
-        return cast(Tensor, self.ln_f(x))
+        return _narrowed(self.ln_f(x))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Token ids (B, T) to logits (B, T, V)."""
@@ -125,6 +126,18 @@ class GPT(nn.Module):
     def count_parameters(self) -> int:
         """All of them, a tied head counted once."""
         return sum(p.numel() for p in self.parameters())
+
+
+def _narrowed(x: Tensor) -> Tensor:
+    """`x` in the type of autocast's products, where that is on and memory is what steps wait for.
+
+    With it the residual stream is, so that additions, dropout and layer norms move half the bytes.
+    Under autocast layer norms compute in fp32, which compiled ones keep to themselves.
+    """
+    device = x.device.type
+    if device in NARROW_ON and torch.is_autocast_enabled(device):
+        return x.to(torch.get_autocast_dtype(device))
+    return x
 
 
 def meta_model(config: GPTConfig) -> GPT:

@@ -1,8 +1,13 @@
 """The model and its loss as one module: what is compiled, recomputed, and can be wrapped.
 
-A block is compiled, not the model: twelve equal blocks are one compilation, a seventh of the
-wait, and what lies between them is little. Only rounding differs with compilation, and nothing
-with recomputation, which draws the same dropout again.
+A GPU that is alone has all blocks compiled together, with what lies between them and around them,
+unless they are so many that the compiler takes minutes. Elsewhere a block is compiled by itself,
+once for all: a CPU's step is products, FSDP2 gathers and recomputation recomputes block by block,
+and under DDP gradients are ready, to be summed by the ranks, block by block, while all of one
+graph's are ready at its end.
+
+Only rounding differs with compilation, and nothing with recomputation, which draws the same
+dropout again.
 
 Shapes are static: were they not, the first batch of another size would have all that follow
 computed by another graph, which rounds otherwise, and a training that goes on from a checkpoint
@@ -26,6 +31,8 @@ from pipeline.model.loss import mean_loss
 from pipeline.params import Train
 
 COMPILERS = ("c++", "g++", "clang++")
+WHOLE_ON = {"cuda"}  # devices on which blocks are compiled together
+TOGETHER = 24  # blocks, at most: each takes the compiler 3 s of a core, one for all 3 s in all
 
 
 class Objective(nn.Module):
@@ -35,15 +42,26 @@ class Objective(nn.Module):
         model: computes; its blocks' `forward` are replaced, its parameters and their names stay.
     """
 
-    def __init__(self, model: GPT, settings: Train, device: torch.device) -> None:
+    def __init__(
+        self, model: GPT, settings: Train, device: torch.device, *, whole: bool = True
+    ) -> None:
+        """
+        Args:
+            whole: whether the blocks may be compiled together.
+        """
         super().__init__()
         self.model = model
         self.compiled = compiles(settings, device)
         if settings.activation_checkpointing:
             recompute_activations(model)
-        if self.compiled:
-            for block in model.h:
-                block.forward = torch.compile(block.forward, dynamic=False)
+        if not self.compiled:
+            return
+        whole = whole and device.type in WHOLE_ON and len(model.h) <= TOGETHER
+        if whole and not settings.activation_checkpointing:
+            model.hidden = torch.compile(model.hidden, dynamic=False)  # type: ignore[method-assign]
+            return
+        for block in model.h:
+            block.forward = torch.compile(block.forward, dynamic=False)
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Token ids (B, T) and the ids that follow them (B, T) to nats per token, a scalar."""

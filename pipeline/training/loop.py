@@ -93,7 +93,9 @@ class Trainer:
         self.world = world
         sharded = world.shards(settings)
         self.working = WorkingCopy(model, runtime, copies=not sharded)
-        self.objective = Objective(self.working.model, settings, runtime.device)
+        self.objective = Objective(
+            self.working.model, settings, runtime.device, whole=world.is_alone
+        )
         self.parallel = parallelize(world, model, self.objective, shard, sharded=sharded)
         self.batches = batches
         self.reader = Reader(train_windows, batches, runtime.device)
@@ -179,15 +181,11 @@ class Trainer:
     def clip_gradients(self) -> Tensor | None:
         """The gradient's norm, before it is clipped to `grad_clip`.
 
-        On a CPU, where reading every gradient once more takes some hundredths of a step, it is
-        measured only where it is needed, and before evaluations.
+        It reads every gradient once more, some hundredths of a step: so it is measured only where
+        it is needed, and before evaluations.
         """
         limit = self.settings.grad_clip
-        if (
-            limit is None
-            and self.runtime.device.type == "cpu"
-            and not self.evaluates_at(self.step + 1)
-        ):
+        if limit is None and not self.evaluates_at(self.step + 1):
             return None
         norm = self.parallel.gradient_norm()
         if limit is not None:

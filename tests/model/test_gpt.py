@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
+from pipeline.model import gpt
 from pipeline.model.gpt import GPT, GPTConfig, initialise, meta_model
 
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, context_length=8, vocab_size=97)
@@ -81,3 +86,49 @@ def test_the_two_schemes_differ_as_they_should() -> None:
     assert gpt2.h[3].mlp.c_proj.weight.std().item() == pytest.approx(0.02 / 4, rel=0.02)
     assert gpt2.h[3].mlp.c_proj.bias.abs().max() == 0
     assert book.h[3].mlp.c_proj.bias.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("narrow_on", "bf16", "expected"),
+    [
+        ({"cpu"}, True, torch.bfloat16),
+        ({"cpu"}, False, torch.float32),
+        ({"cuda"}, True, torch.float32),  # what a CPU's training has been, to the bit
+    ],
+)
+def test_the_residual_stream_is_in_the_products_type_where_that_gains(
+    monkeypatch: pytest.MonkeyPatch, narrow_on: set[str], bf16: bool, expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(gpt, "NARROW_ON", narrow_on)
+    model = GPT(TINY)
+    seen: list[torch.dtype] = []
+    for block in model.h:
+        block.register_forward_hook(lambda _, inputs, y: seen.extend([inputs[0].dtype, y.dtype]))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        seen.append(model.hidden(torch.zeros(1, 8, dtype=torch.int64)).dtype)
+    assert set(seen) == {expected}
+
+
+def test_a_narrow_residual_stream_costs_little_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loss and gradients of bf16 products beside float64, with either stream."""
+    config = replace(TINY, n_layer=6, n_embd=64, dropout=0.0)
+    model, exact = GPT(config), GPT(config).double()
+    initialise(model, "gpt2", 1)
+    exact.load_state_dict(model.state_dict())
+    tokens = torch.randint(0, 97, (4, 9), generator=torch.Generator().manual_seed(2))
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+
+    def loss_and_gradient(of: GPT) -> tuple[float, Tensor]:
+        loss = F.cross_entropy(of(inputs).flatten(0, 1).to(of.wte.weight.dtype), targets.flatten())
+        gradients = torch.autograd.grad(loss, list(of.parameters()))
+        return loss.item(), torch.cat([each.flatten().double() for each in gradients])
+
+    expected, direction = loss_and_gradient(exact)
+    errors = []
+    for narrow_on in (set(), {"cpu"}):
+        monkeypatch.setattr(gpt, "NARROW_ON", narrow_on)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss, gradient = loss_and_gradient(model)
+        assert loss == pytest.approx(expected, rel=1e-3)
+        errors.append(((gradient - direction).norm() / direction.norm()).item())
+    assert 0 < errors[0] != errors[1] < 0.01

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.model import loss as loss_module
 from pipeline.model.loss import (
     CHUNK,
+    Softmax,
     _add_product,
     _fusible_softmax,
     _softmax,
@@ -72,19 +74,23 @@ def test_padded_classes_get_no_loss_and_no_gradient() -> None:
         assert not grad[:, 11:].any()
 
 
+@pytest.mark.parametrize("softmax", [_softmax, _fusible_softmax])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_label_of_no_probability_has_its_finite_loss(dtype: torch.dtype) -> None:
+def test_a_label_of_no_probability_has_its_finite_loss(
+    dtype: torch.dtype, softmax: Softmax
+) -> None:
     logits = torch.tensor([[300.0, 0.0, 1.0], [2.0, 0.0, 1.0]]).to(dtype)
     targets = torch.tensor([1, 0])
     expected = F.cross_entropy(logits.float(), targets, reduction="sum")
-    loss, grad = _softmax(logits.clone(), targets, 3)
+    loss, grad = softmax(logits.clone(), targets, 3)
     torch.testing.assert_close(loss, expected)
     assert grad[0].tolist() == [1.0, -1.0, 0.0]
 
 
-def test_logits_that_are_no_numbers_are_no_loss() -> None:
+@pytest.mark.parametrize("softmax", [_softmax, _fusible_softmax])
+def test_logits_that_are_no_numbers_are_no_loss(softmax: Softmax) -> None:
     logits = torch.tensor([[1.0, math.nan, 0.0], [2.0, 0.0, 1.0]])
-    loss, _ = _softmax(logits, torch.tensor([0, 0]), 3)
+    loss, _ = softmax(logits, torch.tensor([0, 0]), 3)
     assert loss.isnan()
 
 
@@ -94,6 +100,43 @@ def test_chunks_of_bf16_products_are_summed_in_fp32() -> None:
     total = _add_product(total, ones / 2, ones)  # bf16 has no 257
     assert total.dtype == torch.float32
     assert total.item() == 257
+
+
+def test_products_that_add_to_a_sum_take_what_they_are_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their types and shapes, on a device without numbers: CUDA alone computes them."""
+    monkeypatch.setattr(loss_module, "SUMS_IN_PRODUCT", {"meta"})
+    grad = torch.empty(6, 128, dtype=torch.bfloat16, device="meta")
+    rows = torch.empty(6, 8, dtype=torch.bfloat16, device="meta")
+    first = _add_product(None, grad, rows)
+    assert (first.dtype, first.shape) == (torch.float32, (128, 8))
+    assert _add_product(first, grad, rows) is first
+    assert _add_product(None, grad.float(), rows.float()).dtype == torch.float32
+    with pytest.raises(NotImplementedError):
+        torch.mm(torch.ones(1, 1).bfloat16(), torch.ones(1, 1).bfloat16(), out_dtype=torch.float32)
+
+
+@pytest.mark.slow  # the compiler is imported
+@pytest.mark.timeout(1200)
+def test_the_compiled_softmax_reads_logits_once_and_writes_their_gradient(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing else of their size lies between: the compiler counts what its kernels would move."""
+    from torch._inductor import config, metrics
+    from torch._inductor.async_compile import AsyncCompile
+
+    monkeypatch.setattr(AsyncCompile, "cpp_pybinding", lambda *_, **__: lambda *_: None)
+    logits = torch.zeros(64, 4096, dtype=torch.bfloat16)
+    torch._logging.set_logs(inductor_metrics=True)  # else nothing is counted
+    metrics.reset()
+    try:
+        with config.patch(force_disable_caches=True):
+            torch.compile(_fusible_softmax, dynamic=False)(logits, torch.arange(64), 4090)
+    finally:
+        torch._logging.set_logs()
+        torch._dynamo.reset()  # what was compiled computes nothing
+    assert metrics.num_bytes_accessed / logits.nbytes == pytest.approx(2.0, abs=0.02)
 
 
 def test_products_follow_autocast() -> None:

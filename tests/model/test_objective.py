@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
+from pipeline.model import objective as objective_module
 from pipeline.model.gpt import GPT, initialise
 from pipeline.model.objective import Objective, compiles
 from pipeline.params import Train
@@ -74,6 +75,28 @@ def test_a_compiled_training_learns_and_repeats_itself(make_trainer) -> None:
         trainer.run()
     assert one.evaluations == two.evaluations
     assert first.history[-1].train_loss == pytest.approx(eager.history[-1].train_loss, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("device", "whole", "recompute", "blocks", "graphs"),
+    [
+        (CUDA, True, False, 24, 1),
+        (CUDA, True, False, 25, 25),
+        (CUDA, False, False, 2, 2),
+        (CUDA, True, True, 2, 2),
+        (CPU, True, False, 2, 2),
+    ],
+)
+def test_blocks_are_compiled_together_on_a_gpu_that_is_alone(
+    config, monkeypatch, device, whole: bool, recompute: bool, blocks: int, graphs: int
+) -> None:
+    """`graphs`: functions that the compiler is given."""
+    given: list[object] = []
+    monkeypatch.setattr(objective_module, "_missing_compiler", lambda device: None)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: given.append(function) or function)
+    settings = Train(compile=True, activation_checkpointing=recompute)
+    Objective(GPT(replace(config, n_layer=blocks)), settings, device, whole=whole)
+    assert len(given) == graphs
 
 
 def _has_compiler() -> bool:

@@ -12,9 +12,11 @@ import torch
 from torch._dynamo.utils import counters
 
 from pipeline.errors import UserError
+from pipeline.model import gpt, objective
 from pipeline.model.loss import _compiled_softmax
 from pipeline.model.objective import compiles
 from pipeline.model.perplexity import total_nats
+from pipeline.model.runtime import Runtime
 from pipeline.params import Train
 from pipeline.training.checkpointer import Checkpointer
 from tests.helpers.trainers import CPU
@@ -83,11 +85,17 @@ def trained(make_trainer, folder: Path, kill_at: int | None = None, **settings: 
     return trainer, found
 
 
-@pytest.mark.parametrize("recompute", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["a CPU's", "a GPU's", pytest.param("recomputed", marks=pytest.mark.slow)]
+)
 def test_one_graph_for_training_and_one_for_evaluation_also_after_a_kill(
-    make_trainer, graphs: list[Graph], tmp_path: Path, recompute: bool
+    make_trainer, graphs: list[Graph], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    frugal = {"activation_checkpointing": recompute}
+    frugal: dict[str, Any] = {"activation_checkpointing": kind == "recomputed"}
+    if kind == "a GPU's":
+        monkeypatch.setattr(gpt, "NARROW_ON", {"cpu"})
+        monkeypatch.setattr(objective, "WHOLE_ON", {"cpu"})
+        frugal["runtime"] = Runtime(CPU.device, bf16=True)
     trained(make_trainer, tmp_path / "whole", **frugal)
     assert len(graphs) == 3, "of all blocks: evaluating, training; and of the loss"
     uninterrupted = set(graphs)
