@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -87,8 +88,7 @@ def test_the_graph_s_steps_draw_the_tokens_of_the_cpu_s(
             assert one.mean_log_prob == pytest.approx(other.mean_log_prob, abs=close)
         if sampling.greedy:
             assert one.tokens == reference(model, prompt, sampling, count, END)
-    halvings = [size <= before / 2 for before, size in zip(captures.sizes, captures.sizes[1:])]
-    assert all(halvings)
+    assert all(size <= before / 2 for before, size in pairwise(captures.sizes))
 
 
 def ending_after(model: GPT, prompts: list[list[int]], count: int) -> list[int]:
