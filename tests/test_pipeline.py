@@ -167,6 +167,7 @@ def test_a_wrong_value_ends_in_a_line_that_names_it(repository: Repository) -> N
     repository.run("git", "checkout", "params.yaml")
 
 
+@pytest.mark.slow
 def test_an_experiment_with_a_temperature_runs_sample_alone(repository: Repository) -> None:
     tried = ("dvc", "exp", "run", "-S", "sample.temperature=0.5")
     assert stages_run(repository.run(*tried, **OFFLINE).stdout) == ["sample"]
@@ -197,6 +198,7 @@ def test_a_temperature_runs_sample_alone_by_a_queue_of_two_workers(
     repository.run("dvc", "checkout")
 
 
+@pytest.mark.slow
 def test_a_gpt2_that_comes_late_runs_its_baseline_and_compare(repository: Repository) -> None:
     assert repository.read("baselines/124M.json")["status"] == "unavailable"
     model = GPT(GPTConfig(1, 2, 8, 64, VOCABULARY, qkv_bias=True, tie_weights=True))
