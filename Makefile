@@ -22,8 +22,8 @@ test: $(STAMP) ## set up, then run the tests
 test-slow: $(STAMP) ## the tests that take minutes, or a server of their own
 	python -m pytest -m slow
 
-test-user: $(STAMP) ## README's way as printed, sweeps and MLflow's pages in a browser, in fresh clones
-	python -m pytest -n 2 --dist loadfile -m slow tests/test_workbench.py tests/test_readme.py tests/test_pipeline.py
+test-user: $(STAMP) ## README's way as printed, sweeps, MLflow's pages in a browser; a GPU's script without one
+	python -m pytest -n 2 --dist loadfile -m slow tests/test_workbench.py tests/test_readme.py tests/test_pipeline.py tests/test_gpu.py
 
 test-full-size: $(STAMP) ## GPT-2 at its full sizes; up to 20 GB of memory
 	python -m pytest -m full_size

@@ -9,7 +9,7 @@ It needs PyTorch and a few small packages: a machine without them is named what 
 DVC and TensorFlow are not among them.
 
     python benchmarks/gpu.py [--only SECTION ...] [--minutes 8]
-    python benchmarks/gpu.py --dry-run      every section on the CPU, at a tiny size
+    python benchmarks/gpu.py --dry-run      all on the CPU, at a tiny size, in one process
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import time
 import traceback
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,7 +39,6 @@ PACKAGES = (  # what the imported parts of the project import, beside torch
     *("filelock", "platformdirs", "requests", "tqdm"),
 )
 ROOT = Path(__file__).resolve().parents[1]
-HERE = Path(__file__).parent
 DRY = "--dry-run" in sys.argv
 SMALL = {"n_layer": 2}  # wide as 124M, where nothing is timed
 
@@ -51,37 +50,46 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, at a tiny size")
-    parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)
+    parser.add_argument("--section", nargs="+", choices=SECTIONS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     missing = [name for name in PACKAGES if find_spec(name.partition(".")[0]) is None]
     if missing:
         parser.error(f"missing here: {', '.join(missing)} (pip install them, or copy them along)")
     if arguments.section:
-        ok = True
-        for row in SECTIONS[arguments.section]():
-            print(json.dumps({"section": arguments.section, **row}), flush=True)
-            ok = ok and row.get("ok", True)
-        return 0 if ok else 1
+        return sum(not run_here(name) for name in arguments.section) and 1
     if not DRY and not has_gpu():
         print("left out: there is no CUDA GPU here (--dry-run needs none)")
         return 0
     started = time.perf_counter()
     failed = False
-    for name in arguments.only:
+    # A dry run measures nothing, so one process can do all, and import everything once.
+    for names in [arguments.only] if DRY else [[name] for name in arguments.only]:
         left = arguments.minutes * 60 - (time.perf_counter() - started)
         if left <= 0:
-            print(json.dumps({"section": name, "left_out": "no time is left"}), flush=True)
+            print(json.dumps({"section": names[0], "left_out": "no time is left"}), flush=True)
             continue
-        failed |= not run(name, left)
+        failed |= not run(names, left)
     return int(failed)
 
 
-def run(section: str, limit: float) -> bool:
-    """Whether the section came to its end with no verdict against it."""
-    command = [sys.executable, __file__, "--section", section, *(["--dry-run"] if DRY else [])]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def run_here(section: str) -> bool:
+    """Print the section's results; whether no verdict is against it."""
     started = time.perf_counter()
-    row: Row = {"section": section}
+    ok = True
+    for row in SECTIONS[section]():
+        print(json.dumps({"section": section, **row}), flush=True)
+        ok = ok and row.get("ok", True)
+    seconds = round(time.perf_counter() - started, 1)
+    print(json.dumps({"section": section, "seconds": seconds}), flush=True)
+    return ok
+
+
+def run(sections: list[str], limit: float) -> bool:
+    """Whether the sections came to their end with no verdict against them."""
+    command = [sys.executable, __file__, "--section", *sections, *(["--dry-run"] if DRY else [])]
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    row: Row = {"section": " ".join(sections)}
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, env=environment, stderr=errors, start_new_session=True)
         try:
@@ -96,8 +104,8 @@ def run(section: str, limit: float) -> bool:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)  # with what it has started
                 process.wait()
-    row["seconds"] = round(time.perf_counter() - started, 1)
-    print(json.dumps(row), flush=True)
+    if "error" in row:
+        print(json.dumps(row), flush=True)
     return "error" not in row
 
 
@@ -120,7 +128,7 @@ def shape(size: str) -> dict[str, int]:
 
 
 def context() -> int:
-    return 32 if DRY else 1024
+    return 16 if DRY else 1024
 
 
 def job(folder: Path, *, size: str = "124M", model: Row | None = None, **train: Any) -> Any:
@@ -248,6 +256,7 @@ def compiled() -> Iterator[Row]:
 
     steps = 20
     found = {}
+    counters.clear()
     with tempfile.TemporaryDirectory() as folder:
         for compiles in (False, True):
             settings = {"batch_size": 8, "max_steps": steps, "precision": "fp32"}
@@ -437,6 +446,7 @@ def repeated() -> Iterator[Row]:
             if deterministic:
                 row["ok"] = same and losses == others and history == other_history
             yield row
+    torch.use_deterministic_algorithms(False)
 
 
 def resumed() -> Iterator[Row]:
@@ -470,14 +480,18 @@ def resumed() -> Iterator[Row]:
 
 def training(size: str, batch_size: int) -> Iterator[Row]:
     """Tokens per second, MFU and peak memory beside nanoGPT's loop, in turns."""
+    import train_throughput
+
     with tempfile.TemporaryDirectory() as folder:
         numbers = Path(folder, "numbers.json")
-        command = [sys.executable, str(HERE / "train_throughput.py")]
-        command += ["--size", "tiny" if DRY else size, "--device", "cpu" if DRY else "cuda"]
-        command += ["--batch-size", "2" if DRY else str(batch_size), "--context", str(context())]
-        command += ["--dropout", "0", "--rounds", "1", "--steps", "2" if DRY else "20"]
-        command += ["--only", "nanoGPT, bf16", "Lossbook, bf16", "--json", str(numbers)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        arguments = ["--size", "tiny" if DRY else size, "--device", "cpu" if DRY else "cuda"]
+        arguments += ["--batch-size", "2" if DRY else str(batch_size), "--context", str(context())]
+        arguments += ["--dropout", "0", "--rounds", "1", "--steps", "2" if DRY else "20"]
+        arguments += ["--only", "nanoGPT, bf16", "Lossbook, bf16", "--json", str(numbers)]
+        if DRY:
+            arguments.append("--one-process")
+        with redirect_stdout(None):
+            train_throughput.main(arguments)
         found = json.loads(numbers.read_text(encoding="utf-8"))
     for name, row in found["contenders"].items():
         yield {"size": size, "batch_size": batch_size, "contender": name, **row}
@@ -686,7 +700,7 @@ SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
 }
 
 if __name__ == "__main__":
-    if DRY:
+    if DRY and "--section" in sys.argv:
         import torch
 
         torch.set_num_threads(1)

@@ -93,8 +93,9 @@ class Setting:
             torch.cuda.synchronize()
 
 
-def main() -> None:
-    arguments = parse()
+def main(given: list[str] | None = None) -> None:
+    given = sys.argv[1:] if given is None else given
+    arguments = parse(given)
     setting = Setting(
         torch.device(arguments.device),
         arguments.size,
@@ -104,10 +105,7 @@ def main() -> None:
         arguments.steps,
     )
     if arguments.child:
-        seconds = CONTENDERS[arguments.child](setting)
-        on_gpu = setting.device.type == "cuda"
-        memory = torch.cuda.max_memory_allocated(setting.device) if on_gpu else None
-        print(json.dumps({"seconds": seconds, "gpu_memory": memory}))
+        print(json.dumps(measured(arguments.child, setting)))
         return
     names = [name for name in CONTENDERS if name in (arguments.only or CONTENDERS)]
     if find_spec("llms_from_scratch") is None and "the book, fp32" in names:
@@ -116,11 +114,12 @@ def main() -> None:
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for _ in range(arguments.rounds):
         for name in names:
-            found[name].append(child(name))
+            here = arguments.one_process
+            found[name].append(measured(name, setting) if here else child(name, given))
     report(setting, arguments.rounds, found, arguments.json)
 
 
-def parse() -> argparse.Namespace:
+def parse(given: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure training steps beside peers' steps.")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--size", choices=SHAPES, default="124M")
@@ -133,12 +132,22 @@ def parse() -> argparse.Namespace:
         "--only", nargs="+", choices=CONTENDERS, help="by default all; `share` needs the products"
     )
     parser.add_argument("--json", type=Path, help="where to write the numbers")
+    parser.add_argument("--one-process", action="store_true", help="quick, and less exact")
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
-def child(name: str) -> dict[str, Any]:
-    command = [sys.executable, __file__, *sys.argv[1:], "--child", name]
+def measured(name: str, setting: Setting) -> dict[str, Any]:
+    """Seconds of the contender's steps, and the most memory of a GPU that it took."""
+    seconds = CONTENDERS[name](setting)
+    on_gpu = setting.device.type == "cuda"
+    memory = torch.cuda.max_memory_allocated(setting.device) if on_gpu else None
+    return {"seconds": seconds, "gpu_memory": memory}
+
+
+def child(name: str, given: list[str]) -> dict[str, Any]:
+    """`measured` in a process of its own."""
+    command = [sys.executable, __file__, *given, "--child", name]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return cast(dict[str, Any], json.loads(output.splitlines()[-1]))
 

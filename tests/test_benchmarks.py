@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import os
 import subprocess
 import sys
@@ -86,25 +85,3 @@ def test_the_trainings_that_are_measured_run(
 )
 def test_the_others_run(script: str, arguments: tuple[str, ...]) -> None:
     assert len(run(script, *arguments).splitlines()) >= 2
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_what_is_for_a_gpu_runs_without_one() -> None:
-    rows = [json.loads(line) for line in run("gpu.py", "--dry-run", "--minutes", "19").splitlines()]
-    ended = [row["section"] for row in rows if "seconds" in row and len(row) == 2]
-    assert len(ended) == 16
-    assert not any("error" in row or "left_out" in row for row in rows)
-    assert all(row["ok"] for row in rows if "ok" in row)
-
-
-@pytest.mark.cuda
-@pytest.mark.timeout(1200)
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
-def test_a_gpu_computes_what_a_cpu_does() -> None:
-    """What has a verdict and is no measurement; the script's exit status is the verdict."""
-    sections = (
-        *("exactness", "ranks", "repeated", "resumed", "compiled", "unsynchronised"),
-        *("attention", "automatic", "decoding"),
-    )
-    run("gpu.py", "--minutes", "19", "--only", *sections)

@@ -10,11 +10,11 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.gpt2.export import export
-from pipeline.gpt2.sizes import SIZES
 from pipeline.model.gpt import GPT, GPTConfig, initialise
 from pipeline.tokens.tokenizer import VOCABULARY
 from tests.helpers.repository import Repository, stages_run
 
+STAGED = ("124M", "1558M")  # a size that is asked for, and one that is not
 # Where the store is not looked at, its records need not be sent again.
 OFFLINE = {"LOSSBOOK_OFFLINE": "1"}
 
@@ -24,13 +24,17 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     folder = tmp_path_factory.mktemp("pipeline") / "lossbook"
     folder.mkdir()
     repository = Repository(folder)
+    pipeline = folder / "dvc.yaml"  # its sizes are `test_dvc_yaml`'s
+    text, count = re.subn(r"size: \[.*\]", f"size: [{', '.join(STAGED)}]", pipeline.read_text())
+    assert count == 1
+    pipeline.write_text(text)
     assert repository.repro() == [
         "prepare",
         "split",
         "train",
         "evaluate",
         "sample",
-        *(f"baseline@{size}" for size in SIZES),  # those not asked for say so
+        *(f"baseline@{size}" for size in STAGED),  # the one not asked for says so
         "compare",
     ]
     repository.commit()
@@ -112,7 +116,7 @@ def test_a_learning_rate_trains_is_compared_and_going_back_restores(
     assert repository.repro("train", **OFFLINE) == ["train"]
     assert (repository.folder / "models/scratch/model.pth").read_bytes() != before
     changed = json.loads(repository.run("dvc", "status", "--json").stdout)
-    looking_outside = {"identify", *(f"fetch_gpt2@{size}" for size in SIZES)}
+    looking_outside = {"identify", *(f"fetch_gpt2@{size}" for size in STAGED)}
     assert changed.keys() - looking_outside == {"evaluate", "sample", "compare"}
     check_the_comparison_with_the_commit(repository)
     repository.set("train.learning_rate", "4.0e-4")
@@ -167,6 +171,7 @@ def test_a_wrong_value_ends_in_a_line_that_names_it(repository: Repository) -> N
     repository.run("git", "checkout", "params.yaml")
 
 
+@pytest.mark.slow
 def test_an_experiment_with_a_temperature_runs_sample_alone(repository: Repository) -> None:
     tried = ("dvc", "exp", "run", "-S", "sample.temperature=0.5")
     assert stages_run(repository.run(*tried, **OFFLINE).stdout) == ["sample"]
@@ -197,6 +202,7 @@ def test_a_temperature_runs_sample_alone_by_a_queue_of_two_workers(
     repository.run("dvc", "checkout")
 
 
+@pytest.mark.slow
 def test_a_gpt2_that_comes_late_runs_its_baseline_and_compare(repository: Repository) -> None:
     assert repository.read("baselines/124M.json")["status"] == "unavailable"
     model = GPT(GPTConfig(1, 2, 8, 64, VOCABULARY, qkv_bias=True, tie_weights=True))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError
-from pipeline.generation.cuda_graph import CapturedStep, StaticKVCache
+from pipeline.generation.cuda_graph import CapturedStep, StaticKVCache, captures
+from pipeline.generation.draws import ROUNDING, Draws, check_finite, pack_draws, read_draws
 from pipeline.generation.forward import Network
 from pipeline.generation.kv_cache import KVCache
 from pipeline.generation.sampling import Sampler
@@ -20,23 +19,7 @@ from pipeline.generation.step_weights import StepWeights
 
 OnToken = Callable[[int, int], object]  # the index of a prompt, and its next token
 
-# How far apart, relative to the largest logit, two orders of summing may land.
-ROUNDING = {
-    torch.float64: 2**-45,
-    torch.float32: 2**-16,
-    torch.float16: 2**-10,
-    torch.bfloat16: 2**-7,
-}
 log = logging.getLogger(__name__)
-
-
-class Draws(NamedTuple):
-    """Drawn tokens, their log-probabilities in nats, and, where the model's own choice is
-    promised, whether rounding may decide each."""
-
-    tokens: list[int]
-    log_probs: list[float]
-    close: list[bool]
 
 
 class DecodingLoop:
@@ -59,7 +42,7 @@ class DecodingLoop:
         self.on_token, self.end_of_text = on_token, end_of_text
         self.context_length = self.network.config.context_length
         # A CUDA graph has a fixed batch size, so there every request is a sequence from the start.
-        self.forks = not self.network.wte.is_cuda
+        self.forks = not captures(network)
         cached = [request for request in requests if self._fits(request)]
         self.sequences = self._sequences(cached)
         self.sliding = [request for request in requests if not self._fits(request)]
@@ -71,7 +54,8 @@ class DecodingLoop:
             like=self.network.wte,
             max_sequences=len(cached),
         )
-        self.captured = CapturedStep(self.network)
+        self.rounding = ROUNDING[network.wte.dtype] if weights.exact else None
+        self.captured = CapturedStep(network, self.rounding)
         self.draft_length = DraftLength()
         self.sampler = self._sampler()
         if any(request.length + steps - 1 > self.context_length for request in requests):
@@ -92,6 +76,8 @@ class DecodingLoop:
         while self._regroup():
             if draft_length := self._draft_length():
                 self._speculate(draft_length)
+            elif isinstance(self.cache, StaticKVCache) and self.sequences:
+                self._replay(self.cache)
             else:
                 self._draw(self._step())
 
@@ -100,24 +86,36 @@ class DecodingLoop:
         if not self.sequences:
             return self.network.wte.new_empty(0, self.network.config.vocab_size)
         tokens = self._tensor([[sequence[0].new[-1]] for sequence in self.sequences])
-        if isinstance(self.cache, StaticKVCache):
-            return self.captured(tokens, self.cache)[:, 0]
         weights = self.weights.for_steps(len(self.sequences), self.steps)
         return self.network.advance(tokens, self.cache, weights)[:, 0]
 
+    def _replay(self, cache: StaticKVCache) -> None:
+        """A step of the captured graph, which draws greedily itself."""
+        tokens = [sequence[0].new[-1] if sequence else 0 for sequence in self.sequences]
+        logits, greedy = self.captured(tokens, cache)
+        if self.sampler.greedy and not self.sliding:
+            self._accept_all(read_draws(greedy, self._sources()))
+        else:
+            self._draw(logits)
+
     def _draw(self, logits: Tensor) -> None:
         """Give each request its next token, from the logits of the sequences (sequences, V)."""
-        requests = self._requests
-        keys = [request.key() for request in requests]
-        draws = self._draws(self.sampler, self._expanded(logits), keys)
-        for place, request in enumerate(requests):
+        keys = [request.key() for request in self._requests]
+        self._accept_all(self._draws(self.sampler, self._expanded(logits), keys))
+
+    def _accept_all(self, draws: Draws) -> None:
+        for place, request in enumerate(self._requests):
             self._accept(request, draws, place)
+
+    def _sources(self) -> list[int]:
+        """For each request, those that slide left out, the place of its sequence."""
+        return [i for i, sequence in enumerate(self.sequences) for _ in sequence]
 
     def _expanded(self, logits: Tensor) -> Tensor:
         """Logits of the sequences as logits of the requests, those that slide included."""
-        source = [i for i, sequence in enumerate(self.sequences) for _ in sequence]
-        if len(source) > len(self.sequences):
-            logits = logits[source]
+        sources = self._sources()
+        if sources != list(range(len(self.sequences))):
+            logits = logits[sources]
         if not self.sliding:
             return logits
         windows = [request.window(self.context_length) for request in self.sliding]
@@ -175,18 +173,11 @@ class DecodingLoop:
         if logits.is_mps:
             logits = logits.cpu()  # MPS has no float64, in which sampling computes
         log_total = torch.logsumexp(logits, dim=-1)
-        if not torch.isfinite(log_total).all():
-            raise UserError(
-                "the model's logits are not finite: its weights hold NaN or infinity, as after a "
-                "training that diverged; train again with a lower train.learning_rate"
-            )
+        if not sampler.greedy:  # filters need finite logits
+            check_finite(log_total.tolist())
         tokens, margins = sampler.draw(logits, keys)
-        log_probs = logits.gather(1, tokens[:, None])[:, 0] - log_total
-        close = [False] * len(keys)
-        if self.weights.exact:
-            rounding = ROUNDING[self.network.wte.dtype] * logits.abs().amax(-1)
-            close = (margins <= rounding).tolist()
-        return Draws(tokens.tolist(), log_probs.tolist(), close)
+        packed = pack_draws(logits, log_total, tokens, margins, self.rounding)
+        return read_draws(packed, range(len(keys)))
 
     def _accept(self, request: Request, draws: Draws, place: int) -> None:
         """Append the token that was drawn at a place to the request.
@@ -214,8 +205,11 @@ class DecodingLoop:
         kept, forked = [], []  # places in the cache, and the sequences that go on from there
         for place, sequence in enumerate(self.sequences):
             parts = self._sequences([r for r in sequence if self._fits(r) and not r.done])
+            parts = parts or ([] if self.forks else [[]])
             kept += [(place, part) for part in parts[:1]]
             forked += [(place, part) for part in parts[1:]]
+        if not self.forks and 2 * sum(map(bool, (part for _, part in kept))) <= len(kept):
+            kept = [(place, part) for place, part in kept if part]
         places = [place for place, _ in kept + forked]
         if places != list(range(len(self.sequences))):
             self.cache.select(places)

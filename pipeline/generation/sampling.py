@@ -122,6 +122,7 @@ class Sampler:
     def __init__(self, samplings: Sequence[Sampling]) -> None:
         self.size = len(samplings)
         self._greedy = [row for row, s in enumerate(samplings) if s.greedy]
+        self.greedy = len(self._greedy) == self.size
         groups: dict[tuple[int | None, bool], list[int]] = {}
         for row, s in enumerate(samplings):
             if not s.greedy:
@@ -143,6 +144,8 @@ class Sampler:
             the row's token, the k-th place of top-k aside.
         """
         assert len(logits) == self.size, "a sampler draws for the rows it was made for"
+        if self.greedy:
+            return best_and_margin(logits)
         tokens = torch.empty(self.size, dtype=torch.int64, device=logits.device)
         margins = torch.empty(self.size, dtype=torch.float64, device=logits.device)
         if self._greedy:

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 CHUNK = 512  # rows, the default batch: 512 x 50257 logits are 51 MB in bf16
 CUDA_CHUNK = 8192  # 0.8 GB in bf16, and as much for their gradient
 SUMS_IN_PRODUCT = {"cuda"}  # devices whose bf16 products can add to an fp32 sum
+EVALUATED = 4096  # rows on CUDA without gradients: 0.8 GB of logits in fp32, twice
 MULTIPLE = 64  # of classes
 CACHED = 2**19  # logits; in fp32 they and their exponentials stay in a core's cache
 SMALLEST = 1e-30  # a probability that fp32 still holds with all its digits
@@ -43,14 +44,22 @@ def token_losses(
     Returns:
         (...) losses in nats.
     """
-    rows = hidden.reshape(-1, hidden.shape[-1])
-    labels = targets.reshape(-1)
+    rows, weight, chunk = hidden.reshape(-1, hidden.shape[-1]), head_weight, CHUNK
+    if rows.is_cuda:
+        dtype = _product_dtype(rows)
+        rows, weight, chunk = rows.to(dtype), padded(head_weight, dtype), EVALUATED
+    losses = _losses(rows, weight, targets.reshape(-1), classes or len(head_weight), chunk)
+    return losses.view(targets.shape)
+
+
+def _losses(rows: Tensor, weight: Tensor, labels: Tensor, classes: int, chunk: int) -> Tensor:
+    """(N,) losses of rows (N, C), so many at a time."""
     losses = [
         F.cross_entropy(logits[:, :classes].float(), label, reduction="none")
-        for h, t in zip(rows.split(CHUNK), labels.split(CHUNK), strict=True)
-        for logits, label in _in_cache(F.linear(h, head_weight), t)
+        for h, t in zip(rows.split(chunk), labels.split(chunk), strict=True)
+        for logits, label in _in_cache(F.linear(h, weight), t)
     ]
-    return torch.cat(losses).view(targets.shape)
+    return torch.cat(losses)
 
 
 def mean_loss(

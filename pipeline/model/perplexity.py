@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from pipeline.model.gpt import GPT
 from pipeline.model.loss import token_losses
+from pipeline.model.runtime import Runtime
 from pipeline.numbers import perplexity
 from pipeline.reports import Losses
 from pipeline.tokens.windows import Windows
@@ -69,15 +70,18 @@ def total_nats(
     Args:
         pads: whether the model always gets `batch_size` windows, of which some do not count.
     """
-    nats = 0.0
+    nats: list[Tensor] = []  # of each batch, read at the end: a GPU is waited for once
     for batch in _batches(indices, batch_size):
         losses = window_losses(model, windows, batch, batch_size if pads else 0)
-        nats += float(losses.sum(dtype=torch.float64))
+        nats.append(losses.sum(dtype=torch.float64))
         if keep is not None:
-            keep(losses.numpy())
+            keep(losses.cpu().numpy())
         if progress is not None:
             progress(len(batch))
-    return nats
+    total = 0.0
+    for of_batch in torch.stack(nats).tolist() if nats else []:
+        total += of_batch  # in turn: `sum` compensates from Python 3.12 on
+    return total
 
 
 def _batches(indices: range, batch_size: int) -> list[range]:
@@ -85,19 +89,21 @@ def _batches(indices: range, batch_size: int) -> list[range]:
 
 
 def window_losses(model: GPT, windows: Windows, indices: range, least: int = 0) -> Tensor:
-    """Nats for each target token of the windows `indices`, float32 (B, T), on the CPU.
+    """Nats for each target token of the windows `indices`, float32 (B, T), on the model's device,
+    or on the CPU for MPS.
 
     Args:
         least: so many windows the model gets at least; what is missing are zeros.
     """
     inputs, targets = windows.batch(indices)
-    device = model.wte.weight.device
+    runtime = Runtime(model.wte.weight.device, bf16=False)
     if len(inputs) < least:
         inputs = F.pad(inputs, (0, 0, 0, least - len(inputs)))
     with torch.no_grad(), evaluating(model):
-        hidden = model.hidden(inputs.to(device))[: len(targets)]  # (B, T, C)
+        hidden = model.hidden(runtime.to_device(inputs))[: len(targets)]  # (B, T, C)
         head, classes = model.padded_head_weight, model.config.vocab_size
-        return token_losses(hidden, head, targets.to(device), classes=classes).cpu()
+        losses = token_losses(hidden, head, runtime.to_device(targets), classes=classes)
+    return losses.cpu() if losses.is_mps else losses  # MPS has no float64 to sum in
 
 
 @contextmanager

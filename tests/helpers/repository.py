@@ -57,7 +57,7 @@ class Repository:
         self.run("git", "config", "user.email", "tests@example.org")
         self.run("git", "config", "user.name", "tests")
         self.run("dvc", "init", "--quiet")
-        self.run("dvc", "config", "core.autostage", "true")
+        (folder / ".dvc/config").write_text("[core]\n    autostage = true\n")
         shutil.copy(ROOT / ".dvcignore", folder)
         self.commit()
 

@@ -17,8 +17,10 @@ from pipeline.model.loss import (
     Softmax,
     _add_product,
     _fusible_softmax,
+    _losses,
     _softmax,
     mean_loss,
+    padded,
     token_losses,
 )
 
@@ -57,19 +59,33 @@ def test_token_losses_keep_the_targets_shape() -> None:
 
 def test_rows_past_the_classes_are_no_tokens() -> None:
     hidden, weight, targets = random_case(6, 4, 11)
-    padded = torch.cat([weight, torch.full((5, 4), 3.0)])
+    more = torch.cat([weight, torch.full((5, 4), 3.0)])
     for losses in (token_losses, mean_loss):
         expected = losses(hidden, weight, targets)
-        torch.testing.assert_close(losses(hidden, padded, targets, classes=11), expected)
+        torch.testing.assert_close(losses(hidden, more, targets, classes=11), expected)
+
+
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-5), (torch.bfloat16, 0.1)])
+def test_what_a_gpu_computes_without_gradients_is_the_same(
+    dtype: torch.dtype, close: float
+) -> None:
+    """A head in the products' type, padded in 16 bits, and chunks of another size."""
+    hidden, weight, targets = random_case(21, 4, 11)
+    with torch.no_grad():
+        expected = token_losses(hidden, weight, targets)
+        for chunk in (1, 8, 21, 100):
+            losses = _losses(hidden.to(dtype), padded(weight, dtype), targets, 11, chunk)
+            assert losses.dtype == torch.float32
+            torch.testing.assert_close(losses, expected, rtol=0, atol=close)
 
 
 def test_padded_classes_get_no_loss_and_no_gradient() -> None:
     hidden, weight, targets = random_case(6, 4, 11)
     logits = (hidden @ weight.T).detach()
-    padded = F.pad(logits, (0, 5), value=9.0)
+    wider = F.pad(logits, (0, 5), value=9.0)
     expected = _softmax(logits, targets, 11)
     for softmax in (_softmax, _fusible_softmax):
-        loss, grad = softmax(padded.clone(), targets, 11)
+        loss, grad = softmax(wider.clone(), targets, 11)
         torch.testing.assert_close((loss, grad[:, :11]), expected)
         assert not grad[:, 11:].any()
 

@@ -78,10 +78,6 @@ def test_only_what_depends_on_an_edited_local_text_or_other_first_weights_runs(
     report = repository / "reports" / "corpus.json"
     before = report.read_bytes()
 
-    again = dvc(repository, "repro")
-    assert "Stage 'prepare' didn't change, skipping" in again
-    assert "Stage 'train' didn't change, skipping" in again
-
     (repository / "mine.txt").write_text("two")
     again = dvc(repository, "repro")
     assert "Running stage 'prepare'" in again
