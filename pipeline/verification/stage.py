@@ -7,12 +7,16 @@ which tests compare with TensorFlow's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
+
+import numpy as np
 
 from pipeline.comparison.intervals import with_intervals
 from pipeline.comparison.kept import read_kept
@@ -23,7 +27,7 @@ from pipeline.evaluation.stage import load_version
 from pipeline.gpt2.load import read
 from pipeline.model.runtime import choose_runtime
 from pipeline.numbers import counted, to_json
-from pipeline.params import Gpt2, Params
+from pipeline.params import OURS, Gpt2, Params
 from pipeline.reports import BaselineReport
 from pipeline.system.progress import Progress
 from pipeline.system.text import quoted
@@ -34,10 +38,9 @@ from pipeline.verification.files import SplitFile, spread
 from pipeline.verification.network import Network, exported, require_transformers
 from pipeline.verification.tables import table_problems
 from pipeline.verification.text import text_problems
-from pipeline.weights import FOLDER
+from pipeline.weights import FOLDER, find_members
 
 CORPUS, TOKENS, REPORTS = Path("data/corpus"), Path("data/tokens"), Path("reports")
-OURS = {"untrained": "untrained", "scratch_best": "best", "scratch_last": "last"}  # row: version
 
 Weights = AbstractContextManager[Path]  # a folder in Hugging Face's layout
 
@@ -98,12 +101,21 @@ def verify(params: Params, most: int | None = None) -> Verification:
     }
     ours = TokenLosses.open(REPORTS / "token_losses/scratch")
     _require_in_step(comparison, ours, splits)
-    claims: list[tuple[Claim, Weights]] = []
+    claims: list[tuple[Claim, Sequence[Weights]]] = []
     for key, model in comparison.models.items():
-        if model.reason is None:
-            claims.append((_claim(key, model, ours), _weights(key, model, params.gpt2, length)))
-        else:
+        if model.reason is not None:
             found.unverified.append(f"{model.name}: {model.status}")
+        elif key != "ensemble":
+            claims.append((_claim(key, model, ours), [_weights(key, model, params.gpt2, length)]))
+    if (ensemble := comparison.evaluation.ensemble) is not None:
+        model = comparison.models["ensemble"]
+        try:
+            members = find_members(ensemble.members, length)
+        except UserError as error:
+            found.unverified.append(f"{model.name}: {error}")
+        else:
+            weights = [exported(member.load) for member in members]
+            claims.append((_claim("ensemble", model, ours), weights))
     _check_text(found, splits, comparison.evaluation.corpus_sha256)
     found.problems += _table_problems(comparison)
     windows = {name: spread(split.chosen, most) for name, split in splits.items()}
@@ -113,7 +125,7 @@ def verify(params: Params, most: int | None = None) -> Verification:
             f"{len(splits['train'].chosen):,} windows say nothing"
         )
         del windows["train"]
-    total = len(claims) * sum(map(len, windows.values()))
+    total = sum(len(weights) for _, weights in claims) * sum(map(len, windows.values()))
     with Progress(total, "verify", unit="window") as bar:
         for claim, weights in claims:  # one at a time is held
             found.rows += _rows(claim, weights, splits, windows, bar.advance)
@@ -154,22 +166,36 @@ def _table_problems(comparison: Comparison) -> list[str]:
 
 def _rows(
     claim: Claim,
-    weights: Weights,
+    weights: Sequence[Weights],
     splits: Mapping[str, SplitFile],
     windows: Mapping[str, range],
     progress: Callable[[int], object],
 ) -> list[Row]:
-    with weights as folder:
-        network = Network(folder, choose_runtime().device)
-        if (length := splits["train"].length) > network.positions:
-            raise UserError(
-                f"{claim.report}: context_length is {length}, but {claim.model.name} reads "
-                f"{network.positions} tokens at most"
-            )
-        return [
-            check_split(claim, name, splits[name], network, chosen, progress=progress)
-            for name, chosen in windows.items()
-        ]
+    """The rows of a model, or of several as one, by the mean of their probabilities."""
+    length, losses = splits["train"].length, {}
+    for name, chosen in windows.items():
+        with TemporaryFile() as file:  # which the map keeps until it goes
+            losses[name] = np.memmap(file, np.float64, "w+", shape=(len(chosen), length))
+        losses[name][:] = -np.inf
+    for one in weights:
+        with one as folder:
+            network = Network(folder, choose_runtime().device)
+            if length > network.positions:
+                raise UserError(
+                    f"{claim.report}: context_length is {length}, but {claim.model.name} reads "
+                    f"{network.positions} tokens at most"
+                )
+            for name, chosen in windows.items():
+                for at, indices in splits[name].batches(chosen):
+                    logs = -network.losses(*splits[name].batch(indices))
+                    losses[name][at] = np.logaddexp(losses[name][at], logs)
+                    progress(len(indices))
+    for of_split in losses.values():
+        np.subtract(math.log(len(weights)), of_split, out=of_split)
+    return [
+        check_split(claim, name, splits[name], chosen, losses[name])
+        for name, chosen in windows.items()
+    ]
 
 
 def _claim(key: str, model: ComparedModel, ours: TokenLosses) -> Claim:

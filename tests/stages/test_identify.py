@@ -22,15 +22,25 @@ from pipeline.system.files import sha256_of
 PIPELINE = """
 stages:
   identify:
-    cmd: {python} -m stages.identify --report reports/identity.json --start reports/start.json
+    cmd: >-
+      {python} -m stages.identify --report reports/identity.json --start reports/start.json
+      --ensemble reports/ensemble.json
     always_changed: true
-    params: [prepare, train.init_from]
+    params: [prepare, train.init_from, evaluate.ensemble]
     metrics:
       - reports/identity.json: {{cache: false}}
       - reports/start.json: {{cache: false}}
+      - reports/ensemble.json: {{cache: false}}
   train:
     cmd: {python} -c "print()"
     deps: [reports/start.json]
+  evaluate:
+    cmd: {python} -c "print()"
+    deps: [reports/ensemble.json]
+    params: [evaluate]
+  baseline:
+    cmd: {python} -c "print()"
+    params: [evaluate.batch_size, evaluate.windows]
   prepare:
     cmd: {python} -m stages.prepare --corpus data/corpus --report reports/corpus.json
     deps: [reports/identity.json]
