@@ -28,7 +28,7 @@ from pipeline.gpt2.load import read
 from pipeline.model.runtime import choose_runtime
 from pipeline.numbers import counted, to_json
 from pipeline.params import OURS, Gpt2, Params
-from pipeline.reports import BaselineReport
+from pipeline.reports import BaselineReport, EvaluationReport
 from pipeline.system.progress import Progress
 from pipeline.system.text import quoted
 from pipeline.tokens.splits import Splits
@@ -107,15 +107,10 @@ def verify(params: Params, most: int | None = None) -> Verification:
             found.unverified.append(f"{model.name}: {model.status}")
         elif key != "ensemble":
             claims.append((_claim(key, model, ours), [_weights(key, model, params.gpt2, length)]))
-    if (ensemble := comparison.evaluation.ensemble) is not None:
-        model = comparison.models["ensemble"]
-        try:
-            members = find_members(ensemble.members, length)
-        except UserError as error:
-            found.unverified.append(f"{model.name}: {error}")
+        elif isinstance(members := _members(comparison.evaluation), str):
+            found.unverified.append(f"{model.name}: {members}")
         else:
-            weights = [exported(member.load) for member in members]
-            claims.append((_claim("ensemble", model, ours), weights))
+            claims.append((_claim(key, model, ours), members))
     _check_text(found, splits, comparison.evaluation.corpus_sha256)
     found.problems += _table_problems(comparison)
     windows = {name: spread(split.chosen, most) for name, split in splits.items()}
@@ -207,6 +202,15 @@ def _claim(key: str, model: ComparedModel, ours: TokenLosses) -> Claim:
     if precision not in BOUNDS:
         raise UserError(f"{path}: precision is {quoted(precision)}, and not {' or '.join(BOUNDS)}")
     return Claim(model, path, precision, TokenLosses.open(REPORTS / "token_losses" / size), size)
+
+
+def _members(evaluation: EvaluationReport) -> list[Weights] | str:
+    """What an ensemble was measured of, as `_weights`; or why it cannot be had."""
+    names = evaluation.ensemble.members if evaluation.ensemble else ()
+    try:
+        return [exported(one.load) for one in find_members(names, evaluation.context_length)]
+    except UserError as error:
+        return str(error)
 
 
 def _check_text(found: Verification, splits: dict[str, SplitFile], corpus_sha256: str) -> None:

@@ -204,6 +204,12 @@ def test_a_reference_without_a_loss_is_named(tmp_path: Path, sizes: list[str], r
     assert f"No differences are shown: compare.reference gpt2_1558M {reason}." in notes(comparison)
     assert "difference" not in to_markdown(comparison.models.values())
     assert ", its loss lower by" in comparison_verdict(comparison, 10)
+    for reference, setting in (
+        ("scratch_ema", "train.ema_decay is null"),
+        ("ensemble", "evaluate.ensemble is empty"),
+    ):
+        said = f"compare.reference {reference} is not in the table, as {setting}"
+        assert missing_reference(replace(comparison, reference=reference)) == said
 
 
 def test_a_loss_without_bounds_has_no_interval(tmp_path: Path) -> None:
