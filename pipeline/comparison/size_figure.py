@@ -148,7 +148,7 @@ def _name_points(
         first = min(named, key=lambda p: p.parameters)
         _name(axes, first, "GPT-2", (-12, 0), colour="gpt2", ha="right", va="center")
     sizes = {p.parameters for p in points["scratch"]}
-    for size in sorted(sizes):  # an ensemble's is the largest; it stands to the right of the others' names
+    for size in sorted(sizes):  # an ensemble, the largest, is to the right of the others' names
         ha, offset = ("left", (10, 0)) if size == max(sizes) else ("right", (-10, 0))
         alike = [p for p in points["scratch"] if p.parameters == size]
         scratch = sorted(alike, key=lambda p: p.loss)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.comparison.columns import cells, comparison_report, flat_cells, metrics, to_markdown
-from pipeline.comparison.intervals import with_intervals
+from pipeline.comparison.intervals import missing_reference, with_intervals
 from pipeline.comparison.kept import read_kept
 from pipeline.comparison.report import notes
 from pipeline.comparison.table import Comparison, read_comparison

@@ -1,4 +1,4 @@
-"""Rows for averaged weights and for an ensemble of seeds: real runs, evaluated, compared, verified."""
+"""Rows of averaged weights and of an ensemble of seeds: real runs, measured, compared, verified."""
 
 from __future__ import annotations
 
@@ -10,37 +10,35 @@ from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from scipy.special import logsumexp
 
 from pipeline.cli import main
 from pipeline.errors import UserError
-from pipeline.identify import identify_members
+from pipeline.evaluation.ensemble import find_ensemble
 from pipeline.model.saved import save_weights
 from pipeline.params import load_params
-from pipeline.reports import EvaluationReport
+from pipeline.reports import EvaluationReport, Members, SampleReport
 from pipeline.system.checksums import write_sums
+from pipeline.system.files import sha256_of
+from pipeline.tokens.splits import Splits
 from pipeline.tokens.token_losses import TokenLosses
-from stages.evaluate import main as evaluate_stage
 from tests.helpers.real_stage import STORY
-from tests.helpers.whole_pipeline import STAGES, run
+from tests.helpers.tokens import write_split
+from tests.helpers.whole_pipeline import run
 
 PARAMS = """
 seed: {seed}
 prepare: {{corpus: story.txt}}
 split: {{train_fraction: 0.7}}
 model: {{n_layer: {layers}, n_head: 2, n_embd: 16, context_length: 32}}
-train: {{max_steps: 12, batch_size: 4, eval_every: 6, learning_rate: 0.01, sample_prompt: He}}
+train: {{max_steps: 8, batch_size: 4, eval_every: 4, learning_rate: 0.01, sample_prompt: He}}
 evaluate: {{ensemble: [{ensemble}]}}
-sample: {{max_new_tokens: 2, prompts: [He], grid: {{temperature: [0.0], top_k: [1]}}}}
 gpt2: {{sizes: []}}
 compare: {{prompts: [He], max_new_tokens: 2}}
 """
-SCRATCH, LOSSES = Path("models/scratch"), Path("reports/token_losses/scratch")
-EVALUATION = Path("reports/evaluate.json")
+SCRATCH, EVALUATION = Path("models/scratch"), Path("reports/evaluate.json")
 ROWS = [
     *("untrained", "scratch (best)", "scratch (last)", "scratch (averaged)"),
     "ensemble of 3",
@@ -75,7 +73,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Three seeds, one of them of another size; the last is here, with weights averaged by hand."""
     folder = tmp_path_factory.mktemp("rows") / "repository"
     (folder / ".dvc").mkdir(parents=True)
-    (folder / "story.txt").write_text(STORY.read_text()[:6000])
+    (folder / "story.txt").write_text(STORY.read_text()[:3000])
     with pytest.MonkeyPatch.context() as patch, chdir(folder):
         patch.setenv("DVC_ROOT", str(folder))
         patch.setenv("LOSSBOOK_OFFLINE", "1")
@@ -87,19 +85,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         save_weights(SCRATCH, {name: (best[name] + last[name]) / 2 for name in best}, "ema")
         write_sums(SCRATCH)
         write_params(3, 1, runs[0], runs[1], "trained")
-        for stage in ("identify", "evaluate", "sample", "compare"):
+        SampleReport().write(Path("reports/sampling_grid.json"))
+        for stage in ("identify", "evaluate", "compare"):
             run(stage)
         yield folder
-
-
-@pytest.fixture
-def repository(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, to change."""
-    folder = Path(shutil.copytree(made, tmp_path / "repository", symlinks=True))
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("DVC_ROOT", str(folder))
-    monkeypatch.setenv("LOSSBOOK_OFFLINE", "1")
-    return folder
 
 
 def members() -> tuple[str, ...]:
@@ -112,63 +101,97 @@ def verify(*arguments: str) -> Result:
     return done
 
 
-def test_all_files_have_the_rows(made: Path) -> None:
+def test_every_file_has_both_rows(made: Path) -> None:
     report = EvaluationReport.read(EVALUATION)
     assert list(report.measured) == ["untrained", "best", "last", "ema", "ensemble"]
     assert report.ema is not None
     assert report.ensemble is not None
     table = json.loads(Path("reports/comparison.json").read_text())
-    assert list(table["models"]) == [
-        *("untrained", "scratch_best", "scratch_last", "scratch_ema", "ensemble")
-    ]
     rows = {row["model"]: row for row in table["rows"]}
     assert list(rows) == ROWS
+    assert [*table["models"]][3:] == ["scratch_ema", "ensemble"]
+    best = rows["scratch (best)"]
     for name, losses in (("scratch (averaged)", report.ema), ("ensemble of 3", report.ensemble)):
         assert rows[name]["val_loss"] == losses.val.loss
         assert rows[name]["val_bits_per_byte"] == losses.val.bits_per_byte
         assert rows[name]["difference"] is not None
-        assert rows[name]["interval_note"] == rows["untrained"]["interval_note"] + (
-            "; its weights were chosen on these windows" if name == "ensemble of 3" else ""
-        )
-    sizes = [rows[name]["parameters"] for name in ("scratch (averaged)", "ensemble of 3")]
-    assert sizes[1] == report.ensemble.parameters
-    assert sizes[1] > 3 * sizes[0] == 3 * rows["scratch (best)"]["parameters"]
+    assert rows["scratch (averaged)"]["interval_note"] == rows["untrained"]["interval_note"]
+    assert rows["ensemble of 3"]["interval_note"] == best["interval_note"]
+    assert rows["scratch (averaged)"]["parameters"] == best["parameters"]
+    assert rows["ensemble of 3"]["parameters"] > 3 * best["parameters"]
     lines = list(csv.DictReader(Path("reports/comparison.csv").read_text().splitlines()))
     assert [line["model"] for line in lines] == ROWS
     for suffix in ("md", "html"):
         text = Path(f"reports/comparison.{suffix}").read_text()
         assert all(name in text for name in ROWS)
+    assert f"{', '.join(members())}</dd>" in text
     assert "; an ensemble of 3 reaches " in table["verdict"]
-    assert f"<dd>{', '.join(members())}</dd>" in Path("reports/comparison.html").read_text()
     headline = json.loads(Path("reports/perplexity.json").read_text())
     assert headline["ema_val_perplexity"] == report.ema.val.perplexity
     assert headline["ensemble_val_bits_per_byte"] == report.ensemble.val.bits_per_byte
     journal = next(Path("journals/evaluate").glob("*.jsonl")).read_text()
     for metric in ("ema/val_loss", "ensemble/val_loss", "ensemble/train_bits_per_byte"):
         assert f'"{metric}"' in journal
-
-
-def test_the_ensembles_tokens_are_those_of_its_members(made: Path) -> None:
-    """Each member alone, as the stage measures it when it is what was trained last."""
-    kept = TokenLosses.open(LOSSES)
-    assert kept.meta.models == ("untrained", "best", "last", "ema", "ensemble")
-    report = EvaluationReport.read(EVALUATION)
-    assert report.ensemble is not None
-    alone = json.loads(verify("--json").stdout)["rows"]
-    (found,) = (r for r in alone if (r["model"], r["split"]) == ("ensemble of 3", "val"))
+    kept = TokenLosses.open(Path("reports/token_losses/scratch"))
     mean = kept.of("ensemble", "val").mean(dtype=float)
-    assert report.ensemble.val.loss == pytest.approx(mean, abs=1e-12)
-    assert found["reported"] == report.ensemble.val.loss
+    assert report.ensemble.val.loss == pytest.approx(mean, rel=1e-12)
 
 
+def test_what_the_ensemble_reads_is_noted_but_for_what_is_to_be_trained(made: Path) -> None:
+    noted = Members.read(Path("reports/ensemble.json")).members
+    one, two, trained = members()
+    assert trained == "trained"
+    assert [*noted] == [one, two]
+    weights = Path(".lossbook/starts/best", one, "best.pth")
+    assert noted[one] == {p.name: sha256_of(p) for p in (weights.with_name("config.json"), weights)}
+    assert noted[one]["best.pth"] != noted[two]["best.pth"]
+
+
+def test_a_run_that_learnt_from_another_text_is_refused(made: Path, tmp_path: Path) -> None:
+    """Which may hold what is measured here."""
+    for name in ("train", "val"):
+        write_split(tmp_path / name, range(100))
+    other, ours = (Splits.open(folder, 32) for folder in (tmp_path, made / "data/tokens"))
+    assert len(find_ensemble(members(), ours)) == 3
+    with pytest.raises(UserError, match=rf"^evaluate.ensemble: '{members()[0]}' was trained on ot"):
+        find_ensemble(members(), other)
+
+
+def test_weights_that_the_cache_has_lost_are_one_line(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(made, tmp_path / "repository", symlinks=True))
+    one = members()[0]
+    lost = cached((made / ".lossbook/starts/best" / one / "best.pth").read_bytes())
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("DVC_ROOT", str(folder))
+    monkeypatch.setenv("LOSSBOOK_OFFLINE", "1")
+    lost.unlink()
+    before = EVALUATION.read_bytes()
+    for stage in ("identify", "evaluate"):
+        with pytest.raises(AssertionError) as caught:
+            run(stage)
+        said = str(caught.value).splitlines()[0]
+        assert said.startswith(f"Error: evaluate.ensemble: run {one} (")
+        assert "its best.pth is neither here nor in DVC's cache; `dvc pull` may bring it" in said
+    assert EVALUATION.read_bytes() == before
+
+
+@pytest.mark.slow
 def test_verify_computes_both_again(made: Path) -> None:
     done = verify()
     assert done.exit_code == 0, done.output
     rows = [line.split("\t") for line in done.stdout.splitlines() if "\t" in line][1:]
-    assert [row[:2] for row in rows] == [
-        [name, split] for name in ROWS for split in ("train", "val")
-    ]
+    splits = ("train", "val")
+    assert [row[:2] for row in rows] == [[name, split] for name in ROWS for split in splits]
     assert all(float(row[5]) < 1e-6 for row in rows)
-    some = verify("--windows", "2")
-    assert some.exit_code == 0, some.output
-    assert "ensemble of 3\tval\t2 of " in some.stdout
+    assert "ensemble of 3\tval\t1 of " in verify("--windows", "1").stdout
+    lost = cached((made / ".lossbook/starts/best" / members()[1] / "best.pth").read_bytes())
+    away = lost.rename(made / "away")
+    try:
+        done = verify("--windows", "1")
+    finally:
+        away.rename(lost)
+    assert done.exit_code == 0, done.output
+    assert f"not verified: ensemble of 3: evaluate.ensemble: run {members()[1]} (" in done.stdout
+    assert "ensemble of 3\t" not in done.stdout
