@@ -279,7 +279,7 @@ class EnsembleLosses(SplitLosses):
     """
 
     members: tuple[str, ...]
-    parameters: int
+    parameters: int = Field(ge=1)
 
 
 class PromptCompletion(Record):

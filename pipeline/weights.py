@@ -23,6 +23,7 @@ from pipeline.model.saved import FILES, OPTIMIZER, Weights, load_config, load_mo
 from pipeline.model.start import Start, adapted_model, random_model
 from pipeline.params import Gpt2
 from pipeline.system.files import given_path
+from pipeline.system.text import quoted
 from pipeline.tokens.tokenizer import VOCABULARY
 from pipeline.tracking.artifacts import folder_of_run
 
@@ -140,9 +141,14 @@ def find_members(names: Sequence[str], context_length: int) -> list[Source]:
     """The models of `evaluate.ensemble`, each with its best weights.
 
     Raises:
-        UserError: one of them is not there, or cannot be measured on windows of this length.
+        UserError: one of them is not there, is there twice, or reads other windows.
     """
-    return [_find_member(name, context_length) for name in names]
+    found = {name: _find_member(name, context_length) for name in names}
+    folders = [source.folder for source in found.values()]
+    for name, source in found.items():
+        if folders.count(source.folder) > 1:
+            raise UserError(f"evaluate.ensemble: {quoted(name)} is in it under another name, too")
+    return list(found.values())
 
 
 def _find_member(name: str, context_length: int) -> Source:
@@ -158,7 +164,9 @@ def _find_member(name: str, context_length: int) -> Source:
         ("vocab_size", config.vocab_size, VOCABULARY),
     ):
         if value != wanted:
-            raise UserError(f"evaluate.ensemble: {name} has {key} {value:,}, not {wanted:,}")
+            raise UserError(
+                f"evaluate.ensemble: {quoted(name)} has {key} {value:,}, not {wanted:,}"
+            )
     return source
 
 

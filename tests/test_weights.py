@@ -107,8 +107,8 @@ def test_the_models_of_an_ensemble_are_their_best_weights(here: Path) -> None:
         ("scratch", "scratch is random weights"),
         ("gpt2-124M", "gpt2-124M has a row of its own; name trained models"),
         ("empty", "empty: holds no config.json and best.pth"),
-        ("short", "short has context_length 8, not 256"),
-        ("other", "other has vocab_size 99, not 50,257"),
+        ("short", "'short' has context_length 8, not 256"),
+        ("other", "'other' has vocab_size 99, not 50,257"),
     ],
 )
 def test_what_cannot_be_of_an_ensemble_is_named_with_its_key(

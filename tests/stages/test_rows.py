@@ -147,14 +147,17 @@ def test_what_the_ensemble_reads_is_noted_but_for_what_is_to_be_trained(made: Pa
     assert noted[one]["best.pth"] != noted[two]["best.pth"]
 
 
-def test_a_run_that_learnt_from_another_text_is_refused(made: Path, tmp_path: Path) -> None:
-    """Which may hold what is measured here."""
+def test_a_run_that_learnt_from_another_text_or_is_there_twice_is_refused(
+    made: Path, tmp_path: Path
+) -> None:
     for name in ("train", "val"):
         write_split(tmp_path / name, range(100))
     other, ours = (Splits.open(folder, 32) for folder in (tmp_path, made / "data/tokens"))
     assert len(find_ensemble(members(), ours)) == 3
     with pytest.raises(UserError, match=rf"^evaluate.ensemble: '{members()[0]}' was trained on ot"):
         find_ensemble(members(), other)
+    with pytest.raises(UserError, match=r"ensemble: 'trained' is in it under another name, too$"):
+        find_ensemble([*members(), "models/scratch"], ours)
 
 
 def test_weights_that_the_cache_has_lost_are_one_line(
