@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -189,6 +190,18 @@ def test_verify_computes_both_again(made: Path) -> None:
     assert [row[:2] for row in rows] == [[name, split] for name in ROWS for split in splits]
     assert all(float(row[5]) < 1e-6 for row in rows)
     assert "ensemble of 3\tval\t1 of " in verify("--windows", "1").stdout
+    path = Path("reports/token_losses/scratch/ensemble.val.npy")
+    losses, before = np.load(path), path.read_bytes()
+    losses[0, 7] += 0.01
+    np.save(path, losses)
+    write_sums(path.parent)
+    done = verify("--windows", "1")
+    path.write_bytes(before)
+    write_sums(path.parent)
+    assert done.exit_code == 1, done.output
+    assert (
+        "wrong: ensemble of 3, val: a token's loss in reports/token_losses/scratch" in done.stdout
+    )
     lost = cached((made / ".lossbook/starts/best" / members()[1] / "best.pth").read_bytes())
     away = lost.rename(made / "away")
     try:
