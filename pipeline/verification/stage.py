@@ -172,19 +172,24 @@ def _rows(
         with TemporaryFile() as file:  # which the map keeps until it goes
             losses[name] = np.memmap(file, np.float64, "w+", shape=(len(chosen), length))
         losses[name][:] = -np.inf
+
+    def add(folder: Path) -> None:
+        network = Network(folder, choose_runtime().device)
+        if length > network.positions:
+            raise UserError(
+                f"{claim.report}: context_length is {length}, but {claim.model.name} reads "
+                f"{network.positions} tokens at most"
+            )
+        for name, chosen in windows.items():
+            for at, indices in splits[name].batches(chosen):
+                logs = -network.losses(*splits[name].batch(indices))
+                with np.errstate(invalid="ignore"):  # NaN, where a model has diverged
+                    losses[name][at] = np.logaddexp(losses[name][at], logs)
+                progress(len(indices))
+
     for one in weights:
         with one as folder:
-            network = Network(folder, choose_runtime().device)
-            if length > network.positions:
-                raise UserError(
-                    f"{claim.report}: context_length is {length}, but {claim.model.name} reads "
-                    f"{network.positions} tokens at most"
-                )
-            for name, chosen in windows.items():
-                for at, indices in splits[name].batches(chosen):
-                    logs = -network.losses(*splits[name].batch(indices))
-                    losses[name][at] = np.logaddexp(losses[name][at], logs)
-                    progress(len(indices))
+            add(folder)
     for of_split in losses.values():
         np.subtract(math.log(len(weights)), of_split, out=of_split)
     return [
