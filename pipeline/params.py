@@ -52,8 +52,18 @@ Size = Annotated[
 ]
 
 
+OURS = {
+    "untrained": "untrained",
+    "scratch_best": "best",
+    "scratch_last": "last",
+    "scratch_ema": "ema",
+    "ensemble": "ensemble",
+}
+"""The comparison's rows that `evaluate` measures, in their order, and its name for each."""
+
+
 def _rows() -> list[str]:
-    return ["untrained", "scratch_best", "scratch_last", *(f"gpt2_{size}" for size in SIZES)]
+    return [*OURS, *(f"gpt2_{size}" for size in SIZES)]
 
 
 def _row_of_the_table(value: Any) -> Any:
@@ -437,6 +447,21 @@ class Evaluate(Section):
         description="of each split, at most, evenly spread; null: all. Every model is measured on "
         "the same",
     )
+    ensemble: tuple[Text, ...] = Field(
+        (),
+        max_length=100,
+        description="runs or folders, as `train.init_from` names them, whose best weights together "
+        "make a row, by the mean of their probabilities; `trained` is this training's model "
+        "([read.md](read.md#ensembles))",
+    )
+
+    @model_validator(mode="after")
+    def members_differ(self) -> Evaluate:
+        if len(self.ensemble) == 1 or len(set(self.ensemble)) != len(self.ensemble):
+            raise PydanticCustomError(
+                "ensemble", "ensemble takes two models or more, each of them once", {}
+            )
+        return self
 
 
 class Grid(Section):

@@ -111,11 +111,14 @@ def _idle(params: Params) -> Iterator[str]:
 def _reference(params: Params) -> Iterator[str]:
     key = params.compare.reference or ""
     size = key.removeprefix("gpt2_")
+    missing = ""
     if size != key and size not in params.gpt2.sizes:
-        yield (
-            f"compare.reference: {key} is not in the table, so there are no differences; add "
-            f"{size} to gpt2.sizes"
-        )
+        missing = f"add {size} to gpt2.sizes"
+    if key == "ensemble" and not params.evaluate.ensemble:
+        missing = "name its runs in evaluate.ensemble"
+    if missing:
+        found = f"compare.reference: {key} is not in the table, so there are no differences"
+        yield f"{found}; {missing}"
 
 
 def _weights(params: Params) -> Iterator[str]:

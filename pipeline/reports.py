@@ -35,6 +35,12 @@ class FirstWeights(Record):
     init_from: str
 
 
+class Members(Record):
+    """`reports/ensemble.json`: the files of `evaluate.ensemble`, by model: name to SHA-256."""
+
+    members: dict[str, dict[str, str]]
+
+
 class Gpt2Weights(FirstWeights):
     source: str
     mirror: str | None
@@ -264,6 +270,18 @@ class SplitLosses(Record):
         return {name: losses for name, losses in named.items() if losses is not None}
 
 
+class EnsembleLosses(SplitLosses):
+    """Of the mean of several models' probabilities.
+
+    Attributes:
+        members: their names, as `evaluate.ensemble` has them.
+        parameters: of all together.
+    """
+
+    members: tuple[str, ...]
+    parameters: int = Field(ge=1)
+
+
 class PromptCompletion(Record):
     """A model's greedy continuation of a prompt."""
 
@@ -281,13 +299,27 @@ class EvaluationReport(SealedRecord):
     test: Losses | None = Field(None, exclude_if=_is_none)
     best: SplitLosses
     untrained: SplitLosses
-    completions: dict[Literal["best", "last"], tuple[PromptCompletion, ...]] = Field(
+    ema: SplitLosses | None = Field(None, exclude_if=_is_none)
+    ensemble: EnsembleLosses | None = Field(None, exclude_if=_is_none)
+    completions: dict[Literal["best", "last", "ema"], tuple[PromptCompletion, ...]] = Field(
         default_factory=dict
     )
 
     @property
     def last(self) -> SplitLosses:
         return SplitLosses(train=self.train, val=self.val, test=self.test)
+
+    @property
+    def trained(self) -> dict[str, SplitLosses]:
+        """The losses of the training's weights, by their name."""
+        named = {"best": self.best, "last": self.last, "ema": self.ema}
+        return {name: losses for name, losses in named.items() if losses is not None}
+
+    @property
+    def measured(self) -> dict[str, SplitLosses]:
+        """All that was measured, by name, in the order of the comparison's rows."""
+        ensemble = {"ensemble": self.ensemble} if self.ensemble else {}
+        return {"untrained": self.untrained, **self.trained, **ensemble}
 
 
 class PerplexityReport(Record):
@@ -297,6 +329,10 @@ class PerplexityReport(Record):
     val_bits_per_byte: float
     best_val_perplexity: float
     best_val_bits_per_byte: float
+    ema_val_perplexity: float | None = Field(None, exclude_if=_is_none)
+    ema_val_bits_per_byte: float | None = Field(None, exclude_if=_is_none)
+    ensemble_val_perplexity: float | None = Field(None, exclude_if=_is_none)
+    ensemble_val_bits_per_byte: float | None = Field(None, exclude_if=_is_none)
 
 
 class WeightsFile(Record):

@@ -23,6 +23,8 @@ from pipeline.model.saved import FILES, OPTIMIZER, Weights, load_config, load_mo
 from pipeline.model.start import Start, adapted_model, random_model
 from pipeline.params import Gpt2
 from pipeline.system.files import given_path
+from pipeline.system.text import quoted
+from pipeline.tokens.tokenizer import VOCABULARY
 from pipeline.tracking.artifacts import folder_of_run
 
 SCRATCH, TRAINED, GPT2 = "scratch", "trained", "gpt2-"
@@ -37,7 +39,7 @@ class Source:
     Attributes:
         size: of GPT-2, or None.
         folder: of every other model.
-        which: of a trained model, its last weights or its best.
+        which: of a trained model's weights.
     """
 
     name: str
@@ -72,10 +74,10 @@ class Source:
 
     @property
     def files(self) -> list[Path]:
-        """The files of a folder that a training from it depends on."""
+        """The files of a folder that what comes of it depends on."""
         if self.folder is None:
             return []
-        names = ("config.json", FILES["last"], OPTIMIZER)
+        names = ("config.json", FILES[self.which], *([OPTIMIZER] if self.which == "last" else []))
         return [path for name in names if (path := self.folder / name).is_file()]
 
 
@@ -83,7 +85,7 @@ def find(name: str, which: Weights = "last", optional: Sequence[str] = ()) -> So
     """Look a model up by its name.
 
     Args:
-        which: of a trained model, its last weights or its best.
+        which: of a trained model's weights.
         optional: files beside the weights that a run's folder shall have, where it left them.
 
     Raises:
@@ -128,6 +130,44 @@ def find_start(init_from: str) -> Source | None:
         return _find_other(init_from, "last", [OPTIMIZER], f"`{SCRATCH}`, {OTHERS}")
     except UserError as error:
         raise UserError(f"train.init_from: {error}") from None
+
+
+def is_trained(name: str) -> bool:
+    """Whether it names what the train stage wrote last."""
+    return name == TRAINED or Path(name).resolve() == FOLDER.resolve()
+
+
+def find_members(names: Sequence[str], context_length: int) -> list[Source]:
+    """The models of `evaluate.ensemble`, each with its best weights.
+
+    Raises:
+        UserError: one of them is not there, is there twice, or reads other windows.
+    """
+    found = {name: _find_member(name, context_length) for name in names}
+    folders = [source.folder for source in found.values()]
+    for name, source in found.items():
+        if folders.count(source.folder) > 1:
+            raise UserError(f"evaluate.ensemble: {quoted(name)} is in it under another name, too")
+    return list(found.values())
+
+
+def _find_member(name: str, context_length: int) -> Source:
+    try:
+        source = find(name, "best")
+        config = source.config() if source.size is None else None
+    except UserError as error:
+        raise UserError(f"evaluate.ensemble: {error}") from None
+    if config is None:
+        raise UserError(f"evaluate.ensemble: {name} has a row of its own; name trained models")
+    for key, value, wanted in (
+        ("context_length", config.context_length, context_length),
+        ("vocab_size", config.vocab_size, VOCABULARY),
+    ):
+        if value != wanted:
+            raise UserError(
+                f"evaluate.ensemble: {quoted(name)} has {key} {value:,}, not {wanted:,}"
+            )
+    return source
 
 
 def refuse_output(init_from: str, folder: Path) -> None:

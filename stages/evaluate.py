@@ -19,7 +19,7 @@ from pipeline.commands.console import FILE, FOLDER, Command
 @click.option("--token-losses", type=FOLDER, required=True, help="Losses by token to write.")
 @click.option("--journal", type=FOLDER, required=True, help="Folder of the run's journal to write.")
 def main(**files: Path) -> None:
-    """Loss, perplexity and bits per byte of the untrained, best and last weights."""
+    """Loss, perplexity and bits per byte of a training's weights, and of an ensemble."""
     from pipeline.evaluation.stage import evaluate
 
     evaluate(**files)

@@ -136,6 +136,8 @@ def test_sections_are_frozen() -> None:
         ("prepare: {scheduler: dask}", "prepare.scheduler: string should match pattern"),
         ("prepare: {corpus: 7}", "prepare.corpus: input should be a valid string"),
         ("prepare: {sha256: abc}", "prepare.sha256: string should match pattern"),
+        ("evaluate: {ensemble: [a]}", "evaluate: ensemble takes two models or more, each of them"),
+        ("evaluate: {ensemble: [a, b, a]}", "evaluate: ensemble takes two models or more, each"),
         ("seed: -1", "seed: input should be greater than or equal to 0"),
     ],
 )

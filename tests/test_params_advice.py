@@ -59,6 +59,12 @@ def set_by(words: list[str]) -> Params:
             "compare.reference: gpt2_355M is not in the table, so there are no differences; add "
             "355M to gpt2.sizes",
         ),
+        (
+            {"compare": {"reference": "ensemble"}},
+            None,
+            "compare.reference: ensemble is not in the table, so there are no differences; name "
+            "its runs in evaluate.ensemble",
+        ),
         ({"train": {"warmup_steps": 1000, "max_steps": 6}}, None, "train.warmup_steps: 1000 of"),
         ({"train": {"warmup_steps": 1000}}, 6, "train.warmup_steps: 1000 of the training's 6"),
         ({"train": {"warmup_steps": 1}}, 1, "train.warmup_steps: 1 of the training's 1 step:"),

@@ -125,6 +125,24 @@ def test_a_learning_rate_trains_is_compared_and_going_back_restores(
     assert repository.read("train_run.json") == record
 
 
+@pytest.mark.slow
+def test_an_ensemble_of_runs_that_dvc_keeps_measures_and_compares_and_nothing_else(
+    repository: Repository,
+) -> None:
+    runs = [repository.read("train_run.json")["run"]]
+    repository.set("train.learning_rate", "2e-3")
+    assert repository.repro("train", **OFFLINE) == ["train"]
+    runs.append(repository.read("train_run.json")["run"])
+    repository.set("train.learning_rate", "4.0e-4")
+    repository.set("evaluate.ensemble", json.dumps(runs))
+    assert repository.repro(**OFFLINE) == ["evaluate", "compare"]
+    row = repository.read("comparison.json")["rows"][3]
+    assert row["model"] == "ensemble of 2"
+    assert row["parameters"] == 2 * repository.read("train.json")["parameters"]
+    repository.set("evaluate.ensemble", "[]")
+    assert repository.repro(**OFFLINE) == []
+
+
 def check_the_comparison_with_the_commit(repository: Repository) -> None:
     diff = json.loads(repository.run("dvc", "metrics", "diff", "--json").stdout)
     change = diff["reports/train.json"]["best.val_loss"]

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.weights import FOLDER, Source, find, find_start
+from pipeline.model.gpt import GPTConfig
+from pipeline.model.saved import save_config
+from pipeline.weights import FOLDER, Source, find, find_members, find_start, is_trained
 
 RUN = "0123456789abcdef"
 
@@ -80,3 +82,40 @@ def test_what_else_a_training_starts_from_and_its_config_are_noted(here: Path) -
 def test_a_name_that_no_file_can_have_is_named_with_its_key() -> None:
     with pytest.raises(UserError, match=r"^train\.init_from: a model: 'nnn.*File name too long"):
         find_start("n" * 10_000)
+
+
+def member(path: Path, **config: int) -> str:
+    path.mkdir()
+    save_config(path, GPTConfig(**config))
+    (path / "best.pth").touch()
+    (path / "optimizer.pth").touch()
+    return path.name
+
+
+def test_the_models_of_an_ensemble_are_their_best_weights(here: Path) -> None:
+    names = [member(here / "one", n_layer=1), member(here / "two", n_layer=2)]
+    found = find_members(names, GPTConfig().context_length)
+    assert [(source.name, source.which) for source in found] == [("one", "best"), ("two", "best")]
+    assert found[0].files == [Path("one/config.json"), Path("one/best.pth")]
+    assert [is_trained(name) for name in ("trained", "./models/scratch", "one")] == [1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nowhere", "nowhere: no such model; give `trained`, gpt2-SIZE, a folder, or a run"),
+        ("scratch", "scratch is random weights"),
+        ("gpt2-124M", "gpt2-124M has a row of its own; name trained models"),
+        ("empty", "empty: holds no config.json and best.pth"),
+        ("short", "'short' has context_length 8, not 256"),
+        ("other", "'other' has vocab_size 99, not 50,257"),
+    ],
+)
+def test_what_cannot_be_of_an_ensemble_is_named_with_its_key(
+    here: Path, name: str, said: str
+) -> None:
+    (here / "empty").mkdir()
+    member(here / "short", context_length=8)
+    member(here / "other", vocab_size=99)
+    with pytest.raises(UserError, match=f"^evaluate.ensemble: {said}"):
+        find_members([name], 256)

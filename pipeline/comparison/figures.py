@@ -131,10 +131,12 @@ def _drawn(models: Models) -> tuple[list[SizePoint], float | None]:
 
 
 def _points(models: Models) -> list[SizePoint]:
-    best, last = models["scratch_best"], models["scratch_last"]
+    best = models["scratch_best"]
     points = [_measured_point(best.name.replace(" (best)", ", best"), best, "scratch")]
-    if _loss(last) != _loss(best):
-        points.append(_measured_point("last", last, "scratch"))
+    others = {"scratch_last": "last", "scratch_ema": "averaged", "ensemble": "ensemble"}
+    for key, name in others.items():
+        if key in models and _loss(models[key]) != _loss(best):
+            points.append(_measured_point(name, models[key], "scratch"))
     for model in models.values():
         if model.size is None:
             continue

@@ -118,7 +118,9 @@ def missing_reference(comparison: Comparison) -> str:
     row = comparison.models.get(comparison.reference)
     name = f"compare.reference {comparison.reference}"
     if row is None:
-        return f"{name} is not in the table, as gpt2.sizes does not name it"
+        unset = {"scratch_ema": "train.ema_decay is null", "ensemble": "evaluate.ensemble is empty"}
+        why = unset.get(comparison.reference, "gpt2.sizes does not name it")
+        return f"{name} is not in the table, as {why}"
     return f"{name} could not be measured" if row.reason is not None else ""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.comparison.table import Comparison
 from pipeline.errors import UserError
+from pipeline.params import OURS
 from pipeline.tokens.splits import Splits
 from pipeline.tokens.token_losses import Losses, TokenLosses, require_same_tokens
 
@@ -45,7 +46,7 @@ def read_kept(comparison: Comparison, folder: Path, splits: Splits) -> KeptLosse
     Raises:
         UserError: a file is damaged, or its losses are of other tokens.
     """
-    places = {key: ("scratch", key.removeprefix("scratch_")) for key in comparison.models}
+    places = {key: ("scratch", name) for key, name in OURS.items() if key in comparison.models}
     places |= {key: (size.name, size.name) for key, size in comparison.sizes.items()}
     names = {places[key][0] for key, row in comparison.models.items() if row.reason is None}
     opened = {name: TokenLosses.open(folder / name) for name in names if (folder / name).exists()}

@@ -244,7 +244,8 @@ def _slow(run: RunNumbers) -> str:
 
 
 def _no_better_than_frequency(run: RunNumbers) -> str:
-    lowest = min(run.evaluation.best.val.loss, run.evaluation.val.loss, key=_order)
+    trained = run.evaluation.trained.values()
+    lowest = min((losses.val.loss for losses in trained), key=_order)
     if not run.by_frequency <= lowest < run.evaluation.untrained.val.loss or _slow(run):
         return ""
     said = (

@@ -293,6 +293,7 @@ def facts(
             f"{train.optimizer}, learning rate {train.learning_rate:g}, {train.schedule}; "
             f"seed {context.params.seed}"
         ),
+        "Ensemble": ", ".join(measured.ensemble.members) if measured.ensemble else "",
         "MLflow run": f"{context.run.name}, {context.run.run}" if context.run.run else "",
         "Commit": context.commit,
         "Versions": _versions(),

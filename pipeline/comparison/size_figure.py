@@ -72,7 +72,8 @@ def loss_by_size(
         _plot_published(axes, of_kind["published"])
         sizes = [*(p.parameters for p in points), *(missing or {}).values()]
         losses = [loss for p in points for loss in (p.loss, *(p.interval or ()))]
-        _fit_sizes(axes, sizes, losses, untrained)
+        has_ensemble = len({p.parameters for p in of_kind["scratch"]}) > 1
+        _fit_sizes(axes, sizes, losses, untrained, left=12 if has_ensemble else 3)
         _name_points(axes, of_kind, untrained)
         _mark_missing(axes, missing or {})
         title = f"{text.capitalize()} loss against size" if title is None else title
@@ -120,11 +121,15 @@ def _mark_missing(axes: Axes, missing: Mapping[str, float]) -> None:
 
 
 def _fit_sizes(
-    axes: Axes, sizes: Sequence[float], losses: Sequence[float], untrained: float | None
+    axes: Axes,
+    sizes: Sequence[float],
+    losses: Sequence[float],
+    untrained: float | None,
+    left: float,
 ) -> None:
     """Room for the names around the points."""
     size_axis(axes)
-    axes.set_xlim(min(sizes, default=1e6) / 3, max(sizes, default=1e9) * 3)
+    axes.set_xlim(min(sizes, default=1e6) / left, max(sizes, default=1e9) * 3)
     levels = [*losses, *([] if untrained is None else [untrained])]
     axes.set_ylim(0.0, 1.12 * max(levels, default=0.0) or 1.0)
 
@@ -142,13 +147,15 @@ def _name_points(
     if named:
         first = min(named, key=lambda p: p.parameters)
         _name(axes, first, "GPT-2", (-12, 0), colour="gpt2", ha="right", va="center")
-    scratch = sorted(points["scratch"], key=lambda p: p.loss)
-    heights = clear_of_each_other(axes, [p.loss for p in scratch])
-    for p, height in zip(scratch, heights, strict=True):
-        beside = replace(p, loss=height)
-        _name(
-            axes, beside, f"{p.name} {shown(p.loss, 2)}", (10, 0), colour="validation", va="center"
-        )
+    sizes = {p.parameters for p in points["scratch"]}
+    for size in sorted(sizes):  # an ensemble, the largest, is to the right of the others' names
+        ha, offset = ("left", (10, 0)) if size == max(sizes) else ("right", (-10, 0))
+        alike = [p for p in points["scratch"] if p.parameters == size]
+        scratch = sorted(alike, key=lambda p: p.loss)
+        heights = clear_of_each_other(axes, [p.loss for p in scratch])
+        for p, height in zip(scratch, heights, strict=True):
+            beside, text = replace(p, loss=height), f"{p.name} {shown(p.loss, 2)}"
+            _name(axes, beside, text, offset, colour="validation", ha=ha, va="center")
     if untrained is not None:
         corner = SizePoint("untrained", axes.get_xlim()[1], untrained, "scratch")
         _name(axes, corner, f"untrained {shown(untrained, 2)}", (-2, 4), colour="muted", ha="right")

@@ -1,4 +1,4 @@
-"""The models that are compared on one text: the untrained, the trained, and GPT-2's sizes.
+"""The models that are compared on one text: the untrained, the trained, ensembles, GPT-2's sizes.
 
 Only like is compared with like: numbers measured on another corpus, context length, windows or
 tokens are refused. A GPT-2 size that could not be had keeps its row, with the reason; every number
@@ -15,8 +15,10 @@ from typing import Literal
 from pipeline.comparison.uncertainty import Interval, Uncertainty
 from pipeline.errors import UserError
 from pipeline.gpt2.sizes import PUBLISHED_TEXT, SIZES, PublishedText, Size
+from pipeline.params import OURS
 from pipeline.reports import (
     BaselineReport,
+    EnsembleLosses,
     EvaluationReport,
     Losses,
     PromptCompletion,
@@ -105,7 +107,7 @@ class ComparedModel:
 class Comparison:
     """The models in the order of their rows, by key.
 
-    The keys are `untrained`, `scratch_best`, `scratch_last` and `gpt2_SIZE`.
+    The keys are those of `params.OURS`, as far as they were measured, and `gpt2_SIZE`.
 
     Attributes:
         evaluation: what every model was measured on.
@@ -128,8 +130,8 @@ class Comparison:
     @property
     def best(self) -> str:
         """The key of our weights of the lowest validation loss, over the whole split."""
-        ours = self.evaluation
-        return "scratch_last" if ours.val.loss < ours.best.val.loss else "scratch_best"
+        ours = self.evaluation.trained
+        return f"scratch_{min(ours, key=lambda version: ours[version].val.loss)}"
 
     @property
     def sizes(self) -> dict[str, Size]:
@@ -186,23 +188,27 @@ def _read_baseline(path: Path) -> BaselineReport:
 def _our_models(ours: EvaluationReport, parameters: int, start: str) -> dict[str, ComparedModel]:
     fresh = start == "scratch"
     name = "scratch" if fresh else f"from {start}"
-    completions = {which: _by_prompt(found) for which, found in ours.completions.items()}
-    measured = {
-        "untrained": (UNTRAINED if fresh else "before training", ours.untrained, {}),
-        "scratch_best": (f"{name} (best)", ours.best, completions.get("best", {})),
-        "scratch_last": (f"{name} (last)", ours.last, completions.get("last", {})),
+    completions = {str(which): _by_prompt(found) for which, found in ours.completions.items()}
+    names = {
+        "untrained": UNTRAINED if fresh else "before training",
+        "best": f"{name} (best)",
+        "last": f"{name} (last)",
+        "ema": f"{name} (averaged)",
+        "ensemble": f"ensemble of {len(ours.ensemble.members) if ours.ensemble else 0}",
     }
+    chosen = {"best", "ensemble"}  # of a training and of each member the best weights
     return {
         key: ComparedModel(
-            name,
-            parameters,
+            names[version],
+            losses.parameters if isinstance(losses, EnsembleLosses) else parameters,
             losses.train,
             losses.val,
             losses.test,
-            chosen_here=key == "scratch_best" and losses.test is None,
-            completions=texts,
+            chosen_here=version in chosen and losses.test is None,
+            completions=completions.get(version, {}),
         )
-        for key, (name, losses, texts) in measured.items()
+        for key, version in OURS.items()
+        if (losses := ours.measured.get(version))
     }
 
 

@@ -30,7 +30,8 @@ def comparison_verdict(comparison: Comparison, epochs: float, start: str = "scra
         epochs: how many were trained, which `max_steps` and early stopping may end within one.
         start: what training started from.
     """
-    return f"{_trained(comparison, epochs, start)}; {_gpt2(comparison)}."
+    parts = [_trained(comparison, epochs, start), _ensemble(comparison), _gpt2(comparison)]
+    return f"{'; '.join(filter(None, parts))}."
 
 
 def listed(words: list[str]) -> str:
@@ -58,6 +59,8 @@ def _trained(comparison: Comparison, epochs: float, start: str) -> str:
     if comparison.copied is not None:
         sentence += f" on text of which {comparison.copied:.0%} stands in training too"
     chosen = ", " if comparison.judged == "val" else ", on validation "
+    if comparison.best == "scratch_ema":
+        return f"{sentence}{chosen}lowest with the averaged weights"
     if training.best.step == training.steps:  # lower than at every evaluation before
         return f"{sentence}{chosen}still falling at the end"
     if comparison.best == "scratch_last":  # as `train.eval_windows` chose on some windows
@@ -88,6 +91,12 @@ def _memorised(comparison: Comparison) -> bool:
     rose = _losses(comparison, "scratch_last").loss - _losses(comparison, "scratch_best").loss
     by_chance = rise is not None and rise[0] <= 0
     return rose >= MEMORISED and not by_chance and last.train.loss < best.train.loss
+
+
+def _ensemble(comparison: Comparison) -> str:
+    if (row := comparison.models.get("ensemble")) is None:
+        return ""
+    return f"an {row.name} reaches {_reached(row)}{_beside(row.beside_best)}"
 
 
 def _gpt2(comparison: Comparison) -> str:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pipeline.evaluation.baseline import MeasuredSize, find_weights, measure_size
+from pipeline.evaluation.ensemble import find_ensemble, measure_ensemble
 from pipeline.evaluation.measure import Keep, Measurement, measure_model
 from pipeline.gpt2.location import FileRecord, Location
 from pipeline.model.gpt import GPT
 from pipeline.model.runtime import choose_runtime
-from pipeline.model.saved import FILES, load_config, load_model
+from pipeline.model.saved import FILES, Weights, load_config, load_model
 from pipeline.model.start import Start
 from pipeline.numbers import shown, to_json
 from pipeline.params import Gpt2, Params, load_params
@@ -36,8 +37,6 @@ from pipeline.tracking.open_run import Run
 from pipeline.tracking.run import start_run
 from pipeline.weights import find_start, starting_model
 
-VERSIONS = ("untrained", "best", "last")
-
 
 def evaluate(
     params_file: Path,
@@ -49,7 +48,9 @@ def evaluate(
     token_losses: Path,
     journal: Path,
 ) -> None:
-    """Measure the model in `folder`: untrained, at its best, at the end.
+    """Measure the model in `folder`: untrained, at its best, at the end, perhaps averaged.
+
+    And the ensemble that `evaluate.ensemble` names.
 
     Args:
         tokens: the folder of `train/`, `val/` and perhaps `test/`.
@@ -64,7 +65,10 @@ def evaluate(
     params = load_params(params_file)
     settings = params.evaluate
     splits = Splits.open(tokens, load_config(folder).context_length, settings.windows)
+    members = find_ensemble(settings.ensemble, splits)
     device = choose_runtime().device
+    versions = versions_of(folder)
+    rows = [*versions, *(["ensemble"] if members else [])]
     measured: dict[str, Measurement] = {}
     with start_run(
         "evaluate",
@@ -72,13 +76,15 @@ def evaluate(
         parent=parent,
         journal=journal,
         description=f"Losses on {splits}.",
-        params=evaluation_params(params),
+        params=evaluation_params(params)
+        | ({"evaluate.ensemble": settings.ensemble} if members else {}),
     ) as run:
+        models = len(versions) + len(members)
         with (
-            kept_losses(token_losses, splits, VERSIONS) as kept,
-            Progress(len(VERSIONS) * len(splits), "evaluate", unit="window") as bar,
+            kept_losses(token_losses, splits, rows) as kept,
+            Progress(models * len(splits), "evaluate", unit="window") as bar,
         ):
-            for version in VERSIONS:
+            for version in versions:
                 measured[version] = measure_model(
                     load_version(folder, version, params.gpt2).to(device),
                     splits,
@@ -88,14 +94,41 @@ def evaluate(
                     progress=bar.advance,
                 )
                 log_losses(run, version, measured[version].losses)
+            ensemble = None
+            if members:
+                ensemble = measure_ensemble(
+                    members,
+                    splits,
+                    settings.batch_size,
+                    device,
+                    keep=partial(kept.append, "ensemble"),
+                    progress=bar.advance,
+                )
+                log_losses(run, "ensemble", ensemble)
+        found = EvaluationReport(
+            corpus_sha256=splits.corpus_sha256,
+            context_length=splits.context_length,
+            **measured["last"].losses.by_split,
+            best=measured["best"].losses,
+            untrained=measured["untrained"].losses,
+            ema=measured["ema"].losses if "ema" in measured else None,
+            ensemble=ensemble,
+            completions={v: m.completions for v, m in measured.items() if v != "untrained"},
+        )
         # The best weights are the training's logged model; those of the others are not published.
         link_losses(run, splits, measured["best"].losses, digest_of(folder / FILES["best"]))
-        evaluation_report(splits, measured).write(report)
-        perplexity_report(measured).write(metrics)
+        found.write(report)
+        perplexity_report(found).write(metrics)
         run.log_artifact(report)
         log_val_units(run, splits, TokenLosses.open(token_losses))
         run.log_samples([row for v, m in measured.items() for row in sample_rows(v, m.completions)])
-        run.describe(f"Losses on {splits}.\n\n{losses_table(measured)}")
+        run.describe(f"Losses on {splits}.\n\n{losses_table(found)}")
+
+
+def versions_of(folder: Path) -> list[str]:
+    """The weights of a training that there are to measure, in the order of the rows."""
+    averaged = ["ema"] if (folder / FILES["ema"]).exists() else []
+    return ["untrained", "best", "last", *averaged]
 
 
 def log_val_units(run: Run, splits: Splits, losses: TokenLosses) -> None:
@@ -115,43 +148,30 @@ def evaluation_params(params: Params) -> dict[str, Any]:
 
 
 def load_version(folder: Path, version: str, gpt2: Gpt2) -> GPT:
-    """Load `untrained` (the weights of step 0, made again), `best` or `last`."""
+    """Load `untrained` (the weights of step 0, made again), or what a training has left."""
     if version == "untrained":
         start = Start.load(folder)
         source = find_start(start.init_from)
         return starting_model(load_config(folder), start, source, gpt2).eval()
-    return load_model(folder, "best" if version == "best" else "last")
+    return load_model(folder, cast(Weights, version))
 
 
-def evaluation_report(splits: Splits, measured: Mapping[str, Measurement]) -> EvaluationReport:
-    return EvaluationReport(
-        corpus_sha256=splits.corpus_sha256,
-        context_length=splits.context_length,
-        train=measured["last"].losses.train,
-        val=measured["last"].losses.val,
-        test=measured["last"].losses.test,
-        best=measured["best"].losses,
-        untrained=measured["untrained"].losses,
-        completions={"best": measured["best"].completions, "last": measured["last"].completions},
-    )
+def perplexity_report(found: EvaluationReport) -> PerplexityReport:
+    rows = [(name, losses.val) for name, losses in found.measured.items() if name != "untrained"]
+    numbers = {}
+    for name, val in rows:
+        prefix = "" if name == "last" else f"{name}_"
+        numbers[f"{prefix}val_perplexity"] = val.perplexity
+        numbers[f"{prefix}val_bits_per_byte"] = val.bits_per_byte
+    return PerplexityReport(**numbers)
 
 
-def perplexity_report(measured: Mapping[str, Measurement]) -> PerplexityReport:
-    last, best = measured["last"].losses.val, measured["best"].losses.val
-    return PerplexityReport(
-        val_perplexity=last.perplexity,
-        val_bits_per_byte=last.bits_per_byte,
-        best_val_perplexity=best.perplexity,
-        best_val_bits_per_byte=best.bits_per_byte,
-    )
-
-
-def losses_table(measured: Mapping[str, Measurement]) -> str:
+def losses_table(found: EvaluationReport) -> str:
     """The losses of each version as a Markdown table."""
     lines = ["| weights | training loss | validation loss | perplexity | bits per byte |"]
     lines.append("| --- | ---: | ---: | ---: | ---: |")
-    for version, measurement in measured.items():
-        train, val = measurement.losses.train, measurement.losses.val
+    for version, losses in found.measured.items():
+        train, val = losses.train, losses.val
         lines.append(
             f"| {version} | {shown(train.loss)} | {shown(val.loss)} | {shown(val.perplexity, 1)} "
             f"| {shown(val.bits_per_byte)} |"

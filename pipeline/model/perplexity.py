@@ -43,15 +43,20 @@ def measure(
     """
     chosen = range(len(windows)) if indices is None else indices
     nats = total_nats(model, windows, batch_size, chosen, keep, progress)
-    target_bytes = sum(windows.target_bytes(batch) for batch in _batches(chosen, batch_size))
-    tokens = len(chosen) * windows.context_length
+    return losses_of(nats, windows, chosen, batch_size)
+
+
+def losses_of(nats: float, windows: Windows, indices: range, batch_size: int) -> Losses:
+    """The losses of so many nats for all target tokens of the windows `indices`."""
+    target_bytes = sum(windows.target_bytes(batch) for batch in batches(indices, batch_size))
+    tokens = len(indices) * windows.context_length
     loss = nats / tokens
     return Losses(
         loss=loss,
         perplexity=perplexity(loss),
         bits_per_byte=nats / math.log(2) / max(target_bytes, 1),
         tokens=tokens,
-        windows=len(chosen),
+        windows=len(indices),
     )
 
 
@@ -71,7 +76,7 @@ def total_nats(
         pads: whether the model always gets `batch_size` windows, of which some do not count.
     """
     nats: list[Tensor] = []  # of each batch, read at the end: a GPU is waited for once
-    for batch in _batches(indices, batch_size):
+    for batch in batches(indices, batch_size):
         losses = window_losses(model, windows, batch, batch_size if pads else 0)
         nats.append(losses.sum(dtype=torch.float64))
         if keep is not None:
@@ -84,7 +89,7 @@ def total_nats(
     return total
 
 
-def _batches(indices: range, batch_size: int) -> list[range]:
+def batches(indices: range, batch_size: int) -> list[range]:
     return [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
 
 

@@ -136,7 +136,7 @@ def folder_of_run(name: str, files: Sequence[str], optional: Sequence[str], othe
         raise UserError(f"{name}: begins the names of {len(found)} runs; give more of it")
     (entry,) = found
     noted = [file for file in optional if f"model/{file}" in entry.run.artifacts]
-    folder = paths.root() / ".lossbook" / "starts" / entry.run.key
+    folder = paths.root() / ".lossbook" / "starts" / Path(files[-1]).stem / entry.run.key
     with folder_aside(folder) as aside:
         for file in (*files, *noted):
             (aside / file).symlink_to(file_of_run(entry, file))

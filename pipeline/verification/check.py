@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,9 +13,7 @@ from pipeline.comparison.table import ComparedModel
 from pipeline.reports import Losses
 from pipeline.tokens.token_losses import TokenLosses
 from pipeline.verification.files import SplitFile
-from pipeline.verification.network import Network
 
-BATCH = 1024  # tokens in a forward pass, or one window
 SPLITS = ("train", "val", "test")
 
 
@@ -94,18 +91,13 @@ def check_split(
     claim: Claim,
     name: str,
     split: SplitFile,
-    network: Network,
     windows: range,
-    *,
-    progress: Callable[[int], object],
+    recomputed: npt.NDArray[np.float64],
 ) -> Row:
-    """Compute a model's losses of `windows` again.
+    """Compare a model's losses of `windows`, nats for each target (W, T), with what is reported.
 
     Where these are not all that were measured, the losses that are kept of them stand for the
     report's.
-
-    Args:
-        progress: called with the number of windows that each batch adds.
     """
     row = Row(claim.model.name, name, claim.precision, len(windows), len(split.chosen))
     if name not in claim.losses:
@@ -115,14 +107,13 @@ def check_split(
     if kept is None and windows != split.chosen:
         return row
     nats = kept_nats = 0.0
-    for indices in _batches(windows, max(1, BATCH // split.length)):
-        losses = network.losses(*split.batch(indices))
+    for at, indices in split.batches(windows):
+        losses = recomputed[at]
         nats += float(losses.sum())
         if kept is not None:
             ours = kept[[split.chosen.index(i) for i in indices]].astype(np.float64)
             kept_nats += float(ours.sum())
             row.token_difference = max(row.token_difference or 0.0, difference(ours, losses))
-        progress(len(indices))
     tokens = len(windows) * split.length
     row.recomputed = nats / tokens
     if windows == split.chosen:
@@ -182,10 +173,6 @@ def difference(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
         apart = np.abs(a - b)
     apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, apart)
     return float(np.nan_to_num(apart, nan=math.inf, posinf=math.inf).max())
-
-
-def _batches(windows: range, size: int) -> list[range]:
-    return [windows[at : at + size] for at in range(0, len(windows), size)]
 
 
 def _exp(loss: float) -> float:

@@ -22,6 +22,7 @@ from pipeline.tokens.tokenizer import END_OF_TEXT, VOCABULARY, encoding
 from pipeline.tokens.windows import META, REMEDY, SplitMeta
 
 PIECE = 1 << 20  # tokens that are held at once
+BATCH = 1024  # tokens in a forward pass, or one window
 
 Ids = npt.NDArray[np.int64]
 
@@ -74,6 +75,13 @@ class SplitFile:
                 raise UserError(f"{path}: holds fewer tokens, or others than GPT-2's; {REMEDY}")
             parts.append(part)
         return np.concatenate(parts)
+
+    def batches(self, windows: range) -> Iterator[tuple[slice, range]]:
+        """The windows in parts that a forward pass takes, and where each stands among them."""
+        size = max(1, BATCH // self.length)
+        for start in range(0, len(windows), size):
+            at = slice(start, start + size)
+            yield at, windows[at]
 
     def batch(self, indices: range) -> tuple[Ids, Ids]:
         """Inputs and targets of these windows, (B, T) each."""

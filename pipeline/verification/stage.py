@@ -7,12 +7,16 @@ which tests compare with TensorFlow's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
+
+import numpy as np
 
 from pipeline.comparison.intervals import with_intervals
 from pipeline.comparison.kept import read_kept
@@ -23,8 +27,8 @@ from pipeline.evaluation.stage import load_version
 from pipeline.gpt2.load import read
 from pipeline.model.runtime import choose_runtime
 from pipeline.numbers import counted, to_json
-from pipeline.params import Gpt2, Params
-from pipeline.reports import BaselineReport
+from pipeline.params import OURS, Gpt2, Params
+from pipeline.reports import BaselineReport, EvaluationReport
 from pipeline.system.progress import Progress
 from pipeline.system.text import quoted
 from pipeline.tokens.splits import Splits
@@ -34,10 +38,9 @@ from pipeline.verification.files import SplitFile, spread
 from pipeline.verification.network import Network, exported, require_transformers
 from pipeline.verification.tables import table_problems
 from pipeline.verification.text import text_problems
-from pipeline.weights import FOLDER
+from pipeline.weights import FOLDER, find_members
 
 CORPUS, TOKENS, REPORTS = Path("data/corpus"), Path("data/tokens"), Path("reports")
-OURS = {"untrained": "untrained", "scratch_best": "best", "scratch_last": "last"}  # row: version
 
 Weights = AbstractContextManager[Path]  # a folder in Hugging Face's layout
 
@@ -98,12 +101,16 @@ def verify(params: Params, most: int | None = None) -> Verification:
     }
     ours = TokenLosses.open(REPORTS / "token_losses/scratch")
     _require_in_step(comparison, ours, splits)
-    claims: list[tuple[Claim, Weights]] = []
+    claims: list[tuple[Claim, Sequence[Weights]]] = []
     for key, model in comparison.models.items():
-        if model.reason is None:
-            claims.append((_claim(key, model, ours), _weights(key, model, params.gpt2, length)))
-        else:
+        if model.reason is not None:
             found.unverified.append(f"{model.name}: {model.status}")
+        elif key != "ensemble":
+            claims.append((_claim(key, model, ours), [_weights(key, model, params.gpt2, length)]))
+        elif isinstance(members := _members(comparison.evaluation), str):
+            found.unverified.append(f"{model.name}: {members}")
+        else:
+            claims.append((_claim(key, model, ours), members))
     _check_text(found, splits, comparison.evaluation.corpus_sha256)
     found.problems += _table_problems(comparison)
     windows = {name: spread(split.chosen, most) for name, split in splits.items()}
@@ -113,7 +120,7 @@ def verify(params: Params, most: int | None = None) -> Verification:
             f"{len(splits['train'].chosen):,} windows say nothing"
         )
         del windows["train"]
-    total = len(claims) * sum(map(len, windows.values()))
+    total = sum(len(weights) for _, weights in claims) * sum(map(len, windows.values()))
     with Progress(total, "verify", unit="window") as bar:
         for claim, weights in claims:  # one at a time is held
             found.rows += _rows(claim, weights, splits, windows, bar.advance)
@@ -154,22 +161,41 @@ def _table_problems(comparison: Comparison) -> list[str]:
 
 def _rows(
     claim: Claim,
-    weights: Weights,
+    weights: Sequence[Weights],
     splits: Mapping[str, SplitFile],
     windows: Mapping[str, range],
     progress: Callable[[int], object],
 ) -> list[Row]:
-    with weights as folder:
+    """The rows of a model, or of several as one, by the mean of their probabilities."""
+    length, losses = splits["train"].length, {}
+    for name, chosen in windows.items():
+        with TemporaryFile() as file:  # which the map keeps until it goes
+            losses[name] = np.memmap(file, np.float64, "w+", shape=(len(chosen), length))
+        losses[name][:] = -np.inf
+
+    def add(folder: Path) -> None:
         network = Network(folder, choose_runtime().device)
-        if (length := splits["train"].length) > network.positions:
+        if length > network.positions:
             raise UserError(
                 f"{claim.report}: context_length is {length}, but {claim.model.name} reads "
                 f"{network.positions} tokens at most"
             )
-        return [
-            check_split(claim, name, splits[name], network, chosen, progress=progress)
-            for name, chosen in windows.items()
-        ]
+        for name, chosen in windows.items():
+            for at, indices in splits[name].batches(chosen):
+                logs = -network.losses(*splits[name].batch(indices))
+                with np.errstate(invalid="ignore"):  # NaN, where a model has diverged
+                    losses[name][at] = np.logaddexp(losses[name][at], logs)
+                progress(len(indices))
+
+    for one in weights:
+        with one as folder:
+            add(folder)
+    for of_split in losses.values():
+        np.subtract(math.log(len(weights)), of_split, out=of_split)
+    return [
+        check_split(claim, name, splits[name], chosen, losses[name])
+        for name, chosen in windows.items()
+    ]
 
 
 def _claim(key: str, model: ComparedModel, ours: TokenLosses) -> Claim:
@@ -181,6 +207,15 @@ def _claim(key: str, model: ComparedModel, ours: TokenLosses) -> Claim:
     if precision not in BOUNDS:
         raise UserError(f"{path}: precision is {quoted(precision)}, and not {' or '.join(BOUNDS)}")
     return Claim(model, path, precision, TokenLosses.open(REPORTS / "token_losses" / size), size)
+
+
+def _members(evaluation: EvaluationReport) -> list[Weights] | str:
+    """What an ensemble was measured of, as `_weights`; or why it cannot be had."""
+    names = evaluation.ensemble.members if evaluation.ensemble else ()
+    try:
+        return [exported(one.load) for one in find_members(names, evaluation.context_length)]
+    except UserError as error:
+        return str(error)
 
 
 def _check_text(found: Verification, splits: dict[str, SplitFile], corpus_sha256: str) -> None:

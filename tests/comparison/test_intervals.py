@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.comparison.columns import cells, comparison_report, flat_cells, metrics, to_markdown
-from pipeline.comparison.intervals import with_intervals
+from pipeline.comparison.intervals import missing_reference, with_intervals
 from pipeline.comparison.kept import read_kept
 from pipeline.comparison.report import notes
 from pipeline.comparison.table import Comparison, read_comparison
@@ -204,6 +205,12 @@ def test_a_reference_without_a_loss_is_named(tmp_path: Path, sizes: list[str], r
     assert f"No differences are shown: compare.reference gpt2_1558M {reason}." in notes(comparison)
     assert "difference" not in to_markdown(comparison.models.values())
     assert ", its loss lower by" in comparison_verdict(comparison, 10)
+    for reference, setting in (
+        ("scratch_ema", "train.ema_decay is null"),
+        ("ensemble", "evaluate.ensemble is empty"),
+    ):
+        said = f"compare.reference {reference} is not in the table, as {setting}"
+        assert missing_reference(replace(comparison, reference=reference)) == said
 
 
 def test_a_loss_without_bounds_has_no_interval(tmp_path: Path) -> None:

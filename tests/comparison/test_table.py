@@ -39,6 +39,12 @@ SCRATCH = ["untrained", "scratch_best", "scratch_last"]
 Edit = Callable[..., None]
 
 
+def reported(nats: float) -> dict[str, Any]:
+    """What `evaluate.json` has of weights whose losses are so high."""
+    one = {"loss": nats, "perplexity": math.exp(nats), "bits_per_byte": 2.0}
+    return {split: {**one, "tokens": 1024, "windows": 4} for split in ("train", "val")}
+
+
 @pytest.fixture
 def reports(tmp_path: Path) -> Path:
     return Path(shutil.copytree(GOLDEN, tmp_path / "reports"))
@@ -90,6 +96,20 @@ def test_rows_are_the_files_numbers_in_their_order(reports: Path) -> None:
         assert row["val_bits_per_byte"] == losses["val"]["bits_per_byte"]
         assert row["published_val_loss"] is None
         assert row["status"] == "measured"
+
+
+def test_averaged_weights_and_an_ensemble_are_rows(reports: Path, edit: Edit) -> None:
+    ensemble = {**reported(6.0), "members": ["a", "b", "c"], "parameters": 99}
+    edit("evaluate.json", ema=reported(5.99), ensemble=ensemble)
+    comparison = compared(reports, "124M")
+    assert list(comparison.models) == [*SCRATCH, "scratch_ema", "ensemble", "gpt2_124M"]
+    ema, row = comparison.models["scratch_ema"], comparison.models["ensemble"]
+    assert (ema.name, ema.parameters, ema.chosen_here) == ("scratch (averaged)", 1234567, False)
+    assert (row.name, row.parameters, row.chosen_here) == ("ensemble of 3", 99, True)
+    assert comparison.best == "scratch_ema"
+    ensemble = {**ensemble, **reported(1.0)}
+    edit("evaluate.json", ema=reported(comparison.evaluation.best.val.loss), ensemble=ensemble)
+    assert compared(reports).best == "scratch_best"
 
 
 def test_an_unavailable_size_is_a_row_in_words(reports: Path) -> None:
@@ -314,6 +334,20 @@ ALL = ("124M", "1558M")
             {"evaluate.json": {"val__loss": 4.0, "val__perplexity": 54.6}},
             "Ten epochs from scratch reach a validation perplexity of 55, lowest with the last "
             "weights; no GPT-2 was asked for (gpt2.sizes is empty).",
+        ),
+        (
+            (),
+            10,
+            {
+                "evaluate.json": {
+                    "ema": reported(5.5),
+                    "ensemble": {**reported(5.0), "members": ["a", "b"], "parameters": 7},
+                },
+                "train.json": {"best__step": 50},
+            },
+            "Ten epochs from scratch reach a validation perplexity of 245, lowest with the "
+            "averaged weights; an ensemble of 2 reaches 148; no GPT-2 was asked for (gpt2.sizes "
+            "is empty).",
         ),
         (
             ("124M",),

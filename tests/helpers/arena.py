@@ -64,7 +64,7 @@ TRAIN_RUN = "reports/train_run.json"
 COMMANDS: dict[str, tuple[str, ...]] = {
     "check": ("lossbook", "check"),
     "identify": ("stages.identify", "--report", "reports/identity.json", "--start",
-        "reports/start.json"),
+        "reports/start.json", "--ensemble", "reports/ensemble.json"),
     "prepare": ("stages.prepare", "--corpus", "data/corpus", "--report", "reports/corpus.json"),
     "split": ("stages.split", "--corpus", "data/corpus", "--tokens", "data/tokens", "--report",
         "reports/split.json"),

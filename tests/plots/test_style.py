@@ -146,6 +146,16 @@ def test_intervals_are_bands_and_bars_of_their_size(tmp_path: Path) -> None:
     assert {"test loss, nats per token", "Test loss against size"} <= set(texts(path))
 
 
+def test_an_ensemble_stands_to_the_right_of_the_others_names(tmp_path: Path) -> None:
+    path, names = tmp_path / "sizes.svg", ("scratch, best", "averaged")
+    alone = [SizePoint(name, 2e8, 5.8, "scratch") for name in names]
+    ensemble = SizePoint("all", 6e8, 5.0, "scratch")
+    for points, left in ((alone, ()), ([*alone, ensemble], names)):
+        loss_by_size(points, path, size=NARROW)
+        ends = re.findall(r"<text[^>]*text-anchor: end[^>]*>([^<]*) 5.80</text>", path.read_text())
+        assert sorted(ends) == sorted(left)
+
+
 @pytest.mark.parametrize(
     "rows",
     [

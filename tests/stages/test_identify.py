@@ -22,15 +22,25 @@ from pipeline.system.files import sha256_of
 PIPELINE = """
 stages:
   identify:
-    cmd: {python} -m stages.identify --report reports/identity.json --start reports/start.json
+    cmd: >-
+      {python} -m stages.identify --report reports/identity.json --start reports/start.json
+      --ensemble reports/ensemble.json
     always_changed: true
-    params: [prepare, train.init_from]
+    params: [prepare, train.init_from, evaluate.ensemble]
     metrics:
       - reports/identity.json: {{cache: false}}
       - reports/start.json: {{cache: false}}
+      - reports/ensemble.json: {{cache: false}}
   train:
     cmd: {python} -c "print()"
     deps: [reports/start.json]
+  evaluate:
+    cmd: {python} -c "print()"
+    deps: [reports/ensemble.json]
+    params: [evaluate]
+  baseline:
+    cmd: {python} -c "print()"
+    params: [evaluate.batch_size, evaluate.windows]
   prepare:
     cmd: {python} -m stages.prepare --corpus data/corpus --report reports/corpus.json
     deps: [reports/identity.json]
@@ -61,6 +71,7 @@ def repository(tmp_path: Path) -> Path:
     (tmp_path / "dvc.yaml").write_text(PIPELINE.format(python=sys.executable))
     (tmp_path / "params.yaml").write_text(
         "prepare: {corpus: mine.txt}\ntrain: {init_from: models/first}\n"
+        "evaluate: {batch_size: 8, windows: null, ensemble: [models/first, models/second, trained]}"
     )
     (tmp_path / "mine.txt").write_text("one")
     return tmp_path
@@ -69,9 +80,11 @@ def repository(tmp_path: Path) -> Path:
 def test_only_what_depends_on_an_edited_local_text_or_other_first_weights_runs(
     repository: Path,
 ) -> None:
-    folder = repository / "models" / "first"
-    save_config(folder, GPTConfig())
-    (folder / "model.pth").write_bytes(b"one")
+    folder, second = repository / "models" / "first", repository / "models" / "second"
+    for one in (folder, second):
+        save_config(one, GPTConfig())
+        for name in ("model.pth", "best.pth"):
+            (one / name).write_bytes(b"one")
     first = dvc(repository, "repro")
     assert "Running stage 'prepare'" in first
     assert "Running stage 'train'" in first
@@ -79,15 +92,26 @@ def test_only_what_depends_on_an_edited_local_text_or_other_first_weights_runs(
     before = report.read_bytes()
 
     (repository / "mine.txt").write_text("two")
+    (second / "best.pth").write_bytes(b"two")
     again = dvc(repository, "repro")
     assert "Running stage 'prepare'" in again
-    assert "Stage 'train' didn't change, skipping" in again
+    assert "Running stage 'evaluate'" in again
+    for stage in ("train", "baseline"):
+        assert f"Stage '{stage}' didn't change, skipping" in again
     assert report.read_bytes() != before
 
     (folder / "model.pth").write_bytes(b"two")
     again = dvc(repository, "repro")
     assert "Running stage 'train'" in again
-    assert "Stage 'prepare' didn't change, skipping" in again
+    for stage in ("prepare", "evaluate"):
+        assert f"Stage '{stage}' didn't change, skipping" in again
+
+    params = repository / "params.yaml"
+    params.write_text(params.read_text().replace(", trained]", "]"))
+    again = dvc(repository, "repro")
+    assert "Running stage 'evaluate'" in again
+    for stage in ("train", "baseline"):
+        assert f"Stage '{stage}' didn't change, skipping" in again
     assert "models/first" in (repository / "reports" / "start.json").read_text()
 
 
