@@ -37,7 +37,7 @@ class Source:
     Attributes:
         size: of GPT-2, or None.
         folder: of every other model.
-        which: of a trained model, its last weights or its best.
+        which: of a trained model's weights.
     """
 
     name: str
@@ -83,7 +83,7 @@ def find(name: str, which: Weights = "last", optional: Sequence[str] = ()) -> So
     """Look a model up by its name.
 
     Args:
-        which: of a trained model, its last weights or its best.
+        which: of a trained model's weights.
         optional: files beside the weights that a run's folder shall have, where it left them.
 
     Raises:

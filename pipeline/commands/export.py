@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,7 +16,7 @@ from pipeline.commands.options import model_option, weights_option
 @model_option
 @weights_option
 @click.option("--params", type=FILE, default=Path("params.yaml"), show_default=True)
-def export(folder: Path, model: str, weights: str, params: Path) -> None:
+def export(folder: Path, model: str, weights: Any, params: Path) -> None:
     """Write a model into FOLDER in Hugging Face's layout, as `transformers` loads it."""
     from pipeline.gpt2.export import check_target
     from pipeline.gpt2.export import export as write_export
@@ -25,6 +26,6 @@ def export(folder: Path, model: str, weights: str, params: Path) -> None:
 
     check_target(folder)  # before a model is fetched or loaded for it
     settings = load_params(params).gpt2 if params.exists() else Gpt2()
-    chosen = find(model, "best" if weights == "best" else "last").load(settings)
+    chosen = find(model, weights).load(settings)
     write_export(chosen, folder)
     echo(f"{folder}: {counted(chosen.count_parameters(), 'parameter')}")

@@ -11,5 +11,5 @@ model_option = click.option(
     help="trained, a folder, a run's id, or gpt2-SIZE.",
 )
 weights_option = click.option(
-    "--weights", type=click.Choice(["last", "best"]), default="last", show_default=True
+    "--weights", type=click.Choice(["last", "best", "ema"]), default="last", show_default=True
 )

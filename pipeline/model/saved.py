@@ -1,7 +1,8 @@
 """A model's folder: `config.json`, and state dicts that `torch.load(weights_only=True)` reads.
 
-`model.pth` holds the last weights, `best.pth` those of the lowest validation loss. A training
-leaves digests of them (`system.checksums`), which are checked before weights are read.
+`model.pth` holds the last weights, `best.pth` those of the lowest validation loss, and `ema.pth`,
+where `train.ema_decay` is set, the averaged ones. A training leaves digests of them
+(`system.checksums`), which are checked before weights are read.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from pipeline.system.files import write_json, written_aside
 from pipeline.system.records import Blocks, Dimension, Record
 from pipeline.system.text import quoted
 
-Weights = Literal["best", "last"]
-FILES: dict[Weights, str] = {"best": "best.pth", "last": "model.pth"}
+Weights = Literal["best", "last", "ema"]
+FILES: dict[Weights, str] = {"best": "best.pth", "last": "model.pth", "ema": "ema.pth"}
 OPTIMIZER = "optimizer.pth"
 REMEDY = "`dvc checkout` brings back what DVC keeps, `dvc repro -f train` trains again"
 
@@ -145,6 +146,8 @@ def load_model(folder: Path, which: Weights = "last") -> GPT:
         UserError: as `load_config`, `load_pth` and `model_of`.
     """
     path = folder / FILES[which]
+    if which == "ema" and not path.exists():
+        raise UserError(f"{path}: no such file; a training with train.ema_decay writes it")
     check_where_known(path, REMEDY)
     return model_of(load_config(folder), load_pth(path, mmap=True), path)
 

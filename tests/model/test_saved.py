@@ -33,6 +33,15 @@ def test_round_trip(tmp_path: Path) -> None:
         assert torch.equal(loaded.state_dict()[name], tensor)
 
 
+def test_averaged_weights_are_a_file_of_their_own_which_few_trainings_leave(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"ema\.pth: no such file; a training with"):
+        load_model(folder, "ema")
+    model = GPT(CONFIG)
+    save_weights(folder, model.state_dict(), "ema")
+    assert torch.equal(load_model(folder, "ema").wte.weight, model.wte.weight)
+    assert not torch.equal(load_model(folder).wte.weight, model.wte.weight)
+
+
 def test_plain_torch_reads_it(folder: Path) -> None:
     state = torch.load(folder / "model.pth", weights_only=True)
     assert set(state) == set(GPT(CONFIG).state_dict())
