@@ -36,6 +36,7 @@ from pipeline.model.runtime import Runtime, derive_seed
 from pipeline.params import EVAL_BATCH, Train
 from pipeline.reports import HistoryRow
 from pipeline.tokens.windows import Indices, Windows
+from pipeline.training.average import averaged, decay_at, split
 from pipeline.training.batches import Batches
 from pipeline.training.checkpoint import Checkpoint, LoopState
 from pipeline.training.checkpointer import Checkpointer
@@ -59,7 +60,9 @@ class Trainer:
         step: optimizer steps taken.
         history: every evaluation so far.
         best: the evaluation of the lowest validation loss; `best_weights` are its weights.
-        last_weights, last_optimizer: the weights and the optimizer's state, at the end.
+        ema_val_loss: of the averaged weights, at the last evaluation; None without an average.
+        last_weights, last_optimizer, last_average: the weights, the optimizer's state and the
+            averaged weights, at the end.
     """
 
     def __init__(
@@ -97,8 +100,10 @@ class Trainer:
         self.history: list[HistoryRow] = []
         self.best: HistoryRow | None = None
         self.best_weights: Snapshot | None = None
+        self.ema_val_loss: float | None = None
         self.last_weights: Snapshot | None = None
         self.last_optimizer: dict[str, Any] = {}
+        self.last_average: dict[str, Tensor] = {}
 
     def run(self) -> None:
         """Train to the end, from the beginning or from where `restore` has put it.
@@ -155,6 +160,8 @@ class Trainer:
         norm = self.clip_gradients()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
+            if self.settings.ema_decay is not None:
+                group["ema_decay"] = decay_at(self.step, self.settings.ema_decay)
         self.optimizer.step()
         self.working.refresh()
         self.step += 1
@@ -181,22 +188,9 @@ class Trainer:
     def evaluate(self) -> None:
         """Measure the validation windows and some fixed training windows, without dropout."""
         self.report_steps(self.metrics.flush())
-        batch_size = self.batches.batch_size
         with self.parallel.evaluation(), self.runtime.autocast():
-            train_loss, val_loss = (
-                distributed_loss(
-                    self.world,
-                    self.working.model,
-                    windows,
-                    batch_size,
-                    indices,
-                    pads=self.objective.compiled,
-                )
-                for windows, indices in (
-                    (self.train_windows, self.training_indices()),
-                    (self.val_windows, self.validation_indices()),
-                )
-            )
+            train_loss = self.measure(self.train_windows, self.training_indices())
+            val_loss = self.measure(self.val_windows, self.validation_indices())
         self.check_finite(val_loss, "validation", self.step)
         self.check_finite(train_loss, "training", self.step)
         row = HistoryRow(
@@ -211,7 +205,28 @@ class Trainer:
         if self.best is None or row.val_loss < self.best.val_loss:
             self.best_weights = None  # its memory serves the next snapshot
             self.best, self.best_weights = row, self.snapshot()
-        self.observer.on_evaluation(row)
+        if self.step and self.settings.ema_decay is not None:
+            self.ema_val_loss = self.evaluate_average()
+        self.observer.on_evaluation(row, self.ema_val_loss)
+
+    def evaluate_average(self) -> float:
+        """Measure the validation windows with the averaged weights."""
+        with averaged(self.optimizer):
+            self.working.refresh()
+            with self.parallel.evaluation(), self.runtime.autocast():
+                loss = self.measure(self.val_windows, self.validation_indices())
+        self.working.refresh()
+        return loss
+
+    def measure(self, windows: Windows, indices: range) -> float:
+        return distributed_loss(
+            self.world,
+            self.working.model,
+            windows,
+            self.batches.batch_size,
+            indices,
+            pads=self.objective.compiled,
+        )
 
     def report_steps(self, finished: Iterable[StepMetrics]) -> None:
         """Notify the observer of steps; on CUDA their metrics come a step late."""
@@ -299,9 +314,13 @@ class Trainer:
         return Snapshot(self.step, self.parallel.weights())
 
     def keep_last(self) -> None:
-        """Keep the last weights and the optimizer's state; they change no more."""
+        """Keep the last weights, their average and the optimizer's state; they change no more."""
         self.last_weights = Snapshot(self.step, self.parallel.weights(copy=False))
         self.last_optimizer = self.parallel.optimizer_state(self.optimizer)
+        if self.settings.ema_decay is not None and self.world.is_first:
+            self.last_optimizer, self.last_average = split(
+                self.last_optimizer, self.optimizer, self.model
+            )
 
     def dropout_owner(self, micro: int) -> str:
         """Each rank has dropout of its own, the first as one process does."""

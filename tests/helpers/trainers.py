@@ -31,13 +31,15 @@ class Memory:
 
     steps: list[Step] = field(default_factory=list)
     evaluations: list[HistoryRow] = field(default_factory=list)
+    averages: list[float | None] = field(default_factory=list)
     epochs: list[int] = field(default_factory=list)
 
     def on_step(self, step: Step) -> None:
         self.steps.append(step)
 
-    def on_evaluation(self, row: HistoryRow) -> None:
+    def on_evaluation(self, row: HistoryRow, ema_val_loss: float | None = None) -> None:
         self.evaluations.append(row)
+        self.averages.append(ema_val_loss)
 
     def on_epoch(self, epoch: int, model: GPT) -> None:
         self.epochs.append(epoch)
