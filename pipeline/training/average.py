@@ -1,10 +1,10 @@
 """`train.ema_decay`: an exponential moving average of the weights, kept by the optimizer.
 
-It is one more tensor of each parameter's state, so whatever carries moments carries it: ranks,
-shards, checkpoints. The step from one average to the next is PyTorch's (`torch.optim.swa_utils`).
+It is one more tensor of each parameter's state (`optim`), so whatever carries moments carries it:
+ranks, shards, checkpoints. The step to the next average is PyTorch's (`torch.optim.swa_utils`).
 
 In a short training an average that starts from the first weights would be mostly those. So the
-decay grows up to the one that is asked for, as in TensorFlow's and timm's averages: with
+decay grows up to the one that is asked for, as in TensorFlow's and diffusers' averages: with
 (1 + t) / (10 + t), where t is -1 in the first step, whose average is its weights alone.
 """
 
@@ -17,21 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-AVERAGE = "average"
+from pipeline.training.optim import AVERAGE
 
 
 def decay_at(step: int, decay: float) -> float:
     """The decay after `step` earlier steps: 0 in the first, `decay` at last."""
     return min(decay, step / (9 + step))
-
-
-def keep_average(optimizer: Optimizer, decay: float) -> None:
-    """Have the optimizer average its parameters after each step, by its groups' `ema_decay`."""
-    for group in optimizer.param_groups:
-        group["ema_decay"] = decay
-    optimizer.register_step_post_hook(_update)
 
 
 @contextmanager
@@ -54,22 +46,6 @@ def _exchange(optimizer: Optimizer) -> None:
             kept = weight.clone()
             weight.copy_(average)
             average.copy_(kept)
-
-
-def begin_average(optimizer: Optimizer) -> None:
-    """Where a parameter has no average yet, its value is the first."""
-    for group in optimizer.param_groups:
-        for weight in group["params"]:
-            if AVERAGE not in optimizer.state[weight]:
-                optimizer.state[weight][AVERAGE] = weight.detach().clone()
-
-
-def _update(optimizer: Optimizer, *_: Any) -> None:
-    begin_average(optimizer)
-    for group in optimizer.param_groups:
-        weights = group["params"]
-        averages = [optimizer.state[weight][AVERAGE] for weight in weights]
-        get_ema_multi_avg_fn(group["ema_decay"])(averages, weights, None)
 
 
 def split(

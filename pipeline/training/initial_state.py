@@ -20,8 +20,7 @@ from pipeline.model.tensors import check_finite, load_pth
 from pipeline.params import Params, Train
 from pipeline.system.checksums import check_where_known
 from pipeline.system.records import Record
-from pipeline.training.average import begin_average
-from pipeline.training.optim import build_optimizer
+from pipeline.training.optim import begin_average, build_optimizer
 from pipeline.training.tensor_checks import checked_moments
 from pipeline.weights import Source, starting_model
 

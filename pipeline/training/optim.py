@@ -1,19 +1,22 @@
 """The optimizer: weight decay on matrices only.
 
 An optimizer is a function that builds it, and an entry in `OPTIMIZERS`, whose keys are what
-`train.optimizer` may be. params.py reads them, so this module imports nothing heavy.
+`train.optimizer` may be. params.py reads them, so this module imports nothing of the project, and
+torch only inside functions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from torch.optim import Optimizer
 
 Groups = list[dict[str, Any]]  # of parameters, as `Optimizer` takes them
+AVERAGE = "average"  # of a parameter, in the optimizer's state
 
 
 class Settings(Protocol):
@@ -34,12 +37,16 @@ class Settings(Protocol):
 
 
 def build_optimizer(model: nn.Module, settings: Settings) -> Optimizer:
-    """The optimizer that the settings name, of a GPT; it keeps their average of the weights too."""
+    """The optimizer that the settings name, of a GPT.
+
+    With `ema_decay` it keeps an average of each parameter too (`average`), and takes a step into
+    it by its groups' `ema_decay`.
+    """
     optimizer = OPTIMIZERS[settings.optimizer](model, settings)
     if settings.ema_decay is not None:
-        from pipeline.training.average import keep_average
-
-        keep_average(optimizer, settings.ema_decay)
+        for group in optimizer.param_groups:
+            group["ema_decay"] = settings.ema_decay
+        optimizer.register_step_post_hook(lambda *_: advance_average(optimizer))
     return optimizer
 
 
@@ -60,6 +67,14 @@ def adamw(model: nn.Module, settings: Settings) -> Optimizer:
     return _adamw(groups_by_decay(model.parameters(), settings), settings)
 
 
+def _adamw(groups: Groups, settings: Settings) -> Optimizer:
+    import torch
+
+    return torch.optim.AdamW(
+        groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps, fused=True
+    )
+
+
 def muon(model: nn.Module, settings: Settings) -> Optimizer:
     """PyTorch's Muon for the blocks' matrices; AdamW for embeddings, head, biases and norms.
 
@@ -67,13 +82,22 @@ def muon(model: nn.Module, settings: Settings) -> Optimizer:
     update has the size of AdamW's (https://arxiv.org/abs/2502.16982, section 2.2), so learning
     rate and weight decay are the same for both.
     """
-    from pipeline.training.muon import Combined, Muon
+    import torch
+
+    class Muon(torch.optim.Muon):
+        """Takes a group's matrices in equal `parts`; the state is the whole matrix's."""
+
+        def _init_group(self, group: Any, *lists: list[Tensor]) -> bool:
+            has_complex = super()._init_group(group, *lists)
+            for tensors in lists:  # parameters, gradients, momenta
+                tensors[:] = [part for whole in tensors for part in whole.chunk(group["parts"])]
+            return has_complex
 
     blocks = {n: p for n, p in model.named_parameters() if n.startswith("h.") and p.dim() == 2}
     fused = [p for name, p in blocks.items() if name.endswith(".c_attn.weight")]
     single = [p for name, p in blocks.items() if not name.endswith(".c_attn.weight")]
     others = [p for name, p in model.named_parameters() if name not in blocks]
-    return Combined(
+    return combined(
         Muon(
             [{"params": single, "parts": 1}, {"params": fused, "parts": 3}],
             lr=settings.learning_rate,
@@ -84,12 +108,41 @@ def muon(model: nn.Module, settings: Settings) -> Optimizer:
     )
 
 
-def _adamw(groups: Groups, settings: Settings) -> Optimizer:
-    import torch
+def combined(*optimizers: Optimizer) -> Optimizer:
+    """Optimizers of different parameters as one: their groups in a row, a state by parameter."""
+    from torch.optim import Optimizer
 
-    return torch.optim.AdamW(
-        groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps, fused=True
-    )
+    counts = [len(each.param_groups) for each in optimizers]
+
+    class Combined(Optimizer):
+        def step(self, closure: None = None) -> None:  # type: ignore[override]
+            groups = iter(self.param_groups)
+            for optimizer, count in zip(optimizers, counts, strict=True):
+                # each time, since `load_state_dict` replaces both
+                optimizer.param_groups = list(islice(groups, count))
+                optimizer.state = self.state
+                optimizer.step()
+
+    return Combined([group for each in optimizers for group in each.param_groups], {})
 
 
 OPTIMIZERS: dict[str, Callable[[nn.Module, Settings], Optimizer]] = {"adamw": adamw, "muon": muon}
+
+
+def begin_average(optimizer: Optimizer) -> None:
+    """Where a parameter has no average yet, its value is the first."""
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if AVERAGE not in optimizer.state[weight]:
+                optimizer.state[weight][AVERAGE] = weight.detach().clone()
+
+
+def advance_average(optimizer: Optimizer) -> None:
+    """Take the parameters as they are now into their averages."""
+    from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+    begin_average(optimizer)
+    for group in optimizer.param_groups:
+        weights = group["params"]
+        averages = [optimizer.state[weight][AVERAGE] for weight in weights]
+        get_ema_multi_avg_fn(group["ema_decay"])(averages, weights, None)

@@ -42,10 +42,11 @@ class StepLog(NullObserver):
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
-        self.averages: list[float | None] = []
+        self.averages: list[float] = []
 
     def on_evaluation(self, row: HistoryRow, ema_val_loss: float | None = None) -> None:
-        self.averages.append(ema_val_loss)
+        if ema_val_loss is not None:
+            self.averages.append(ema_val_loss)
 
     def on_step(self, step: Step) -> None:
         self.steps.append(step)

@@ -86,7 +86,7 @@ def test_of_a_decay_of_0_it_is_the_last_weights(
 def test_its_validation_loss_is_that_of_the_file(
     make_trainer, runtime: Runtime, tmp_path: Path
 ) -> None:
-    trainer, memory = make_trainer(runtime=runtime, ema_decay=0.9, epochs=10, learning_rate=0.03)
+    trainer, memory = make_trainer(runtime=runtime, ema_decay=0.9, epochs=4, learning_rate=0.03)
     trainer.run()
     save_training(tmp_path, trainer, SCRATCH)
     model = load_model(tmp_path, "ema")
@@ -95,4 +95,4 @@ def test_its_validation_loss_is_that_of_the_file(
     assert memory.averages[-1] == trainer.ema_val_loss == pytest.approx(loss, rel=1e-4)
     assert abs(loss - trainer.history[-1].val_loss) > 0.01
     report = summary(model, trainer.history, trainer.best, [], trainer.ema_val_loss)
-    assert report.model_dump()["ema"] == {"step": 100, "val_loss": trainer.ema_val_loss}
+    assert report.model_dump()["ema"] == {"step": 40, "val_loss": trainer.ema_val_loss}
