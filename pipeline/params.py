@@ -277,8 +277,8 @@ class Train(Section):
     optimizer: Literal[*OPTIMIZERS] = Field(  # type: ignore[valid-type]
         "adamw",
         description="`adamw`: AdamW, PyTorch's fused one; `muon`: PyTorch's Muon, of momentum "
-        "0.95, for the blocks' matrices, with updates of AdamW's size, and AdamW for all else; not "
-        "with `sharding: full`",
+        "0.95, for the blocks' matrices, with updates of AdamW's size, and AdamW for all else, at "
+        "a cost that a small batch feels ([measured.md](measured.md)); not with `sharding: full`",
     )
     learning_rate: float = Field(4.0e-4, gt=0.0, le=10.0, description="at its peak")
     weight_decay: float = Field(0.1, ge=0.0, le=10.0, description="on matrices only")
@@ -290,7 +290,7 @@ class Train(Section):
         None,
         description="of an exponential moving average of the weights, which is measured at each "
         "evaluation and left as `ema.pth`; it grows up to this as (1 + t) / (10 + t) with the step "
-        "t; null: no average",
+        "t. What is best, and `early_stopping`, go by the weights themselves; null: no average",
     )
     schedule: Literal[*SCHEDULES] = Field(  # type: ignore[valid-type]
         "constant",
