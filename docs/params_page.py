@@ -62,6 +62,8 @@ def accepted(field: Schema) -> str:
         return ", or ".join(map(accepted, branches))
     if choices := field.get("enum") or ([field["const"]] if "const" in field else []):
         return ", ".join(f"`{choice}`" for choice in choices)
+    if parts := field.get("prefixItems"):
+        return f"list of {len(parts)} times {accepted(parts[0])}"
     if field["type"] == "array":
         kind = "non-empty list" if field.get("minItems") else "list"
         most = f"at most {field['maxItems']:,} times " if "maxItems" in field else ""

@@ -110,6 +110,7 @@ Auto = Annotated[
     Annotated[Batch, Tag("number")] | Annotated[Literal["auto"], Tag("word")],
     Discriminator(lambda value: "word" if isinstance(value, str) else "number"),
 ]
+Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Temperature = Annotated[float, Field(ge=0.0, le=1000.0)]
 
@@ -274,7 +275,7 @@ class Model(Section):
 
 
 class Train(Section):
-    """How it is trained: AdamW, on the training split."""
+    """How it is trained, on the training split."""
 
     init_from: Text = Field(
         "scratch",
@@ -304,10 +305,23 @@ class Train(Section):
     )
     gradient_accumulation: Batch = Field(1, description="forward passes in an optimizer step")
     optimizer: Literal[*OPTIMIZERS] = Field(  # type: ignore[valid-type]
-        "adamw", description="AdamW, PyTorch's fused one"
+        "adamw",
+        description="`adamw`: AdamW, PyTorch's fused one; `muon`: PyTorch's Muon, of momentum "
+        "0.95, for the blocks' matrices, with updates of AdamW's size, and AdamW for all else, at "
+        "a cost that a small batch feels ([measured.md](measured.md)); not with `sharding: full`",
     )
     learning_rate: float = Field(4.0e-4, gt=0.0, le=10.0, description="at its peak")
     weight_decay: float = Field(0.1, ge=0.0, le=10.0, description="on matrices only")
+    betas: tuple[Beta, Beta] = Field(
+        (0.9, 0.999), description="of AdamW's two moments, the share that a step keeps"
+    )
+    eps: float = Field(1.0e-8, gt=0.0, le=1.0, description="of AdamW, added to its denominator")
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] | None = Field(
+        None,
+        description="of an exponential moving average of the weights, which is measured at each "
+        "evaluation and left as `ema.pth`; it grows up to this as (1 + t) / (10 + t) with the step "
+        "t. What is best, and `early_stopping`, go by the weights themselves; null: no average",
+    )
     schedule: Literal[*SCHEDULES] = Field(  # type: ignore[valid-type]
         "constant",
         description="of the learning rate; down to `min_learning_rate`: `cosine` from the end of "
@@ -424,6 +438,17 @@ class Train(Section):
                 "init_optimizer",
                 "init_optimizer restored needs a run or a folder in init_from, not {start}",
                 {"start": self.init_from},
+            )
+        return self
+
+    @model_validator(mode="after")
+    def muon_needs_whole_matrices(self) -> Train:
+        if self.optimizer == "muon" and self.sharding == "full":
+            raise PydanticCustomError(
+                "optimizer",
+                "optimizer muon needs whole matrices, of which sharding full gives each process a "
+                "part; set sharding to none, or optimizer to adamw",
+                {},
             )
         return self
 

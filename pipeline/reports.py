@@ -202,6 +202,11 @@ class LastEvaluation(Record):
     val_loss: float
 
 
+class AverageEvaluation(Record):
+    step: int
+    val_loss: float
+
+
 class StepLosses(Record):
     """The losses of the last steps, each of its own batch, with dropout, before its update."""
 
@@ -215,6 +220,7 @@ class Training(Record):
     Attributes:
         overfit: the rise of validation loss since its best, in nats per token.
         step_losses: over the last epoch, or as many steps as loss spikes are judged by.
+        ema: of the averaged weights, where `train.ema_decay` is set.
     """
 
     parameters: int
@@ -224,6 +230,7 @@ class Training(Record):
     last: LastEvaluation
     overfit: float
     step_losses: StepLosses | None = Field(None, exclude_if=_is_none)
+    ema: AverageEvaluation | None = Field(None, exclude_if=_is_none)
 
 
 class TrainRun(Record):

@@ -110,6 +110,14 @@ def test_sections_are_frozen() -> None:
             "train: replicas 3 cannot share processes 4 equally; make it a divisor",
         ),
         ("train: {batch_size: auto, processes: 2}", "train: batch_size auto is for one process"),
+        ("train: {betas: [0.9, 1]}", "train.betas[1]: input should be less than 1"),
+        ("train: {betas: [0.9]}", "train.betas[1]: field required"),
+        ("train: {eps: 0}", "train.eps: input should be greater than 0"),
+        ("train: {ema_decay: 1}", "train.ema_decay: input should be less than 1"),
+        (
+            "train: {optimizer: muon, sharding: full}",
+            "train: optimizer muon needs whole matrices, of which sharding full gives",
+        ),
         ("train: {init_optimizer: restored}", "train: init_optimizer restored needs a run"),
         (
             "train: {init_optimizer: restored, init_from: gpt2-124M}",

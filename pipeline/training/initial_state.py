@@ -20,7 +20,7 @@ from pipeline.model.tensors import check_finite, load_pth
 from pipeline.params import Params, Train
 from pipeline.system.checksums import check_where_known
 from pipeline.system.records import Record
-from pipeline.training.optim import build_optimizer
+from pipeline.training.optim import begin_average, build_optimizer
 from pipeline.training.tensor_checks import checked_moments
 from pipeline.weights import Source, starting_model
 
@@ -71,11 +71,12 @@ def restore_optimizer(optimizer: Optimizer, folder: Path | None, settings: Train
         return False
     check_where_known(path, REMEDY)
     groups = optimizer.state_dict()["param_groups"]
+    without_average = settings.model_copy(update={"ema_decay": None})
     saved = OptimizerFile.from_value(load_pth(path), f"{path}: not an optimizer's state")
     if [group.params for group in saved.param_groups] != [group["params"] for group in groups]:
         raise UserError(f"{path}: not this model's optimizer state: it groups other parameters")
     try:
-        state = checked_moments({"state": saved.state}, optimizer, settings)
+        state = checked_moments({"state": saved.state}, optimizer, without_average)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     for number, tensors in state.items():
@@ -84,6 +85,8 @@ def restore_optimizer(optimizer: Optimizer, folder: Path | None, settings: Train
             if name in NEVER_NEGATIVE and tensor.min() < 0:
                 raise UserError(f"{path}: tensor state.{number}.{name} has a number below 0")
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    if settings.ema_decay is not None:
+        begin_average(optimizer)  # which is of one training's weights
     return True
 
 

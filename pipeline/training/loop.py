@@ -36,6 +36,7 @@ from pipeline.model.runtime import Runtime, derive_seed
 from pipeline.params import EVAL_BATCH, Train
 from pipeline.reports import HistoryRow
 from pipeline.tokens.windows import Windows
+from pipeline.training.average import averaged, decay_at, split
 from pipeline.training.batches import Batches
 from pipeline.training.checkpoint import Checkpoint, LoopState, Stored
 from pipeline.training.checkpointer import Checkpointer
@@ -61,7 +62,9 @@ class Trainer:
         history: every evaluation so far.
         best: the evaluation of the lowest validation loss; `best_weights` are its weights, of a
             sharded model this rank's shard, and at the end, also a bad one, whole on rank 0.
-        last_weights, last_optimizer: the weights and the optimizer's state, at the end.
+        ema_val_loss: of the averaged weights, at the last evaluation; None without an average.
+        last_weights, last_optimizer, last_average: the weights, the optimizer's state and the
+            averaged weights, at the end.
     """
 
     def __init__(
@@ -108,8 +111,10 @@ class Trainer:
         self.best: HistoryRow | None = None
         self.best_weights: Snapshot | None = None
         self.copies = HostCopies(runtime.device)
+        self.ema_val_loss: float | None = None
         self.last_weights: Snapshot | None = None
         self.last_optimizer: dict[str, Any] = {}
+        self.last_average: dict[str, Tensor] = {}
 
     def run(self) -> None:
         """Train to the end, from the beginning or from where `restore` has put it.
@@ -172,6 +177,8 @@ class Trainer:
         norm = self.clip_gradients()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
+            if self.settings.ema_decay is not None:
+                group["ema_decay"] = decay_at(self.step, self.settings.ema_decay)
         self.copies.protect()
         self.optimizer.step()
         self.working.refresh()
@@ -195,22 +202,9 @@ class Trainer:
     def evaluate(self) -> None:
         """Measure the validation windows and some fixed training windows, without dropout."""
         self.report_steps(self.metrics.flush())
-        batch_size = self.batches.batch_size
         with self.parallel.evaluation(), self.runtime.autocast():
-            train_loss, val_loss = (
-                distributed_loss(
-                    self.world,
-                    self.working.model,
-                    windows,
-                    batch_size,
-                    indices,
-                    pads=self.objective.compiled,
-                )
-                for windows, indices in (
-                    (self.train_windows, self.training_indices()),
-                    (self.val_windows, self.validation_indices()),
-                )
-            )
+            train_loss = self.measure(self.train_windows, self.training_indices())
+            val_loss = self.measure(self.val_windows, self.validation_indices())
         self.check_finite(val_loss, "validation", self.step)
         self.check_finite(train_loss, "training", self.step)
         row = HistoryRow(
@@ -225,7 +219,28 @@ class Trainer:
         if self.best is None or row.val_loss < self.best.val_loss:
             self.best_weights = None  # its memory serves the next snapshot
             self.best, self.best_weights = row, self.snapshot()
-        self.observer.on_evaluation(row)
+        if self.step and self.settings.ema_decay is not None:
+            self.ema_val_loss = self.evaluate_average()
+        self.observer.on_evaluation(row, self.ema_val_loss)
+
+    def evaluate_average(self) -> float:
+        """Measure the validation windows with the averaged weights."""
+        with averaged(self.optimizer):
+            self.working.refresh()
+            with self.parallel.evaluation(), self.runtime.autocast():
+                loss = self.measure(self.val_windows, self.validation_indices())
+        self.working.refresh()
+        return loss
+
+    def measure(self, windows: Windows, indices: range) -> float:
+        return distributed_loss(
+            self.world,
+            self.working.model,
+            windows,
+            self.batches.batch_size,
+            indices,
+            pads=self.objective.compiled,
+        )
 
     def report_steps(self, finished: Iterable[StepMetrics]) -> None:
         """Notify the observer of steps; on CUDA their metrics come a step late."""
@@ -338,11 +353,15 @@ class Trainer:
         return Snapshot(self.step, at_rest(self.parallel.weights(), may_stay=self.step > 0))
 
     def keep_last(self) -> None:
-        """Keep the last weights and the optimizer's state, whole; they change no more."""
+        """Keep the last weights, their average and the optimizer's state, whole."""
         self.keep_best()
         whole = self.parallel.gather_weights(self.parallel.weights())
         self.last_weights = Snapshot(self.step, whole)
         self.last_optimizer = self.parallel.gather_optimizer(self.optimizer)
+        if self.settings.ema_decay is not None and self.world.is_first:
+            self.last_optimizer, self.last_average = split(
+                self.last_optimizer, self.optimizer, self.model
+            )
 
     def keep_best(self) -> None:
         """Keep the best weights whole, where a rank has had a shard of them."""

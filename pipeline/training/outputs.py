@@ -17,6 +17,7 @@ from pipeline.numbers import counted, gap, shown
 from pipeline.plots.curves import loss_curves
 from pipeline.reports import (
     HISTORY_COLUMNS,
+    AverageEvaluation,
     BestEvaluation,
     HistoryRow,
     LastEvaluation,
@@ -34,7 +35,7 @@ def save_training(
     start: Start,
     on_saved: Callable[[str], str | None] = lambda name: None,
 ) -> None:
-    """Write the folder of a trained model: config, start, best and last weights, optimizer.
+    """Write the folder of a trained model: config, start, weights, optimizer.
 
     Args:
         on_saved: called with each large file's name, once it is there; may return its SHA-256.
@@ -49,6 +50,9 @@ def save_training(
     digests = {FILES["best"]: on_saved(FILES["best"])}
     save_weights(folder, last, "last")
     digests[FILES["last"]] = on_saved(FILES["last"])
+    if trainer.last_average:
+        save_weights(folder, trainer.last_average, "ema")
+        digests[FILES["ema"]] = on_saved(FILES["ema"])
     save_whole(folder / OPTIMIZER, trainer.last_optimizer)
     digests[OPTIMIZER] = on_saved(OPTIMIZER)
     write_sums(folder, digests)
@@ -67,12 +71,17 @@ def draw_history(path: Path, history: Sequence[HistoryRow], tokens_per_epoch: in
 
 
 def summary(
-    model: GPT, history: Sequence[HistoryRow], best: HistoryRow, steps: Sequence[float]
+    model: GPT,
+    history: Sequence[HistoryRow],
+    best: HistoryRow,
+    steps: Sequence[float],
+    ema_val_loss: float | None = None,
 ) -> Training:
     """What `train.json` holds.
 
     Args:
         steps: the losses of the last steps.
+        ema_val_loss: of the averaged weights, at the last evaluation.
     """
     last = history[-1]
     return Training(
@@ -83,6 +92,9 @@ def summary(
         last=LastEvaluation(train_loss=last.train_loss, val_loss=last.val_loss),
         overfit=last.val_loss - best.val_loss,
         step_losses=StepLosses(steps=len(steps), mean=fmean(steps)) if steps else None,
+        ema=None
+        if ema_val_loss is None
+        else AverageEvaluation(step=last.step, val_loss=ema_val_loss),
     )
 
 

@@ -55,14 +55,18 @@ class Recorder:
         self.run.set_tags({"loss_spikes": f"{len(self.spikes)} ({steps}{more})"})
         self.bar.say(f"warning: the training loss jumped to {shown(step.loss)} at step {step.step}")
 
-    def on_evaluation(self, row: HistoryRow) -> None:
+    def on_evaluation(self, row: HistoryRow, ema_val_loss: float | None = None) -> None:
         losses = metrics_of(row, "perplexity")
         perplexities = {name: perplexity(loss) for name, loss in losses.items()}
         self.run.log_metrics(metrics_of(row) | perplexities, step=row.step)
         self.run.log_metrics(metrics_of(row, "by_tokens"), step=row.tokens_seen)
+        average = ""
+        if ema_val_loss is not None:
+            self.run.log_metrics({"eval/ema_val_loss": ema_val_loss}, step=row.step)
+            average = f", of the averaged weights {shown(ema_val_loss)}"
         self.bar.say(
             f"epoch {row.epoch:.2f}, step {row.step}: training loss {shown(row.train_loss)}, "
-            f"validation loss {shown(row.val_loss)}"
+            f"validation loss {shown(row.val_loss)}{average}"
         )
 
     def on_sample(self, unit: Unit, number: int, model: GPT) -> None:

@@ -110,7 +110,7 @@ def write_outputs(
     save_training(folder, trainer, job.start, on_saved)
     write_history(reports / "history.csv", history)
     last_epoch = trainer.spikes.state()[-trainer.batches.steps_per_epoch :]
-    results = summary(trainer.model, history, best, last_epoch)
+    results = summary(trainer.model, history, best, last_epoch, trainer.ema_val_loss)
     results.write(reports / "train.json")
     draw_history(reports / "loss.png", history, trainer.tokens_per_epoch)
 

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from pipeline.distributed.shards import WHOLE, Shard
 from pipeline.errors import UserError
+from pipeline.model.gpt import GPT, GPTConfig
 from pipeline.model.tensors import plain
 from pipeline.params import Train
 from pipeline.system.text import quoted
@@ -42,12 +43,15 @@ def checked_moments(
     Raises:
         UserError: it is not, or does not lie on the CPU; names the tensor.
     """
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    kept = _kept_by(settings)
+    parameters = [
+        (p, kept)
+        for group, kept in zip(optimizer.param_groups, _kept_by(settings), strict=True)
+        for p in group["params"]
+    ]
     state: Any = found.get("state") if isinstance(found, dict) else None
     _check_names("the state of parameter ", state, range(len(parameters)))
     moments: Moments = {}
-    for number, parameter in enumerate(parameters):
+    for number, (parameter, kept) in enumerate(parameters):
         _check_names(f"tensor state.{number}.", state[number], kept)
         moments[number] = {
             name: plain(
@@ -62,13 +66,14 @@ def checked_moments(
     return moments
 
 
-def _kept_by(settings: Train) -> dict[str, Tensor]:
-    """What the optimizer keeps of a (2, 2) parameter after a step."""
-    layer = nn.Linear(2, 2, bias=False)
-    layer.weight.grad = torch.zeros(2, 2)
-    optimizer = build_optimizer(layer, settings)
+def _kept_by(settings: Train) -> list[dict[str, Tensor]]:
+    """What the optimizer keeps after a step of a parameter of each group, by a tiny model's."""
+    model = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=2, context_length=2, vocab_size=2))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer = build_optimizer(model, settings)
     optimizer.step()
-    return dict(optimizer.state[layer.weight])
+    return [dict(optimizer.state[group["params"][0]]) for group in optimizer.param_groups]
 
 
 def _check_names(what: str, found: Any, wanted: Iterable[Any]) -> None:

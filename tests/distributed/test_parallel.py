@@ -53,6 +53,8 @@ def assert_equal(shared: dict[str, Any], alone: dict[str, Any]) -> None:
     assert shared["norms"] == pytest.approx(alone["norms"], rel=1e-3)
     assert shared["weights"] == pytest.approx(alone["weights"], rel=1e-3)
     assert shared["moments"] == pytest.approx(alone["moments"], rel=1e-2)
+    assert shared["average"] == pytest.approx(alone["average"], rel=1e-3)
+    assert shared["averages"] == pytest.approx(alone["averages"], rel=1e-4)
     for of_rank in shared["gradients"]:
         assert of_rank == pytest.approx(alone["gradients"][0], rel=1e-2)
     for row, expected in zip(shared["history"], alone["history"], strict=True):
@@ -73,9 +75,11 @@ def assert_rises_again(trained: dict[str, Any]) -> list[int]:
 
 
 def test_two_processes_lose_what_one_does(tokens: Path) -> None:
-    alone = train(case(), tokens)
+    averages = {"ema_decay": 0.9}
+    alone = train(case(**averages), tokens)
     assert_rises_again(alone)
-    for shared in train_by(2, [case(), case(sharding="full")], tokens):
+    assert len(alone["average"]) == len(alone["weights"])
+    for shared in train_by(2, [case(**averages), case(**averages, sharding="full")], tokens):
         assert_equal(shared, alone)
 
 
@@ -133,7 +137,7 @@ def test_a_rank_is_killed_and_another_number_goes_on_in_another_way(
     after: tuple[int, dict[str, Any]],
 ) -> None:
     """Between two evaluations, both of them worse than one before."""
-    settings = {"eval_every": 2, "grad_clip": 0.5}
+    settings = {"eval_every": 2, "grad_clip": 0.5, "ema_decay": 0.9}
     alone = train(case(**settings), tokens)
     worse = assert_rises_again(alone)
     last = next(step for step in worse if step + 2 in worse)
@@ -147,7 +151,46 @@ def test_a_rank_is_killed_and_another_number_goes_on_in_another_way(
     assert done == last + 1, "from the checkpoint before the kill"
     for name in ("losses", "norms"):
         alone[name] = alone[name][done:]
+    alone["averages"] = alone["averages"][-len(gone_on["averages"]) :]
     assert_equal(gone_on, alone)
+
+
+# A matrix is orthogonalised in bf16, so what two ranks' sum rounds otherwise is soon seen.
+MUON = {"optimizer": "muon", "ema_decay": 0.9, "learning_rate": 3e-3}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_two_processes_with_muon_go_on_bit_for_bit(
+    tokens: Path, tmp_path: Path, precision: str
+) -> None:
+    settings = case(**MUON, precision=precision)
+    alone = train(settings, tokens)
+    (undisturbed,) = train_by(2, [settings], tokens)
+    assert undisturbed["losses"] == pytest.approx(alone["losses"], rel=0.02)
+    with pytest.raises(RankLost, match="rank 1 of 2 was killed"):
+        train_until_killed(2, settings, tokens, tmp_path / "checkpoints", kill_at=12)
+    gone_on = go_on_by(2, settings, tokens, tmp_path / "checkpoints")
+    assert len(gone_on["losses"]) == STEPS - 11
+    assert gone_on["losses"] == undisturbed["losses"][11:]
+    assert gone_on["history"] == undisturbed["history"]
+    assert gone_on["bits"] == undisturbed["bits"]
+
+
+@pytest.mark.slow
+def test_muon_whatever_the_settings(tokens: Path) -> None:
+    few = {**MUON, "max_steps": 5}
+    cases = (
+        case(**few, gradient_accumulation=2),
+        case(**few, grad_clip=0.5),
+        case(**few, activation_checkpointing=True),
+        case(TIED, **few, **EVERYTHING),
+    )
+    everyone = [train(each, tokens) for each in cases]
+    for shared, alone in zip(train_by(2, cases, tokens), everyone, strict=True):
+        assert shared["losses"] == pytest.approx(alone["losses"], rel=1e-3)
+        assert shared["norms"] == pytest.approx(alone["norms"], rel=0.02)
+        assert shared["average"] == pytest.approx(alone["average"], rel=1e-2)
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from pipeline.distributed.launch import launch
 from pipeline.distributed.rendezvous import Rendezvous, process_group
 from pipeline.distributed.world import ALONE, World
 from pipeline.params import Params
+from pipeline.reports import HistoryRow
 from pipeline.training.checkpointer import Checkpointer
 from pipeline.training.events import Diverged, NullObserver, Step
 from pipeline.training.job import TrainingJob
@@ -39,10 +40,15 @@ class Waiting(Checkpointer):
 
 
 class StepLog(NullObserver):
-    """Keeps the steps."""
+    """Keeps the steps, and the losses of the averaged weights."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
+        self.averages: list[float] = []
+
+    def on_evaluation(self, row: HistoryRow, ema_val_loss: float | None = None) -> None:
+        if ema_val_loss is not None:
+            self.averages.append(ema_val_loss)
 
     def on_step(self, step: Step) -> None:
         self.steps.append(step)
@@ -76,17 +82,20 @@ def train(
     trainer = job_of(case, tokens, world).trainer(observer, checkpoints)
     with nullcontext() if world.is_first else trainer.checkpoints or nullcontext():
         trainer.run()
-    weights = trainer.last_weights.tensors
+    weights, average = trainer.last_weights.tensors, trainer.last_average
     return {
         "gradients": gradients_by_rank(trainer),
         "losses": [step.loss for step in observer.steps],
         "norms": [step.grad_norm for step in observer.steps],
         "history": [asdict(row) for row in trainer.history],
         "weights": {name: tensor.norm().item() for name, tensor in weights.items()},
+        "average": {name: tensor.norm().item() for name, tensor in average.items()},
+        "averages": observer.averages,
         "moments": {
-            number: state["exp_avg"].norm().item()
+            number: state.get("exp_avg", state.get("momentum_buffer")).norm().item()
             for number, state in trainer.last_optimizer.get("state", {}).items()
         },
+        "bits": [tensor.numpy().tobytes() for tensor in (*weights.values(), *average.values())],
     }
 
 

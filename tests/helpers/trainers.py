@@ -34,12 +34,14 @@ class Memory:
     steps: list[Step] = field(default_factory=list)
     evaluations: list[HistoryRow] = field(default_factory=list)
     samples: list[str] = field(default_factory=list)
+    averages: list[float | None] = field(default_factory=list)
 
     def on_step(self, step: Step) -> None:
         self.steps.append(step)
 
-    def on_evaluation(self, row: HistoryRow) -> None:
+    def on_evaluation(self, row: HistoryRow, ema_val_loss: float | None = None) -> None:
         self.evaluations.append(row)
+        self.averages.append(ema_val_loss)
 
     def on_sample(self, unit: str, number: int, model: GPT) -> None:
         self.samples.append(f"{unit} {number}")

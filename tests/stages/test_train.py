@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from pipeline.system.checksums import check
 from pipeline.tokens.token_losses import TokenLosses
 from pipeline.tokens.unit_losses import VAL_UNITS, UnitLosses
+from pipeline.tracking.journal import read_run
 
 PARAMS = """
 seed: 5
@@ -204,8 +205,6 @@ def test_the_losses_of_the_best_weights_are_that_models_on_the_data_of_the_train
 
 def test_the_journal_knows_both_weights_and_the_store_holds_one_copy(repository: Path) -> None:
     """By their hashes `lossbook generate --model RUN` finds them in DVC's cache."""
-    from pipeline.tracking.journal import read_run
-
     story = read_run(Path("reports/journal"))
     assert story is not None
     for name in ("model.pth", "best.pth", "optimizer.pth"):
@@ -271,13 +270,22 @@ def test_a_run_is_trained_on_by_its_key_or_its_mlflow_id(
     last = history()[-1]
     run = read("train_run.json")[which]
     shutil.rmtree("models/scratch")
-    Path("params.yaml").write_text(PARAMS.replace("train: {", f"train: {{init_from: {run}, "))
+    Path("params.yaml").write_text(
+        PARAMS.replace("train: {", f"train: {{ema_decay: 0.5, init_from: {run}, ")
+    )
     done = train()
     assert done.exception is None, done.output
     assert history()[0]["val_loss"] == last["val_loss"]
     assert json.loads(Path("models/scratch/start.json").read_text())["init_from"] == run
     moments = torch.load("models/scratch/optimizer.pth", weights_only=True)["state"][0]
     assert moments["step"].item() == 2 * last["step"]
+    average = {"step": last["step"], "val_loss": read("train.json")["ema"]["val_loss"]}
+    assert read("train.json")["ema"] == average
+    assert f"of the averaged weights {average['val_loss']:.3f}" in done.stderr
+    check(Path("models/scratch/ema.pth"), "")
+    story = read_run(Path("reports/journal"))
+    assert story is not None
+    assert story.artifacts["model/ema.pth"]["reference"] == "models/scratch/ema.pth"
 
 
 @pytest.mark.parametrize(

@@ -59,12 +59,14 @@ def whole(make_trainer, made: list[tuple[Trainer, Memory]]) -> tuple[Trainer, Me
 def train(make_trainer, folder: Path):
     """Train from the latest checkpoint, until killed at a step or to the end."""
 
-    def go(kill_at: int | None = None, every: int = 1, runtime: Runtime | None = None):
+    def go(
+        kill_at: int | None = None, every: int = 1, runtime: Runtime | None = None, **more: object
+    ):
         warnings: list[str] = []
         given = {"runtime": runtime} if runtime else {}
         with Waiting(folder, notify=warnings.append) as checkpoints:
             trainer, memory = make_trainer(
-                checkpoints=checkpoints, checkpoint_every=every, **given, **SETTINGS
+                checkpoints=checkpoints, checkpoint_every=every, **given, **(SETTINGS | more)
             )
             if (found := checkpoints.latest(trainer.check)) is not None:
                 trainer.restore(found)
@@ -100,6 +102,7 @@ def assert_same(found, expected) -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "optimizer.pth"
         assert saved(trainer, path) == saved(other, path)
+    assert trainer.ema_val_loss == other.ema_val_loss
     assert (trainer.history, trainer.best) == (other.history, other.best)
     assert memory.samples == remembered.samples
 
@@ -132,6 +135,28 @@ def test_bf16_goes_on_with_its_working_copy(train, make_trainer) -> None:
     trainer, memory, first, _ = train(every=STEPS, runtime=bf16)
     assert first == 8
     assert_same((trainer, memory), expected)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_muon_and_averaged_weights_go_on_too(train, make_trainer, bf16: bool) -> None:
+    runtime = Runtime(torch.device("cpu"), bf16=bf16)
+    settings = {"optimizer": "muon", "ema_decay": 0.8, "learning_rate": 3e-3}
+    expected = make_trainer(runtime=runtime, **(SETTINGS | settings))
+    expected[0].run()
+    train(9, every=4, runtime=runtime, **settings)
+    trainer, memory, first, warnings = train(every=STEPS, runtime=runtime, **settings)
+    assert (first, warnings) == (8, [])
+    assert_same((trainer, memory), expected)
+    for name, tensor in expected[0].last_average.items():
+        assert torch.equal(trainer.last_average[name], tensor), name
+
+
+@pytest.mark.parametrize("other", [{}, {"optimizer": "muon"}, {"ema_decay": 0.5}])
+def test_another_optimizers_state_is_none_of_this_training(train, folder: Path, other) -> None:
+    train(4, every=3, optimizer="muon", ema_decay=0.5)
+    _, _, first, (line,) = train(every=STEPS, **other)
+    assert first == 0
+    assert line.startswith("the checkpoint of step 3 is damaged (")
 
 
 def test_two_checkpoints_are_kept_and_weights_are_written_once(train, folder: Path) -> None:

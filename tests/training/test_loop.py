@@ -127,6 +127,25 @@ def test_accumulation_is_the_larger_batch(make_trainer, config) -> None:
         torch.testing.assert_close(weights(small)[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+def test_muon_takes_the_same_steps_whatever_the_settings(make_trainer, config) -> None:
+    """Clipping to a norm that is never reached, and computing twice, change no bit."""
+    still, few = replace(config, dropout=0.0), {"optimizer": "muon", "max_steps": 4}
+    (plain, _), (clipped, _), (twice, _), (small, _) = (
+        make_trainer(still, **few, **settings)
+        for settings in (
+            {"batch_size": 4},
+            {"batch_size": 4, "grad_clip": 1e9},
+            {"batch_size": 4, "activation_checkpointing": True},
+            {"batch_size": 1, "gradient_accumulation": 4},
+        )
+    )
+    for trainer in (plain, clipped, twice, small):
+        trainer.run()
+    assert same(plain, clipped)
+    assert same(plain, twice)
+    assert small.history[-1].val_loss == pytest.approx(plain.history[-1].val_loss, rel=1e-3)
+
+
 def test_micro_batches_of_a_step_have_dropout_of_their_own(make_trainer, config) -> None:
     trainer, _ = make_trainer(replace(config, dropout=0.5))
     window = trainer.train_windows.batch([0])

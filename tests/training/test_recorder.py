@@ -93,6 +93,13 @@ def test_an_evaluation_by_step_and_by_tokens(recorder: Any) -> None:
     assert "epoch 0.50, step 3: training loss 1.000, validation loss 2.000" in recorder.bar.lines
 
 
+def test_averaged_weights_have_a_metric_of_their_own(recorder: Any) -> None:
+    recorder.on_evaluation(ROW, 1.75)
+    assert recorder.run.metrics["eval/ema_val_loss", 3] == 1.75
+    assert recorder.run.metrics["eval/val_loss", 3] == 2.0
+    assert recorder.bar.lines[-1].endswith("loss 2.000, of the averaged weights 1.750")
+
+
 def test_a_loss_whose_perplexity_is_no_float(recorder: Any) -> None:
     recorder.on_evaluation(replace(ROW, train_loss=709.0, val_loss=1207.4))
     assert recorder.run.metrics["eval/train_perplexity", 3] == math.exp(709.0)
