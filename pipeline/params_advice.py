@@ -116,6 +116,8 @@ def _reference(params: Params) -> Iterator[str]:
         missing = f"add {size} to gpt2.sizes"
     if key == "ensemble" and not params.evaluate.ensemble:
         missing = "name its runs in evaluate.ensemble"
+    if key == "scratch_ema" and params.train.ema_decay is None:
+        missing = "set train.ema_decay"
     if missing:
         found = f"compare.reference: {key} is not in the table, so there are no differences"
         yield f"{found}; {missing}"

@@ -60,6 +60,12 @@ def set_by(words: list[str]) -> Params:
             "355M to gpt2.sizes",
         ),
         (
+            {"compare": {"reference": "scratch_ema"}},
+            None,
+            "compare.reference: scratch_ema is not in the table, so there are no differences; set "
+            "train.ema_decay",
+        ),
+        (
             {"compare": {"reference": "ensemble"}},
             None,
             "compare.reference: ensemble is not in the table, so there are no differences; name "
