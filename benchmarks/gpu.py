@@ -285,7 +285,7 @@ def observer() -> Any:
 
 def one_step(trainer: Any) -> Callable[[], None]:
     """A training step, always on the same batch."""
-    (batch,) = next(iter(trainer.batches.epoch(0)))
+    batch = next(next(trainer.reader.epoch(0)))
 
     def step() -> None:
         trainer.reset_gradients()
@@ -380,16 +380,16 @@ def ablations() -> Iterator[Row]:
     for name, change in without.items():
         torch._dynamo.reset()
         loss._compiled_softmax.cache_clear()
-        settings = change if isinstance(change, dict) else {}
+        settings: Row = {**change} if isinstance(change, dict) else {}
         with (
             tempfile.TemporaryDirectory() as folder,
             patch.object(gpt, "NARROW_ON", here),
             patch.object(objective, "WHOLE_ON", here),
             nullcontext() if isinstance(change, dict | tuple) else change,
         ):
-            trainer = job(
-                Path(folder), batch_size=batch_size, eval_every=10**6, **settings
-            ).trainer(observer())
+            compiles = not DRY or not whole  # a dry run once, to be quick
+            settings |= {"batch_size": batch_size, "eval_every": 10**6, "compile": compiles}
+            trainer = job(Path(folder), **settings).trainer(observer())
             if not DRY:
                 torch.cuda.reset_peak_memory_stats()
             step = one_step(trainer)
@@ -544,12 +544,6 @@ def evaluation() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         settings = {"batch_size": batch_size, "max_steps": 100, "eval_every": 10**6}
         trainer = job(Path(folder), **settings).trainer(observer())
-        batch = next(next(trainer.reader.epoch(0)))
-
-        def step() -> None:
-            trainer.reset_gradients()
-            trainer.backpropagate(trainer.calculate_loss(batch))
-            trainer.update_weights()
 
         def evaluate() -> None:
             with trainer.runtime.autocast():
@@ -557,7 +551,7 @@ def evaluation() -> Iterator[Row]:
                 model = trainer.working.model
                 total_nats(model, trainer.train_windows, batch_size, windows, pads=True)
 
-        learned = batch_size * context() / seconds_of(step, 2 if DRY else 10)
+        learned = batch_size * context() / seconds_of(one_step(trainer), 2 if DRY else 10)
         evaluated = 4 * batch_size * context() / seconds_of(evaluate, 1 if DRY else 3)
     yield {"training": learned, "evaluation": evaluated, "times": evaluated / learned}
 
