@@ -43,7 +43,8 @@ def save_training(
     assert trainer.best_weights is not None, "a training evaluates at step 0"
     assert trainer.last_weights is not None, "a training keeps them at its end"
     best, last = trainer.best_weights.tensors, trainer.last_weights.tensors
-    (folder / SUMS).unlink(missing_ok=True)  # an earlier training's
+    for name in (SUMS, FILES["ema"]):
+        (folder / name).unlink(missing_ok=True)  # an earlier training's
     save_config(folder, trainer.model.config)
     start.save(folder)
     save_weights(folder, best, "best")

@@ -62,6 +62,9 @@ def test_it_changes_nothing_else(make_trainer, runtime: Runtime, tmp_path: Path)
     assert others.averages == [None] * len(others.evaluations)
     for name in ("model.pth", "best.pth"):
         assert (tmp_path / "with" / name).read_bytes() == (tmp_path / "without" / name).read_bytes()
+    save_training(tmp_path / "with", plain, SCRATCH)  # leaves no average of another training
+    assert not (tmp_path / "with" / "ema.pth").exists()
+    save_training(tmp_path / "with", averaged, SCRATCH)
     states = [torch.load(tmp_path / name / "optimizer.pth") for name in ("with", "without")]
     assert states[0]["state"].keys() == states[1]["state"].keys()
     for tensors, expected in zip(*(state["state"].values() for state in states), strict=True):
