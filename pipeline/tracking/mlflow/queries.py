@@ -33,6 +33,7 @@ class Recorded:
         started, ended: milliseconds since 1970.
         params: as text.
         metrics: the last value of each.
+        data: the digests of the data sets that it read, by name; equal ones may be compared.
         curve: (step, value) of one metric, in the order of its steps.
     """
 
@@ -46,6 +47,7 @@ class Recorded:
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
     curve: tuple[tuple[int, float], ...] = ()
 
     @property
@@ -131,4 +133,5 @@ def _recorded(run: Run) -> Recorded:
         params=dict(data.params),
         metrics=dict(data.metrics),
         tags=dict(data.tags),
+        data={read.dataset.name: read.dataset.digest for read in run.inputs.dataset_inputs},
     )
