@@ -18,6 +18,7 @@ from pipeline.cli import main
 from pipeline.sweep.ladder import Ladder, climb
 from pipeline.sweep.ladder_figures import draw_ladder, pictured
 from pipeline.sweep.ranking import rank
+from pipeline.system.markdown import inline
 from tests.sweep.conftest import Lab, working_in
 from tests.sweep.test_figures import texts
 from tests.sweep.test_ranking import ranked, recorded
@@ -164,7 +165,7 @@ def test_other_sweeps_are_no_ladders() -> None:
 def test_figures_name_axes_and_levels(tmp_path: Path, runs: list[Any]) -> None:
     found = ladder(*runs, small=3.0)
     pictures = pictured(found, "validation loss")
-    assert [one.name for one in pictures][0] == "compute"
+    assert pictures[0].name == "compute"
     assert len(pictures) == 1 + len(found.axes)
     for one in pictures:
         draw_ladder(one, tmp_path / "one.svg")
@@ -175,7 +176,9 @@ def test_a_curve_passes_through_what_the_law_says() -> None:
     found = ladder(*both())
     assert found.scaling is not None
     compute, parameters, tokens = (one.curve for one in pictured(found, "loss"))
-    assert compute is not None and parameters is not None and tokens is not None
+    assert compute is not None
+    assert parameters is not None
+    assert tokens is not None
     assert parameters[1, 0] == pytest.approx(loss_of(1e6, 6.4e7), rel=0.01)
     assert tokens[1, 0] == pytest.approx(loss_of(3e7, 1e6), rel=0.01)
     for x, loss, low, high in compute.T:
@@ -208,4 +211,4 @@ def test_a_ladder_in_a_store(lab: Lab, ship: Callable[[], None]) -> None:
     page = (lab.folder / "reports/sweep.html").read_text()
     assert found["conclusion"] in html.unescape(page)
     assert page.count('role="img"') == 2 * 4  # against n_layer, curves, compute, parameters
-    assert found["conclusion"] in (lab.folder / "reports/sweep.md").read_text()
+    assert inline(found["conclusion"]) in (lab.folder / "reports/sweep.md").read_text()
