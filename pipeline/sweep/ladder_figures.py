@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from pipeline.numbers import shown
-from pipeline.plots.style import COLOURS, WIDE, drawing, label_ends
+from pipeline.plots.style import COLOURS, WIDE, drawing, label_ends, size_axis
 from pipeline.sweep.ladder import AXES, FARTHEST, Ladder
 from pipeline.sweep.scaling import LEVEL, Floats
 
@@ -96,9 +97,14 @@ def draw_ladder(picture: Picture, path: Path, size: tuple[float, float] = WIDE) 
 
 def draw_axes(axes: Axes, picture: Picture) -> None:
     """The axis is logarithmic; levels are lines across, named at their right ends."""
-    axes.set_xscale("log")
+    size_axis(axes)
+    if picture.name == NAMES["C"]:
+        axes.xaxis.set_major_locator(LogLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda flops, _: f"{flops:.0e}"))
+    losses = [*(y for _, y in picture.marks), *picture.levels.values()]
     if picture.curve is not None:
         x, loss, low, high = picture.curve
+        losses += [loss[-1]]
         axes.fill_between(x, low, high, color=COLOURS["validation"], alpha=0.15, linewidth=0)
         for part, style in ((x <= picture.measured, "-"), (x >= picture.measured, (0, (4, 2)))):
             axes.plot(x[part], loss[part], color=COLOURS["validation"], linestyle=style)
@@ -116,10 +122,8 @@ def draw_axes(axes: Axes, picture: Picture) -> None:
         )
     for loss in picture.levels.values():
         axes.axhline(loss, color=COLOURS["gpt2"], linewidth=1.0, linestyle=(0, (1, 2)))
-    losses = [*(y for _, y in picture.marks), *picture.levels.values()]
     axes.set_ylim(min(losses) / 1.05, max(losses) * 1.05)
     axes.set(xlabel=picture.xlabel, ylabel=picture.ylabel)
-    axes.spines["top"].set_visible(False)
     if picture.levels:
         named = [
             (loss, f"{name} {shown(loss, 2)}", COLOURS["gpt2"])

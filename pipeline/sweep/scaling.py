@@ -61,7 +61,8 @@ class Scaling:
 
     def losses(self, logs: Floats) -> Floats:
         """The fit's losses, (P,), at points whose logarithms are (P, K)."""
-        return np.exp(_log_losses(self.laws[:1], logs - self.middle)[0])
+        found: Floats = np.exp(_log_losses(self.laws[:1], logs - self.middle)[0])
+        return found
 
     def band(self, logs: Floats) -> Floats:
         """Where a new run with a seed of its own falls in 90 % of cases, (2, P)."""
@@ -80,14 +81,16 @@ class Scaling:
         with np.errstate(divide="ignore"):
             above = np.log(np.maximum(loss - self.floors, 0.0))[:, None]
         share = exponents[:, ::-1] / exponents.sum(1, keepdims=True) if self.terms > 1 else 1.0
-        return self.middle + (sizes - above - np.log(share)) / exponents
+        found: Floats = self.middle + (sizes - above - np.log(share)) / exponents
+        return found
 
     def frontier(self, product: Floats) -> Floats:
         """The logarithms of N and D, (P, 2), where the fit is lowest for log (N D), (P,)."""
         _, a, alpha, b, beta = self.laws[0]
         total = product - self.middle.sum()
         n = (beta * total + a - b + np.log(alpha / beta)) / (alpha + beta)
-        return self.middle + np.stack([n, total - n], axis=1)
+        found: Floats = self.middle + np.stack([n, total - n], axis=1)
+        return found
 
 
 def fit(logs: Floats, losses: Floats, rungs: Integers) -> Scaling:
@@ -138,7 +141,8 @@ def _log_losses(laws: Floats, x: Floats) -> Floats:
 def _objectives(x: Floats, y: Floats, laws: Floats) -> Floats:
     """The sum of Huber losses of each law, (S,), in squares of their threshold."""
     off = np.abs(_log_losses(laws, x) - y) / HUBER
-    return np.where(off < 1, off**2 / 2, off - 0.5).sum(1)
+    found: Floats = np.where(off < 1, off**2 / 2, off - 0.5).sum(1)
+    return found
 
 
 def _solved(x: Floats, y: Floats, laws: Floats) -> Floats:

@@ -86,19 +86,14 @@ def gpt2_levels(sweep: Sweep, reader: Reader) -> dict[str, float]:
     trials = [trial.run for setting in sweep.settings for trial in setting.trials]
     if any(run.params.get("train.eval_windows", "null") != "null" for run in trials):
         return {}
-    text = {validation(run) for run in trials}
+    text = {run.validation for run in trials}
     runs = {run.name.removeprefix("gpt2-"): run for run in reader.runs(BASELINES)}  # the newest
     return {
         size.title: runs[name].metrics[BASELINE_LOSS]
         for name, size in SIZES.items()
-        if name in runs and {validation(runs[name])} == text != {None}
+        if name in runs and {runs[name].validation} == text != {None}
         if BASELINE_LOSS in runs[name].metrics
     }
-
-
-def validation(run: Recorded) -> str | None:
-    """The digest of the validation windows that the run read."""
-    return next((digest for name, digest in run.data.items() if name.endswith("/val")), None)
 
 
 def sources_of(sweep: Sweep, reader: Reader) -> Sources | None:

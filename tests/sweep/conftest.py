@@ -26,7 +26,7 @@ from pipeline.tracking.mlflow.sync import gather, synced
 from pipeline.tracking.run import record_failure, start_run
 
 TEXT = {"corpus": "story", "corpus_sha256": "ab" * 32}
-WINDOWS = {"name": "story/val", "source": "data/tokens/val", "digest": "cd" * 18}
+WINDOWS: dict[str, Any] = {"name": "story/val", "source": "data/tokens/val", "digest": "cd" * 18}
 DEFAULTS = {"seed": 1, "model.n_layer": 2, "train.learning_rate": 4e-4, "train.epochs": 3}
 
 
@@ -86,7 +86,7 @@ class Lab:
                     best = min(losses)
                     run.log_metrics({"best/val_loss": best, "best/epoch": 1.5})
                     run.log_metrics({"last/val_loss": losses[-1], "last/train_loss": 1.0})
-                    run.log_metrics(metrics or {})
+                    run.log_metrics(dict(metrics or {}))
                     run.log_input(**WINDOWS, context="validation")
             except (RuntimeError, Terminated):
                 pass

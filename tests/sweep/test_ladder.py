@@ -28,7 +28,7 @@ TEXTS = (1e6, 4e6, 1.6e7, 6.4e7)
 
 
 def loss_of(parameters: float, tokens: float = 1e18) -> float:
-    return 2.0 + 2 * (parameters / 1e6) ** -0.34 + 2 * (tokens / 1e6) ** -0.3
+    return float(2.0 + 2 * (parameters / 1e6) ** -0.34 + 2 * (tokens / 1e6) ** -0.3)
 
 
 def run(number: int, parameters: float, tokens: float, epochs: float = 0.5, **given: Any) -> Any:

@@ -54,6 +54,11 @@ class Recorded:
     def parent(self) -> str | None:
         return self.tags.get(PARENT)
 
+    @property
+    def validation(self) -> str | None:
+        """The digest of the validation windows that it read."""
+        return next((digest for name, digest in self.data.items() if name.endswith("/val")), None)
+
 
 class Reader:
     """The runs of one experiment."""
@@ -122,6 +127,7 @@ class Reader:
 
 def _recorded(run: Run) -> Recorded:
     info, data = run.info, run.data
+    inputs = run.inputs.dataset_inputs if run.inputs else ()
     return Recorded(
         run_id=info.run_id,
         key=hidden_tag(data.tags, RUN_KEY) or "",
@@ -133,5 +139,5 @@ def _recorded(run: Run) -> Recorded:
         params=dict(data.params),
         metrics=dict(data.metrics),
         tags=dict(data.tags),
-        data={read.dataset.name: read.dataset.digest for read in run.inputs.dataset_inputs},
+        data={read.dataset.name: read.dataset.digest for read in inputs},
     )
