@@ -51,6 +51,7 @@ OWNERS = {
     "matplotlib": (
         "pipeline.plots",
         "pipeline.sweep.figures",
+        "pipeline.sweep.ladder_figures",
         "pipeline.sampling.figures",
         "pipeline.comparison.figures",
         "pipeline.comparison.size_figure",

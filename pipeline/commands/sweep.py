@@ -54,13 +54,15 @@ def sweep(
     )
     found, page, files = stage.run(scope, metric, experiment, reports, log=log)
     if as_json:
-        echo(json.dumps(found.as_json(), indent=2))
+        echo(json.dumps(found, indent=2))
         return
     for table in page.tables:
         echo(table.title)
         print_table([list(table.headings), *map(list, table.rows)])
         echo()
     echo(page.conclusion)
+    if page.ladder:
+        echo(page.ladder)
     echo(f"written: {', '.join(map(str, files))}")
 
 

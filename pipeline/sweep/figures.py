@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,9 +142,15 @@ def draw_curves(curves: Sequence[Curve], path: Path, size: tuple[float, float] =
         _legend(figure)
 
 
-def draw_sweep(panels: Sequence[Panel], curves: Sequence[Curve], path: Path, ylabel: str) -> None:
-    """All figures in one picture."""
-    count = len(panels) + bool(curves)
+def draw_sweep(
+    panels: Sequence[Panel],
+    curves: Sequence[Curve],
+    path: Path,
+    ylabel: str,
+    more: Sequence[Callable[[Axes], None]] = (),
+) -> None:
+    """All figures in one picture; `more` draws those of a ladder."""
+    count = len(panels) + bool(curves) + len(more)
     assert count, "a sweep without results has no figure"
     with drawing(path, (WIDE[0], WIDE[1] * count)) as figure:
         parts = figure.subfigures(count, squeeze=False)[:, 0]
@@ -152,8 +158,10 @@ def draw_sweep(panels: Sequence[Panel], curves: Sequence[Curve], path: Path, yla
             _panel(part.add_subplot(), panel, ylabel)
             _legend(part)
         if curves:
-            _curves(parts[-1].add_subplot(), curves)
-            _legend(parts[-1])
+            _curves(parts[len(panels)].add_subplot(), curves)
+            _legend(parts[len(panels)])
+        for part, draw in zip(parts[count - len(more) :], more, strict=True):
+            draw(part.add_subplot())
 
 
 def _panel(axes: Axes, panel: Panel, ylabel: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from pipeline.errors import UserError
@@ -22,6 +23,8 @@ from pipeline.sweep.conclusion import (
     shown,
 )
 from pipeline.sweep.figures import Panel, curves, draw_curves, draw_panel, draw_sweep, panels
+from pipeline.sweep.ladder import Ladder
+from pipeline.sweep.ladder_figures import draw_axes, draw_ladder, pictured
 from pipeline.sweep.ranking import SEED, Setting, Sweep, score, seconds
 from pipeline.sweep.selection import Trial
 from pipeline.system.files import write_text
@@ -59,6 +62,7 @@ class SweepPage:
     Attributes:
         subject: what was swept, in words.
         conclusion: the headline.
+        ladder: the scaling law and what GPT-2's losses take; empty where there is none.
         tables: the first one comes before the figures.
         figures: by heading.
         facts: how it was made, in words.
@@ -66,12 +70,13 @@ class SweepPage:
 
     subject: str
     conclusion: str
+    ladder: str
     tables: Sequence[SweepTable]
     figures: Mapping[str, Figure] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
-def write_report(sweep: Sweep, page: SweepPage, folder: Path) -> list[Path]:
+def write_report(sweep: Sweep, ladder: Ladder | None, page: SweepPage, folder: Path) -> list[Path]:
     """Write `sweep.html`, `sweep.md` and, where something can be drawn, `sweep.png`.
 
     Raises:
@@ -84,7 +89,8 @@ def write_report(sweep: Sweep, page: SweepPage, folder: Path) -> list[Path]:
     write_text(markdown, as_markdown(page, picture.name if has_picture else None))
     picture.unlink(missing_ok=True)
     if has_picture:
-        draw_sweep(panels(sweep), curves(sweep), picture, ylabel=axis(sweep))
+        more = [partial(draw_axes, picture=one) for one in pictured(ladder, axis(sweep))]
+        draw_sweep(panels(sweep), curves(sweep), picture, ylabel=axis(sweep), more=more)
     return [html, markdown, picture] if has_picture else [html, markdown]
 
 
@@ -97,12 +103,13 @@ def _refuse_others(html: Path, *others: Path) -> None:
         )
 
 
-def make_page(sweep: Sweep) -> SweepPage:
+def make_page(sweep: Sweep, ladder: Ladder | None = None) -> SweepPage:
     return SweepPage(
         subject=f"sweep of {listed(sweep.swept)} on {sweep.selection.corpus or 'no text'}",
         conclusion=conclusion(sweep),
-        tables=tables(sweep),
-        figures=figures(sweep),
+        ladder=ladder.conclusion() if ladder else "",
+        tables=tables(sweep, ladder),
+        figures=figures(sweep, ladder),
         facts=facts(sweep),
     )
 
@@ -111,8 +118,10 @@ def axis(sweep: Sweep) -> str:
     return f"{METRICS.get(sweep.metric, sweep.metric)}, nats per token"
 
 
-def tables(sweep: Sweep) -> list[SweepTable]:
+def tables(sweep: Sweep, ladder: Ladder | None = None) -> list[SweepTable]:
     found = [settings_table(sweep), runs_table(sweep)] if sweep.settings else []
+    if ladder:
+        found.insert(1, rungs_table(ladder))
     if sweep.failed:
         found.append(
             _trials_table("Failed", sweep, sweep.failed, "error", lambda trial: trial.error)
@@ -185,6 +194,27 @@ def _means(setting: Setting) -> list[str]:
     return ["" if value is None else shown_number(value, places) for value, places in found]
 
 
+def rungs_table(ladder: Ladder) -> SweepTable:
+    """The rungs beside the law, which the note states."""
+    headings = ["parameters", "training tokens", "FLOPs", "loss", "the law", "seeds"]
+    fitted = [""] * len(ladder.rungs)
+    if ladder.scaling:
+        fitted = [shown_number(loss, 4) for loss in ladder.scaling.losses(ladder.logs())]
+    rows = [
+        [
+            f"{rung.parameters:,.0f}",
+            f"{rung.tokens:,.0f}",
+            f"{rung.compute:.3g}",
+            shown_number(rung.mean, 4),
+            law,
+            str(len(rung.scores)),
+        ]
+        for rung, law in zip(ladder.rungs, fitted, strict=True)
+    ]
+    note = f"{ladder.conclusion()} {ladder.note()}"
+    return SweepTable("Rungs of the ladder", headings, rows, note)
+
+
 def runs_table(sweep: Sweep) -> SweepTable:
     """Every run that counts, in the order of the settings."""
     headings = ["run", "experiment", *map(short, sweep.swept), SEED, "loss", "seconds"]
@@ -226,7 +256,7 @@ def _params(sweep: Sweep, trial: Trial) -> list[str]:
     return [shown(trial.run.params.get(key, "")) for key in [*sweep.swept, SEED]]
 
 
-def figures(sweep: Sweep) -> dict[str, Figure]:
+def figures(sweep: Sweep, ladder: Ladder | None = None) -> dict[str, Figure]:
     found = {f"Loss against {panel.param}": _panel(sweep, panel) for panel in panels(sweep)}
     if lines := curves(sweep):
         found["All curves"] = drawn(
@@ -235,6 +265,10 @@ def figures(sweep: Sweep) -> dict[str, Figure]:
             f"{_in_order(sweep)}",
             caption="Validation loss while training, each band from the lowest to the highest seed "
             "of a setting; the fall that all share at the start is cut.",
+        )
+    for one in pictured(ladder, axis(sweep)):
+        found[f"Loss against {one.name}"] = drawn(
+            partial(draw_ladder, one), alt=one.alt, caption=one.caption
         )
     return found
 

@@ -20,6 +20,7 @@ from pipeline.tracking.mlflow.queries import Recorded
 
 State = Literal["finished", "failed", "unfinished"]
 DIGEST = "corpus_sha256"
+LENGTH = "model.context_length"
 EXPERIMENT = "dvc.exp_name"
 ORIGINS = ("dvc.baseline", "mlflow.source.git.commit")
 
@@ -164,9 +165,18 @@ def _alone(run: Recorded) -> bool:
 
 
 def _of_one_text(runs: Sequence[Recorded]) -> tuple[list[Recorded], int]:
-    """Those on the newest run's text, and those that ended before they had one."""
+    """Those on the newest run's text, and those that ended before they had one.
+
+    With another split the validation text is another; windows of another length are the same text.
+    """
     digest = next((run.tags[DIGEST] for run in reversed(runs) if DIGEST in run.tags), None)
-    kept = [run for run in runs if run.tags.get(DIGEST, digest) == digest]
+    windows = {run.params.get(LENGTH): run.validation for run in runs if run.validation}
+    kept = [
+        run
+        for run in runs
+        if run.tags.get(DIGEST, digest) == digest
+        and run.validation in (None, windows.get(run.params.get(LENGTH)))
+    ]
     return kept, len(runs) - len(kept)
 
 

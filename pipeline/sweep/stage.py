@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.gpt2.sizes import SIZES
 from pipeline.params import Params, load_params
 from pipeline.sweep.conclusion import listed
+from pipeline.sweep.ladder import climb
 from pipeline.sweep.ranking import Sweep, by_seed, have_same_seeds, rank
 from pipeline.sweep.report import SweepPage, make_page, write_report
 from pipeline.sweep.selection import Scope, select, with_curves
@@ -21,6 +25,8 @@ from pipeline.tracking.journals import runs_of_experiments
 from pipeline.tracking.mlflow.queries import Reader, Recorded
 from pipeline.tracking.run import start_run
 
+BASELINES = "tags.stage = 'baseline' and attributes.status = 'FINISHED'"
+BASELINE_LOSS = "last/val_loss"
 EVALUATIONS = "tags.stage = 'evaluate' and attributes.status = 'FINISHED'"
 SAME = 2e-3  # of a loss: how far `evaluate` and the training may differ by precision
 CURVE = "by_tokens/val_loss"
@@ -29,8 +35,11 @@ DIGEST_TAG = "lossbook.sweep"  # by which a sweep that is read again is known
 
 def run(
     scope: Scope, metric: str, experiment: str | None, reports: Path, *, log: bool
-) -> tuple[Sweep, SweepPage, list[Path]]:
-    """Read the sweep within the scope; return it, its report and the files that were written.
+) -> tuple[dict[str, Any], SweepPage, list[Path]]:
+    """Read the sweep within the scope.
+
+    Returns:
+        All of it as JSON, its report, and the files that were written.
 
     Args:
         experiment: MLflow's; that of `params.yaml` where None.
@@ -42,11 +51,13 @@ def run(
     experiment = experiment or _configured_experiment()
     reader = Reader(experiment)
     sweep = read(reader, scope, metric)
-    page = make_page(sweep)
-    files = write_report(sweep, page, reports)
+    ladder = climb(sweep, lambda: gpt2_levels(sweep, reader))
+    page = make_page(sweep, ladder)
+    files = write_report(sweep, ladder, page, reports)
+    content = sweep.as_json() | ({"ladder": ladder.as_json()} if ladder else {})
     if log:
-        record(sweep, page, files, reader, experiment)
-    return sweep, page, files
+        record(content, sweep, page, files, reader, experiment)
+    return content, page, files
 
 
 def _configured_experiment() -> str:
@@ -65,6 +76,24 @@ def read(reader: Reader, scope: Scope, metric: str) -> Sweep:
         raise UserError(f"--metric {metric}: no run has it; there are {', '.join(summaries)}")
     sweep = rank(with_curves(chosen, lambda run: reader.curve(run, CURVE)), metric)
     return replace(sweep, sources=sources_of(sweep, reader))
+
+
+def gpt2_levels(sweep: Sweep, reader: Reader) -> dict[str, float]:
+    """The losses of GPT-2's sizes that were measured on the windows of the sweep's validation.
+
+    None where its trainings measured some of the windows only, or several texts' or lengths'.
+    """
+    trials = [trial.run for setting in sweep.settings for trial in setting.trials]
+    if any(run.params.get("train.eval_windows", "null") != "null" for run in trials):
+        return {}
+    text = {run.validation for run in trials}
+    runs = {run.name.removeprefix("gpt2-"): run for run in reader.runs(BASELINES)}  # the newest
+    return {
+        size.title: runs[name].metrics[BASELINE_LOSS]
+        for name, size in SIZES.items()
+        if name in runs and {runs[name].validation} == text != {None}
+        if BASELINE_LOSS in runs[name].metrics
+    }
 
 
 def sources_of(sweep: Sweep, reader: Reader) -> Sources | None:
@@ -105,11 +134,16 @@ def _unit_losses(reader: Reader, run: Recorded | None) -> UnitLosses | None:
 
 
 def record(
-    sweep: Sweep, page: SweepPage, files: list[Path], reader: Reader, experiment: str
+    content: Mapping[str, Any],
+    sweep: Sweep,
+    page: SweepPage,
+    files: Sequence[Path],
+    reader: Reader,
+    experiment: str,
 ) -> None:
     """Log the report as a run of its own, unless it is there already."""
-    content = json.dumps(sweep.as_json(), sort_keys=True)
-    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+    text = json.dumps(content, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     if reader.runs(f"tags.`{DIGEST_TAG}` = '{digest}' and attributes.status = 'FINISHED'"):
         return
     with start_run(

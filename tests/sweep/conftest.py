@@ -26,6 +26,7 @@ from pipeline.tracking.mlflow.sync import gather, synced
 from pipeline.tracking.run import record_failure, start_run
 
 TEXT = {"corpus": "story", "corpus_sha256": "ab" * 32}
+WINDOWS: dict[str, Any] = {"name": "story/val", "source": "data/tokens/val", "digest": "cd" * 18}
 DEFAULTS = {"seed": 1, "model.n_layer": 2, "train.learning_rate": 4e-4, "train.epochs": 3}
 
 
@@ -69,6 +70,7 @@ class Lab:
         losses: list[float],
         error: BaseException | None = None,
         text: Mapping[str, str] = TEXT,
+        metrics: Mapping[str, float] | None = None,
         **params: Any,
     ) -> str:
         """A training of experiment `name` (of `dvc repro`, where it is empty); the run's key."""
@@ -84,6 +86,8 @@ class Lab:
                     best = min(losses)
                     run.log_metrics({"best/val_loss": best, "best/epoch": 1.5})
                     run.log_metrics({"last/val_loss": losses[-1], "last/train_loss": 1.0})
+                    run.log_metrics(dict(metrics or {}))
+                    run.log_input(**WINDOWS, context="validation")
             except (RuntimeError, Terminated):
                 pass
             if name and error is None:
@@ -98,6 +102,14 @@ class Lab:
             under_dvc(patch, "", self.new, "evaluate")
             with start_run("evaluate", experiment="lossbook", parent=parent) as child:
                 child.log_text(val_units, VAL_UNITS)
+
+    def baseline(self, size: str, loss: float, digest: str = WINDOWS["digest"]) -> None:
+        """A measured size of GPT-2."""
+        with pytest.MonkeyPatch.context() as patch:
+            under_dvc(patch, "", self.new, f"baseline@{size}")
+            with start_run("baseline", experiment="lossbook", name=f"gpt2-{size}") as run:
+                run.log_metrics({"last/val_loss": loss})
+                run.log_input(**{**WINDOWS, "digest": digest}, context="evaluation")
 
     def refuse(self, name: str, error: Exception) -> None:
         """An experiment that fails in its first stage."""

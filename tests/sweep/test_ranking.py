@@ -37,6 +37,7 @@ def recorded(number: int, loss: float | None, status: str = "FINISHED", **given:
         params=params | given.pop("params", {}),
         metrics={} if loss is None else {METRIC: loss},
         tags=tags | given.pop("tags", {}),
+        data=given.pop("data", {}),
         curve=given.pop("curve", ()),
     )
 
@@ -51,6 +52,17 @@ def ranked(*runs: Recorded, failures: tuple[Recorded, ...] = ()) -> Sweep:
 
 def lr(value: str, seed: int = 1) -> dict[str, str]:
     return {"train.learning_rate": value, "seed": str(seed)}
+
+
+def test_another_split_is_another_text() -> None:
+    """Its params are equal, so it would pass for a repeat."""
+    lengths = [{"model.context_length": length} for length in ("64", "128")]
+    old = recorded(1, 5.0, params=lengths[0], data={"story/val": "a"})
+    longer = recorded(2, 6.0, params=lengths[1], data={"story/val": "b"})
+    new = recorded(3, 6.1, params=lengths[0], data={"story/train": "x", "story/val": "c"})
+    found = chosen(old, longer, new)
+    assert [trial.run.run_id for trial in found.trials] == ["id2", "id3"]
+    assert (found.other_text, found.repeats) == (1, 0)
 
 
 @pytest.mark.parametrize("loss", [math.nan, 1.7976931348623157e308, None])

@@ -33,6 +33,7 @@ class Recorded:
         started, ended: milliseconds since 1970.
         params: as text.
         metrics: the last value of each.
+        data: the digests of the data sets that it read, by name; equal ones may be compared.
         curve: (step, value) of one metric, in the order of its steps.
     """
 
@@ -46,11 +47,17 @@ class Recorded:
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
     curve: tuple[tuple[int, float], ...] = ()
 
     @property
     def parent(self) -> str | None:
         return self.tags.get(PARENT)
+
+    @property
+    def validation(self) -> str | None:
+        """The digest of the validation windows that it read."""
+        return next((digest for name, digest in self.data.items() if name.endswith("/val")), None)
 
 
 class Reader:
@@ -120,6 +127,7 @@ class Reader:
 
 def _recorded(run: Run) -> Recorded:
     info, data = run.info, run.data
+    inputs = run.inputs.dataset_inputs if run.inputs else ()
     return Recorded(
         run_id=info.run_id,
         key=hidden_tag(data.tags, RUN_KEY) or "",
@@ -131,4 +139,5 @@ def _recorded(run: Run) -> Recorded:
         params=dict(data.params),
         metrics=dict(data.metrics),
         tags=dict(data.tags),
+        data={read.dataset.name: read.dataset.digest for read in inputs},
     )
