@@ -19,7 +19,7 @@ from pipeline.commands.console import FILE, FOLDER, Command, echo
 @click.option("--journal", type=FOLDER, required=True, help="Folder of the run's journal to write.")
 def main(size: str, **files: Path) -> None:
     """Loss, perplexity, bits per byte and completions of one GPT-2."""
-    from pipeline.evaluation.stage import baseline
+    from pipeline.evaluation.baseline import baseline
 
     report = baseline(size=size, **files)
     if report.status == "unavailable":

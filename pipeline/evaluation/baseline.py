@@ -1,57 +1,69 @@
-"""Measure one size of GPT-2 on our text, as our own model is measured.
+"""The baseline stage: one size of GPT-2, measured as our own model is, or why it cannot be.
 
-In fp32 where the device's memory holds it, else in bf16, which moves the loss by about 1e-3: the
-report says which it was.
+What imports torch is imported where there is something to measure.
 """
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
-
-import psutil
-import torch
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
-from pipeline.evaluation.measure import Keep, Measurement, measure_model
-from pipeline.gpt2.load import hparams_of, read
 from pipeline.gpt2.location import FileRecord, Location, locate
-from pipeline.params import Gpt2, Params
-from pipeline.reports import WeightsReport
+from pipeline.params import Gpt2, load_params
+from pipeline.reports import BaselineReport, WeightsReport
+from pipeline.system.files import write_text
 from pipeline.system.text import quoted
 from pipeline.tokens.splits import Splits
+from pipeline.tokens.token_losses import kept_losses
 from pipeline.tokens.tokenizer import VOCABULARY
 
-Precision = Literal["fp32", "bf16"]
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-WORKSPACE = 3 * 10**9  # bytes beside the weights: the frameworks, activations, one chunk of logits
+if TYPE_CHECKING:
+    from pipeline.evaluation.size import MeasuredSize
 
 
-@dataclass(frozen=True)
-class MeasuredSize:
-    """One size, measured.
+def baseline(
+    params_file: Path,
+    size: str,
+    tokens: Path,
+    weights: Path,
+    report: Path,
+    token_losses: Path,
+    journal: Path,
+) -> BaselineReport:
+    """Measure one size of GPT-2 on the same tokens, windows and prompts as our model.
 
-    Attributes:
-        load_seconds: from the files to a model on its device.
-        peak_memory: bytes that the process held at most, and the GPU where there is one.
+    Args:
+        tokens: the folder of `train/`, `val/` and perhaps `test/`.
+        weights: `reports/gpt2/SIZE.json`.
+        report: the JSON file to write.
+        token_losses: the folder of losses by token to write.
+        journal: the folder of the run's journal to write.
+
+    Returns:
+        What `report` holds: the losses, or why the size could not be measured.
+
+    Raises:
+        UserError: an input is missing, damaged or cannot be right.
     """
+    params = load_params(params_file)
+    splits = Splits.open(tokens, params.model.context_length, params.evaluate.windows)
+    found = find_weights(size, params.gpt2, weights, params.model.context_length)
+    if isinstance(found, str):
+        # DVC wants every output to be there, and warns of an empty folder.
+        write_text(journal / "no_run.txt", "This size could not be had: there is no run.\n")
+        with kept_losses(token_losses, splits, ()):
+            written = unavailable_report(size, splits, reason=found)
+    else:
+        from pipeline.evaluation.size import measure_in_run
 
-    measurement: Measurement
-    parameters: int
-    precision: Precision
-    load_seconds: float
-    peak_memory: dict[str, int]
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Of the losses, over all splits."""
-        tokens = sum(of_split.tokens for of_split in self.measurement.losses.by_split.values())
-        return tokens / self.measurement.seconds
+        with kept_losses(token_losses, splits, (size,)) as kept:
+            keep = partial(kept.append, size)
+            measured = measure_in_run(found, splits, params, journal, keep)
+        written = baseline_report(size, splits, measured, WeightsReport.read(weights).host)
+    written.write(report)
+    return written
 
 
 def find_weights(size: str, settings: Gpt2, report: Path, context_length: int) -> Location | str:
@@ -71,6 +83,8 @@ def find_weights(size: str, settings: Gpt2, report: Path, context_length: int) -
         raise UserError(
             f"GPT-2 {size}: the weights are not those of {report}; `dvc repro` looks at them again"
         )
+    from pipeline.gpt2.load import hparams_of
+
     hparams = hparams_of(location)
     if context_length > hparams.n_ctx:
         return f"it reads {hparams.n_ctx} tokens at most; model.context_length is {context_length}"
@@ -79,63 +93,29 @@ def find_weights(size: str, settings: Gpt2, report: Path, context_length: int) -
     return location
 
 
-def measure_size(
-    location: Location,
-    splits: Splits,
-    params: Params,
-    device: torch.device,
-    *,
-    keep: Keep,
-    progress: Callable[[int], object],
-) -> MeasuredSize:
-    """Load the size at `location` and measure it.
-
-    Args:
-        keep: as `measure_model` takes it.
-        progress: called with the number of windows that each batch adds.
-
-    Raises:
-        UserError: the weights are damaged.
-    """
-    started = time.perf_counter()
-    precision = choose_precision(params.gpt2.precision, hparams_of(location).parameters, device)
-    model = read(location, DTYPES[precision]).to(device)
-    load_seconds = time.perf_counter() - started
-    batch_size = params.evaluate.batch_size
-    return MeasuredSize(
-        measurement=measure_model(
-            model, splits, batch_size, params.compare, keep=keep, progress=progress
-        ),
-        parameters=model.count_parameters(),
-        precision=precision,
-        load_seconds=load_seconds,
-        peak_memory=peak_memory(device),
+def baseline_report(
+    size: str, splits: Splits, measured: MeasuredSize, host: str | None
+) -> BaselineReport:
+    return BaselineReport(
+        model=size,
+        status="measured",
+        parameters=measured.parameters,
+        precision=measured.precision,
+        host=host,
+        context_length=splits.context_length,
+        corpus_sha256=splits.corpus_sha256,
+        train=measured.measurement.losses.train,
+        val=measured.measurement.losses.val,
+        test=measured.measurement.losses.test,
+        completions=measured.measurement.completions,
     )
 
 
-def choose_precision(
-    setting: Literal["auto", "fp32", "bf16"], parameters: int, device: torch.device
-) -> Precision:
-    """`gpt2.precision`; `auto` is fp32 where its 4 bytes per parameter fit the device's memory."""
-    if setting != "auto":
-        return setting
-    if device.type == "cuda":
-        memory = torch.cuda.get_device_properties(device).total_memory
-    else:
-        memory = psutil.virtual_memory().total
-    return "fp32" if 4 * parameters + WORKSPACE <= memory else "bf16"
-
-
-def peak_memory(device: torch.device) -> dict[str, int]:
-    """The most bytes that this process has held so far, by `ram` and, on CUDA, `gpu`."""
-    peaks = {}
-    try:
-        import resource
-    except ImportError:  # Windows keeps no such count
-        pass
-    else:
-        unit = 1 if sys.platform == "darwin" else 1024
-        peaks["ram"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    if device.type == "cuda":
-        peaks["gpu"] = torch.cuda.max_memory_allocated(device)
-    return peaks
+def unavailable_report(size: str, splits: Splits, reason: str) -> BaselineReport:
+    return BaselineReport(
+        model=size,
+        status="unavailable",
+        reason=reason,
+        context_length=splits.context_length,
+        corpus_sha256=splits.corpus_sha256,
+    )

@@ -1,33 +1,23 @@
-"""The stages evaluate (this repository's model) and baseline (a size of GPT-2)."""
+"""The evaluate stage: this repository's model over whole splits."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-from pipeline.evaluation.baseline import MeasuredSize, find_weights, measure_size
 from pipeline.evaluation.ensemble import find_ensemble, measure_ensemble
-from pipeline.evaluation.measure import Keep, Measurement, measure_model
-from pipeline.gpt2.location import FileRecord, Location
+from pipeline.evaluation.logged import evaluation_params, link_losses, log_losses, sample_rows
+from pipeline.evaluation.measure import Measurement, measure_model
 from pipeline.model.gpt import GPT
 from pipeline.model.runtime import choose_runtime
 from pipeline.model.saved import FILES, Weights, load_config, load_model
 from pipeline.model.start import Start
 from pipeline.numbers import shown, to_json
-from pipeline.params import Gpt2, Params, load_params
-from pipeline.reports import (
-    BaselineReport,
-    EvaluationReport,
-    PerplexityReport,
-    PromptCompletion,
-    SplitLosses,
-    WeightsReport,
-)
+from pipeline.params import Gpt2, load_params
+from pipeline.reports import EvaluationReport, PerplexityReport
 from pipeline.system.digest_cache import digest_of
-from pipeline.system.files import write_text
 from pipeline.system.progress import Progress
 from pipeline.tokens.splits import Splits
 from pipeline.tokens.token_losses import TokenLosses, kept_losses
@@ -138,15 +128,6 @@ def log_val_units(run: Run, splits: Splits, losses: TokenLosses) -> None:
     run.log_text(json.dumps(to_json(found.model_dump())), VAL_UNITS)
 
 
-def evaluation_params(params: Params) -> dict[str, Any]:
-    """What a measurement depends on beside model and tokens."""
-    return {
-        "evaluate.batch_size": params.evaluate.batch_size,
-        "evaluate.windows": params.evaluate.windows,
-        "compare.prompts": params.compare.prompts,
-    }
-
-
 def load_version(folder: Path, version: str, gpt2: Gpt2) -> GPT:
     """Load `untrained` (the weights of step 0, made again), or what a training has left."""
     if version == "untrained":
@@ -177,149 +158,3 @@ def losses_table(found: EvaluationReport) -> str:
             f"| {shown(val.bits_per_byte)} |"
         )
     return "\n".join(lines)
-
-
-def baseline(
-    params_file: Path,
-    size: str,
-    tokens: Path,
-    weights: Path,
-    report: Path,
-    token_losses: Path,
-    journal: Path,
-) -> BaselineReport:
-    """Measure one size of GPT-2 on the same tokens, windows and prompts as our model.
-
-    Args:
-        tokens: the folder of `train/`, `val/` and perhaps `test/`.
-        weights: `reports/gpt2/SIZE.json`.
-        report: the JSON file to write.
-        token_losses: the folder of losses by token to write.
-        journal: the folder of the run's journal to write.
-
-    Returns:
-        What `report` holds: the losses, or why the size could not be measured.
-
-    Raises:
-        UserError: an input is missing, damaged or cannot be right.
-    """
-    params = load_params(params_file)
-    splits = Splits.open(tokens, params.model.context_length, params.evaluate.windows)
-    found = find_weights(size, params.gpt2, weights, params.model.context_length)
-    if isinstance(found, str):
-        # DVC wants every output to be there, and warns of an empty folder.
-        write_text(journal / "no_run.txt", "This size could not be had: there is no run.\n")
-        with kept_losses(token_losses, splits, ()):
-            written = unavailable_report(size, splits, reason=found)
-    else:
-        with kept_losses(token_losses, splits, (size,)) as kept:
-            keep = partial(kept.append, size)
-            measured = measure_in_run(found, splits, params, journal, keep)
-        written = baseline_report(size, splits, measured, WeightsReport.read(weights).host)
-    written.write(report)
-    return written
-
-
-def measure_in_run(
-    location: Location, splits: Splits, params: Params, journal: Path, keep: Keep
-) -> MeasuredSize:
-    """Measure the size in a run of its own, which every experiment on the same data shares."""
-    size = location.size
-    with start_run(
-        "baseline",
-        experiment=params.tracking.experiment,
-        name=f"gpt2-{size}",
-        journal=journal,
-        description=f"OpenAI's GPT-2 {size} ({params.gpt2.precision}), untouched, on {splits}.",
-        params={**evaluation_params(params), "gpt2.source": location.source},
-        tags={"role": "baseline"},
-    ) as run:
-        device = choose_runtime().device
-        with Progress(len(splits), f"GPT-2 {size}", unit="window") as bar:
-            measured = measure_size(
-                location, splits, params, device, keep=keep, progress=bar.advance
-            )
-        log_size(run, size, measured)
-        link_losses(
-            run,
-            splits,
-            measured.measurement.losses,
-            FileRecord(location).weights.sha256,
-            name=f"gpt2-{size}",
-            params={"parameters": measured.parameters, "precision": measured.precision},
-        )
-    return measured
-
-
-def baseline_report(
-    size: str, splits: Splits, measured: MeasuredSize, host: str | None
-) -> BaselineReport:
-    return BaselineReport(
-        model=size,
-        status="measured",
-        parameters=measured.parameters,
-        precision=measured.precision,
-        host=host,
-        context_length=splits.context_length,
-        corpus_sha256=splits.corpus_sha256,
-        train=measured.measurement.losses.train,
-        val=measured.measurement.losses.val,
-        test=measured.measurement.losses.test,
-        completions=measured.measurement.completions,
-    )
-
-
-def unavailable_report(size: str, splits: Splits, reason: str) -> BaselineReport:
-    return BaselineReport(
-        model=size,
-        status="unavailable",
-        reason=reason,
-        context_length=splits.context_length,
-        corpus_sha256=splits.corpus_sha256,
-    )
-
-
-def log_size(run: Run, size: str, measured: MeasuredSize) -> None:
-    """Log the losses under the keys of our last weights, so that one chart compares them."""
-    run.log_params({"parameters": measured.parameters, "precision": measured.precision})
-    log_losses(run, "last", measured.measurement.losses)
-    run.log_metrics(
-        {
-            "load_seconds": measured.load_seconds,
-            "tokens_per_second": measured.tokens_per_second,
-            **{f"peak_{kind}_gb": peak / 1e9 for kind, peak in measured.peak_memory.items()},
-        }
-    )
-    completions = measured.measurement.completions
-    run.log_samples(sample_rows(f"gpt2-{size}", completions))
-    run.log_table([completion.model_dump() for completion in completions], "completions.json")
-
-
-def log_losses(run: Run, version: str, losses: SplitLosses) -> None:
-    for split, of_split in losses.by_split.items():
-        numbers = of_split.model_dump().items()
-        run.log_metrics({f"{version}/{split}_{name}": value for name, value in numbers})
-
-
-def link_losses(
-    run: Run, splits: Splits, losses: SplitLosses, weights: str, **external: Any
-) -> None:
-    """Log the losses with model and data sets, by which MLflow ranks; as `Run.log_measured`."""
-    numbers = {"loss", "perplexity", "bits_per_byte"}
-    run.log_measured(
-        weights,
-        [
-            (
-                splits.windows[split].dataset(splits.measured[split]),
-                {f"{split}_{k}": v for k, v in of_split.model_dump(include=numbers).items()},
-            )
-            for split, of_split in losses.by_split.items()
-        ],
-        **external,
-    )
-
-
-def sample_rows(weights: str, completions: Sequence[PromptCompletion]) -> list[dict[str, Any]]:
-    """The completions as rows of the table of samples that every run has."""
-    settings = {"weights": weights, "temperature": 0.0}
-    return [{**completion.model_dump(), **settings} for completion in completions]

@@ -53,6 +53,7 @@ MLFLOW = ("mlflow", "mlflow.store.tracking.sqlalchemy_store", "pipeline.tracking
 STAGES = (
     "pipeline.training.stage",
     "pipeline.evaluation.stage",
+    "pipeline.evaluation.size",
     "pipeline.sampling.stage",
     "pipeline.comparison.stage",
     "pipeline.gpt2.stage",

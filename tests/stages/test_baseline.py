@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +21,7 @@ from pipeline.comparison.report import published_note
 from pipeline.comparison.table import read_comparison
 from pipeline.comparison.verdict import comparison_verdict
 from pipeline.errors import UserError
-from pipeline.evaluation.baseline import choose_precision
+from pipeline.evaluation.size import choose_precision
 from pipeline.gpt2.release import DATA
 from pipeline.gpt2.sizes import SIZES, PublishedLosses, Size
 from pipeline.params import load_params
@@ -216,6 +218,24 @@ def test_what_was_not_fetched_is_unavailable_for_the_same_reason(run: Run) -> No
     # DVC warns of an empty folder.
     assert [path.name for path in Path("journals/baselines/124M").iterdir()] == ["no_run.txt"]
     assert BaselineReport.read(Path("reports/baselines/124M.json")).status == "unavailable"
+
+
+def test_an_unavailable_size_takes_no_torch(run: Run) -> None:
+    """Four stages of a default run that is offline would import it, three seconds each."""
+    run(gpt2={"source": "openai"})
+    program = """
+import sys
+from pathlib import Path
+from pipeline.evaluation.baseline import baseline
+names = "params.yaml", "data/tokens", "reports/gpt2/124M.json", "r.json", "losses", "journal"
+params, tokens, weights, report, losses, journal = map(Path, names)
+assert baseline(params, "124M", tokens, weights, report, losses, journal).status == "unavailable"
+print({"torch", "mlflow", "tensorflow"} & sys.modules.keys())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "set()\n", done.stderr
 
 
 def test_windows_longer_than_gpt2_reads_are_unavailable(run: Run) -> None:
