@@ -18,7 +18,12 @@ DAYS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"]
 
 
 @click.command(cls=Command)
-@click.option("--where", multiple=True, metavar="KEY=VALUE[,VALUE]", help="Runs with this param.")
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="KEY=VALUE[,VALUE]",
+    help="Runs with this param, or on this corpus.",
+)
 @click.option("--commit", help="The sweep that began there; the newest run's by default.")
 @click.option("--all-commits", is_flag=True, help="Runs from any commit.")
 @click.option("--since", type=click.DateTime(DAYS), help="Runs that began then or later.")

@@ -30,7 +30,7 @@ class Scope:
     """What to look at.
 
     Attributes:
-        where: params and the values that are wanted of each.
+        where: params, or `corpus`, and the values that are wanted of each.
         commit: the beginning of the commit that the sweep began from; None for the newest run's.
         every_commit: all of them, instead.
         since: runs that began then or later, milliseconds since 1970.
@@ -43,7 +43,7 @@ class Scope:
 
     def holds(self, run: Recorded) -> bool:
         return run.started >= self.since and all(
-            any(_same(run.params.get(key), value) for value in values)
+            any(_same(_param(run, key), value) for value in values)
             for key, values in self.where.items()
         )
 
@@ -144,6 +144,11 @@ def with_curves(
     """The same runs with their curves."""
     trials = [replace(t, run=replace(t.run, curve=curve(t.run))) for t in selection.trials]
     return replace(selection, trials=tuple(trials))
+
+
+def _param(run: Recorded, key: str) -> str | None:
+    """A param of a run; its corpus is a tag."""
+    return run.tags.get(key) if key == "corpus" else run.params.get(key)
 
 
 def _same(text: str | None, wanted: str) -> bool:

@@ -80,6 +80,13 @@ def test_losses_on_another_text_are_no_comparison() -> None:
     assert ([t.run.key for t in selection.trials], selection.other_text) == (["key2"], 1)
 
 
+def test_the_text_can_be_chosen() -> None:
+    story = {"corpus": "story", "corpus_sha256": "cd"}
+    runs = recorded(1, 2.0, tags=story), recorded(2, 6.0, tags={"corpus": "other"})
+    found = select(runs, (), Scope(where={"corpus": ("story",)}), lambda commit: {})
+    assert [t.run.key for t in found.trials] == ["key1"]
+
+
 def test_another_commit_is_another_sweep() -> None:
     older = recorded(1, 2.0, tags={"dvc.baseline": "c1"}, params=lr("0.1"))
     assert [t.run.key for t in chosen(older, recorded(2, 6.0)).trials] == ["key2"]
