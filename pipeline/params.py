@@ -96,6 +96,7 @@ def _runs_without_a_shell(command: str) -> str:
 MOST_PARAMETERS = 10**12
 MOST_NEW_TOKENS = 100_000  # of a completion
 MOST_SAMPLED = 10**8  # tokens of a sampling grid
+LEAST_EPS = 1e-30
 EVAL_BATCH = 2  # windows of one of `train.eval_batches`: the book's batch
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
@@ -438,6 +439,14 @@ class Train(Section):
                 "init_optimizer",
                 "init_optimizer restored needs a run or a folder in init_from, not {start}",
                 {"start": self.init_from},
+            )
+        return self
+
+    @model_validator(mode="after")
+    def eps_is_above_0_in_fp32(self) -> Train:
+        if self.eps < LEAST_EPS:
+            raise PydanticCustomError(
+                "eps", "eps {eps} is as good as 0 in fp32; 1e-8 is usual", {"eps": self.eps}
             )
         return self
 

@@ -33,7 +33,7 @@ IDLE: tuple[tuple[str, Callable[[Params], bool], str], ...] = (
     (
         "train.epochs",
         lambda params: params.train.max_steps is not None,
-        "train.max_steps decides; set it to null to train epochs",
+        "train.max_steps decides; set that to null to train epochs",
     ),
     (
         "train.init_optimizer",

@@ -22,6 +22,7 @@ from pipeline.model.gpt import GPT, GPTConfig
 from pipeline.model.saved import FILES, OPTIMIZER, Weights, load_config, load_model
 from pipeline.model.start import Start, adapted_model, random_model
 from pipeline.params import Gpt2
+from pipeline.system.digest_cache import digest_of
 from pipeline.system.files import given_path
 from pipeline.system.text import quoted
 from pipeline.tokens.tokenizer import VOCABULARY
@@ -144,10 +145,15 @@ def find_members(names: Sequence[str], context_length: int) -> list[Source]:
         UserError: one of them is not there, is there twice, or reads other windows.
     """
     found = {name: _find_member(name, context_length) for name in names}
-    folders = [source.folder for source in found.values()]
+    names_by_weights: dict[str, str] = {}
     for name, source in found.items():
-        if folders.count(source.folder) > 1:
-            raise UserError(f"evaluate.ensemble: {quoted(name)} is in it under another name, too")
+        assert source.folder is not None, "sizes of GPT-2 are refused"
+        digest = digest_of(source.folder / FILES[source.which])
+        if (other := names_by_weights.setdefault(digest, name)) != name:
+            raise UserError(
+                f"evaluate.ensemble: {quoted(name)} has the weights of {quoted(other)}; name each "
+                "model once"
+            )
     return list(found.values())
 
 

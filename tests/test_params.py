@@ -112,6 +112,7 @@ def test_sections_are_frozen() -> None:
         ("train: {batch_size: auto, processes: 2}", "train: batch_size auto is for one process"),
         ("train: {betas: [0.9, 1]}", "train.betas[1]: input should be less than 1"),
         ("train: {betas: [0.9]}", "train.betas[1]: field required"),
+        ("train: {eps: 1e-40}", "train: eps 1e-40 is as good as 0 in fp32; 1e-8 is usual"),
         ("train: {eps: 0}", "train.eps: input should be greater than 0"),
         ("train: {ema_decay: 1}", "train.ema_decay: input should be less than 1"),
         (

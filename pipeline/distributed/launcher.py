@@ -1,8 +1,9 @@
 """`train.launcher`: DVC's stage has torchrun or Slurm start the training's processes.
 
 The stage waits for the launcher and takes it along: a signal to the stage ends the launcher, which
-ends its processes, and so does the kernel when the stage is killed (Linux). What the processes
-write to the terminal, they write themselves.
+ends its processes, and so does the kernel when the stage is killed (Linux); only a script that runs
+the launcher has to pass that on, by `exec`. What the processes write to the terminal, they write
+themselves.
 
 Rank 0 writes the stage's outputs, so it must run where DVC looks for them. The processes that this
 launcher started carry `LAUNCHED` in their environment; those that a user started on another

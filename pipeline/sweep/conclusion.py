@@ -12,7 +12,11 @@ from pipeline.sweep.statistics import MOST_SEEDS, POWER
 NAMED = 2  # settings; a sentence holds no more
 ADVISED = 3  # seeds, at least: the spread of two says too little
 ALIKE = 1.5  # standard errors within this factor are alike
-METRICS = {"best/val_loss": "validation loss", "last/val_loss": "last validation loss"}
+METRICS = {
+    "best/val_loss": "validation loss",
+    "last/val_loss": "last validation loss",
+    "ema/val_loss": "validation loss of the averaged weights",
+}
 
 
 def conclusion(sweep: Sweep) -> str:
@@ -22,6 +26,11 @@ def conclusion(sweep: Sweep) -> str:
         [_lowest(sweep)] if sweep.best else [f"None of {counted(total, 'run')} has a result."]
     )
     sentences += [*_rivals(sweep), *_sources(sweep), *edges(sweep)]
+    if sweep.selection.averaged:
+        sentences.append(
+            "train.ema_decay differs too, and changes no weight: --metric ema/val_loss judges the "
+            "averages."
+        )
     if sweep.failed:
         sentences.append(f"{len(sweep.failed):,} of {counted(total, 'run')} failed.")
     if sweep.unfinished:

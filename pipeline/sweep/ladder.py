@@ -20,7 +20,8 @@ from pipeline.numbers import counted
 from pipeline.numbers import shown as shown_number
 from pipeline.sweep.conclusion import METRICS, in_brackets, short
 from pipeline.sweep.ranking import Sweep, parsed
-from pipeline.sweep.scaling import LEVEL, Floats, Scaling, fit
+from pipeline.sweep.scaling import FLATTEST, LEVEL, STEEPEST, Floats, Scaling, fit
+from pipeline.tokens.tokenizer import VOCABULARY
 
 SIZES = ("model.n_layer", "model.n_embd")
 TEXTS = ("train.max_steps", "train.epochs")
@@ -31,6 +32,7 @@ FEWEST = {1: 4, 2: 6}  # rungs, by terms: one more than the law has numbers
 VALUES = 3  # of N and of D, where both differ
 TOGETHER = 0.95  # of the correlation of log N with log D: above, their terms are one
 FARTHEST = 10.0  # times the measured range
+GUESSING = math.log(VOCABULARY)  # nats per token
 SAME = 1.05  # times as many tokens: batches of other sizes leave over others of an epoch
 
 
@@ -117,7 +119,7 @@ class Ladder:
         parts = [f"E = {_with_ends(self.scaling.floors)}"]
         for place, axis in enumerate(self.axes):
             name = {"N": "alpha", "D": "beta"}[axis]
-            parts.append(f"{name} = {_with_ends(self.scaling.exponents(place))}")
+            parts.append(f"{name} = {_with_ends(self.scaling.exponents(place), STEEPEST)}")
         law = " + ".join({"N": "A / N^alpha", "D": "B / D^beta"}[axis] for axis in self.axes)
         sentences = [f"Scaling law: L = E + {law}, {', '.join(parts)} ({100 * LEVEL:.0f} % bands)."]
         if not self.levels:
@@ -203,6 +205,10 @@ def climb(sweep: Sweep, levels: Callable[[], Mapping[str, float]]) -> Ladder | N
         index, losses = np.array([p for p, _ in runs]), np.array([score for _, score in runs])
         logs = np.log([[rungs[place].of(axis) for axis in axes] for place in index])
         scaling = fit(logs, losses, index)
+        flat = [n for n, axis in enumerate(axes) if _ends(scaling.exponents(n))[1] <= 2 * FLATTEST]
+        if flat:
+            names = " or with ".join(AXES[axes[place]] for place in flat)
+            refusal, scaling = f"these rungs do not show that losses fall with {names}", None
     return Ladder(tuple(rungs), axes, scaling, refusal, levels(), left_out)
 
 
@@ -218,6 +224,8 @@ def _rungs(sweep: Sweep, left_out: dict[str, int]) -> list[Rung]:
             why = "that do not say their parameters and tokens"
         elif any(trial.run.metrics.get("best/step") == 0 for trial in setting.trials):
             why = "that never were better than untrained"
+        elif setting.mean > GUESSING:
+            why = "that are worse than guessing"
         else:
             found.append(Rung(parameters, round(seen / max(epochs, 1.0)), seen, setting.scores))
             continue
@@ -272,8 +280,11 @@ def _ends(values: Floats) -> tuple[float, float, float]:
     return float(values[0]), float(low), float(high)
 
 
-def _with_ends(values: Floats) -> str:
+def _with_ends(values: Floats, most: float = math.inf) -> str:
+    """`0.34 [0.301, 0.392]`; of a band that ends where the search does, only where it begins."""
     value, low, high = _ends(values)
+    if high >= 0.99 * most:
+        return f"{shown_number(value, 2)} (from {shown_number(low, 2)} on)"
     return f"{shown_number(value, 2)} {in_brackets(low, high)}"
 
 

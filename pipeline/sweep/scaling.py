@@ -25,7 +25,8 @@ DRAWS = 200
 LEVEL = 0.9  # of bands
 MISFIT = 0.05  # how often rungs without a misfit are taken to have one
 STEPS, SETTLED = 200, 1e-7  # of the search: at most, and by how much the last one improves
-LOWEST, STEEPEST = -3.0, 3.0  # log E and exponents stay between: beyond, hardly anything changes
+LOWEST = -3.0  # of log E
+FLATTEST, STEEPEST = 0.01, 3.0  # exponents stay between: beyond, hardly anything changes
 SHARES, EXPONENTS = (0.2, 0.5, 0.8, 0.95), (0.1, 0.3, 0.6, 1.0)  # where the search starts
 
 Floats = npt.NDArray[np.float64]
@@ -147,7 +148,7 @@ def _objectives(x: Floats, y: Floats, laws: Floats) -> Floats:
 
 def _solved(x: Floats, y: Floats, laws: Floats) -> Floats:
     """The laws of the least Huber loss that are reached from `laws`; y is (S, R) or (1, R)."""
-    low = np.array([LOWEST, *[-np.inf, 0.01] * x.shape[1]])
+    low = np.array([LOWEST, *[-np.inf, FLATTEST] * x.shape[1]])
     high = np.array([0.0, *[np.inf, STEEPEST] * x.shape[1]]) + y.min(1, keepdims=True) * (
         np.arange(laws.shape[1]) == 0
     )

@@ -22,6 +22,7 @@ State = Literal["finished", "failed", "unfinished"]
 DIGEST = "corpus_sha256"
 LENGTH = "model.context_length"
 EXPERIMENT = "dvc.exp_name"
+AVERAGE = "train.ema_decay"  # of the weights, which it does not change
 ORIGINS = ("dvc.baseline", "mlflow.source.git.commit")
 
 
@@ -80,6 +81,7 @@ class Selection:
         commit: where they began; empty for several.
         other_text: runs that were left out because they trained on another text.
         repeats: runs that were left out because an equal one counts.
+        averaged: whether runs differ in the average of their weights, which is not judged.
     """
 
     trials: tuple[Trial, ...]
@@ -88,6 +90,7 @@ class Selection:
     digest: str
     other_text: int = 0
     repeats: int = 0
+    averaged: bool = False
 
 
 def select(
@@ -95,6 +98,8 @@ def select(
     failures: Sequence[Recorded],
     scope: Scope,
     restored: Callable[[str], Mapping[str, str]],
+    *,
+    averages: bool = False,
 ) -> Selection:
     """The sweep within the scope.
 
@@ -102,6 +107,8 @@ def select(
         trainings: all training runs, oldest first.
         failures: failed runs of other stages, oldest first.
         restored: from a commit to its experiments' training runs, name to key.
+        averages: whether the averages of the weights are judged; else runs that differ in those
+            alone are equal, as their weights are.
 
     Raises:
         UserError: no training run lies within the scope.
@@ -117,6 +124,9 @@ def select(
     in_scope = filter(scope.holds, [*trainings, *before])
     runs = [r for r in in_scope if scope.every_commit or _origin(r) == commit or r.key in named]
     runs, other_text = _of_one_text(sorted(runs, key=lambda run: run.started))
+    decays = {run.params.get(AVERAGE) for run in runs}
+    if not averages:
+        runs = [replace(run, params=_without(run.params, AVERAGE)) for run in runs]
     kept = _without_repeats(runs)
     tags = next((run.tags for run in reversed(kept) if DIGEST in run.tags), {})
     return Selection(
@@ -126,6 +136,7 @@ def select(
         digest=tags.get(DIGEST, ""),
         other_text=other_text,
         repeats=len(runs) - len(kept),
+        averaged=not averages and len(decays) > 1,
     )
 
 
@@ -183,6 +194,10 @@ def _of_one_text(runs: Sequence[Recorded]) -> tuple[list[Recorded], int]:
         and run.validation in (None, windows.get(run.params.get(LENGTH)))
     ]
     return kept, len(runs) - len(kept)
+
+
+def _without(params: Mapping[str, str], key: str) -> dict[str, str]:
+    return {name: value for name, value in params.items() if name != key}
 
 
 def _without_repeats(runs: Sequence[Recorded]) -> list[Recorded]:

@@ -69,10 +69,12 @@ def read(reader: Reader, scope: Scope, metric: str) -> Sweep:
     """The sweep, with its runs' curves; raises as `run` does."""
     trainings = reader.runs("tags.stage = 'train'")
     failures = reader.runs("attributes.status = 'FAILED' and tags.stage != 'train'")
-    chosen = select(trainings, failures, scope, runs_of_experiments)
+    chosen = select(
+        trainings, failures, scope, runs_of_experiments, averages=metric.startswith("ema/")
+    )
     known = {name for trial in chosen.trials for name in trial.run.metrics}
     if known and metric not in known:
-        summaries = sorted(name for name in known if name.startswith(("best/", "last/")))
+        summaries = sorted(name for name in known if name.startswith(("best/", "last/", "ema/")))
         raise UserError(f"--metric {metric}: no run has it; there are {', '.join(summaries)}")
     sweep = rank(with_curves(chosen, lambda run: reader.curve(run, CURVE)), metric)
     return replace(sweep, sources=sources_of(sweep, reader))
@@ -87,13 +89,12 @@ def gpt2_levels(sweep: Sweep, reader: Reader) -> dict[str, float]:
     if any(run.params.get("train.eval_windows", "null") != "null" for run in trials):
         return {}
     text = {run.validation for run in trials}
-    runs = {run.name.removeprefix("gpt2-"): run for run in reader.runs(BASELINES)}  # the newest
-    return {
-        size.title: runs[name].metrics[BASELINE_LOSS]
-        for name, size in SIZES.items()
-        if name in runs and {runs[name].validation} == text != {None}
-        if BASELINE_LOSS in runs[name].metrics
+    losses = {  # of several runs the newest
+        run.name.removeprefix("gpt2-"): run.metrics[BASELINE_LOSS]
+        for run in reader.runs(BASELINES)
+        if {run.validation} == text != {None} and BASELINE_LOSS in run.metrics
     }
+    return {size.title: losses[name] for name, size in SIZES.items() if name in losses}
 
 
 def sources_of(sweep: Sweep, reader: Reader) -> Sources | None:

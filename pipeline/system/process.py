@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -99,8 +99,9 @@ def end_with_parent(parent: int) -> None:
 def run_child(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run a program to its end; its exit status, as a shell has it: 128 + N of signal N.
 
-    It gets SIGTERM when this process does, or Ctrl-C, or is gone (Linux), and is waited for. It has
-    a process group of its own, so that a terminal's Ctrl-C reaches it once.
+    It has a process group of its own, so that a terminal's Ctrl-C reaches it once. The group, a
+    script and what it runs, gets SIGTERM when this process does, or Ctrl-C; the program alone when
+    this process is gone (Linux). It is waited for.
 
     Raises:
         OSError: there is no such program.
@@ -116,9 +117,11 @@ def run_child(command: Sequence[str], environment: Mapping[str, str]) -> int:
         )
         try:
             status = process.wait()
-        finally:
-            process.terminate()
+        except BaseException:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
             process.wait()
+            raise
     return status if status >= 0 else 128 - status
 
 

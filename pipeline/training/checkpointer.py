@@ -142,10 +142,11 @@ def shared(
         sees = found is not None and os.access(found, os.F_OK)
         missing = world.any(not sees)
     if missing:
-        if checkpoints is not None and found is not None:
+        if checkpoints is not None:
             checkpoints.notify(
-                f"train.sharding: not every process sees {found.parent}, so rank 0 gathers each "
-                "checkpoint; on a file system that all machines share, each writes its shard"
+                f"train.sharding: not every process can use {checkpoints.store.folder}, so rank 0 "
+                "gathers each checkpoint; on a file system that all machines share, each writes a "
+                "shard"
             )
         return WHOLE, checkpoints
     assert found is not None

@@ -110,7 +110,7 @@ def run_header(job: TrainingJob) -> dict[str, Any]:
     seedless = {key: value for key, value in params.items() if key != "seed"}
     runtime = {
         "runtime.precision": job.runtime.precision,
-        "runtime.processes": job.world.size,
+        "runtime.world_size": job.world.size,
     }
     meta = job.train_windows.tokens.meta
     text = [windows.dataset()["digest"] for windows in (job.train_windows, job.val_windows)]

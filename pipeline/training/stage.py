@@ -9,11 +9,13 @@ from pathlib import Path
 from pipeline.distributed.launch import launch
 from pipeline.distributed.launcher import run_launcher
 from pipeline.distributed.world import World
+from pipeline.errors import UserError
 from pipeline.numbers import counted
 from pipeline.params import flatten, load_params
 from pipeline.params_advice import advice
 from pipeline.serving.trained_model import log_saved
 from pipeline.system.progress import Progress
+from pipeline.system.text import quoted
 from pipeline.tracking.paths import state_folder
 from pipeline.tracking.run import start_run
 from pipeline.training.checkpointer import Checkpointer
@@ -29,6 +31,8 @@ from pipeline.training.outputs import (
 from pipeline.training.recorder import Recorder, greedy_sampler, log_inputs, run_header
 from pipeline.training.worker import run_torchrun_worker, run_worker
 from pipeline.weights import refuse_output
+
+SUMMARY = "train.json"
 
 
 def train(params_file: Path, tokens: Path, folder: Path, reports: Path, journal: Path) -> None:
@@ -47,7 +51,13 @@ def train(params_file: Path, tokens: Path, folder: Path, reports: Path, journal:
             "--reports": reports,
             "--journal": journal,
         }
+        written = _written(reports / SUMMARY)
         run_launcher(params.train.launcher, "stages.train", options)
+        if _written(reports / SUMMARY) == written:
+            raise UserError(
+                f"train.launcher: {quoted(params.train.launcher)} ended well, but no process of it "
+                "has trained; it must run the command that it gets as its last arguments"
+            )
         return
     world = world or World.on_one_machine(params.train.processes)
     if not world.is_first:
@@ -57,6 +67,10 @@ def train(params_file: Path, tokens: Path, folder: Path, reports: Path, journal:
     job = TrainingJob.open(params, tokens, world)
     worker = partial(run_worker, params_file=params_file, tokens=tokens)
     train_as_rank_0(job, worker, folder, reports, journal)
+
+
+def _written(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def train_as_rank_0(
@@ -111,7 +125,7 @@ def write_outputs(
     write_history(reports / "history.csv", history)
     last_epoch = trainer.spikes.state()[-trainer.batches.steps_per_epoch :]
     results = summary(trainer.model, history, best, last_epoch, trainer.ema_val_loss)
-    results.write(reports / "train.json")
+    results.write(reports / SUMMARY)
     draw_history(reports / "loss.png", history, trainer.tokens_per_epoch)
 
     run.log_metrics({k.replace(".", "/"): v for k, v in flatten(results).items()}, step=0)

@@ -108,7 +108,7 @@ def test_where_ranks_share_no_folder_rank_0_writes_for_all(tokens: Path, tmp_pat
     shared = case(processes=2, sharding="full")
     assert_equal(write_shards(shared, tokens, folder, lines.append, blind=True), alone)
     (line,) = lines
-    assert line.startswith(f"train.sharding: not every process sees {folder}, so rank 0 gathers")
+    assert line.startswith(f"train.sharding: not every process can use {folder}, so rank 0 gathers")
     assert f"optimizer-{STEPS - 1:08}.pth" in names(folder)
     assert not [name for name in names(folder) if "of2" in name or "shared" in name]
     again = write_shards(shared, tokens, folder, lines.append, blind=True)

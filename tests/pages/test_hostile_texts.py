@@ -90,7 +90,8 @@ def sweep() -> SweepPage:
     figure = drawn(lambda path, size: draw_panel(panel, path, "loss", size), HOSTILE[4], HOSTILE[4])
     table = SweepTable(HOSTILE[4], ["run", *HOSTILE], [["r", *HOSTILE]] * 2, HOSTILE[4])
     facts = {"The same in all": " ".join(HOSTILE)}
-    return SweepPage(" ".join(HOSTILE), HOSTILE[4], [table], {HOSTILE[4]: figure}, facts)
+    texts = " ".join(HOSTILE), HOSTILE[4], HOSTILE[4]
+    return SweepPage(*texts, [table], {HOSTILE[4]: figure}, facts)
 
 
 @pytest.fixture(scope="module")

@@ -155,8 +155,11 @@ def test_a_run_that_learnt_from_another_text_or_is_there_twice_is_refused(
     assert len(find_ensemble(members(), ours)) == 3
     with pytest.raises(UserError, match=rf"^evaluate.ensemble: '{members()[0]}' was trained on ot"):
         find_ensemble(members(), other)
-    with pytest.raises(UserError, match=r"ensemble: 'trained' is in it under another name, too$"):
+    with pytest.raises(UserError, match=r"'models/scratch' has the weights of 'trained'; name"):
         find_ensemble([*members(), "models/scratch"], ours)
+    copy = shutil.copytree("models/scratch", tmp_path / "copy")  # as another run with these weights
+    with pytest.raises(UserError, match=r"copy' has the weights of 'trained'; name each model"):
+        find_ensemble([*members(), str(copy)], ours)
 
 
 def test_weights_that_the_cache_has_lost_are_one_line(

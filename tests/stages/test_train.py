@@ -282,7 +282,7 @@ def test_a_run_is_trained_on_by_its_key_or_its_mlflow_id(
     average = {"step": last["step"], "val_loss": read("train.json")["ema"]["val_loss"]}
     assert read("train.json")["ema"] == average
     assert f"of the averaged weights {average['val_loss']:.3f}" in done.stderr
-    check(Path("models/scratch/ema.pth"), "")
+    check(Path("models/scratch"), ["ema.pth"], "")
     story = read_run(Path("reports/journal"))
     assert story is not None
     assert story.artifacts["model/ema.pth"]["reference"] == "models/scratch/ema.pth"

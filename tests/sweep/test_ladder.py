@@ -121,6 +121,15 @@ def test_of_settings_with_equal_n_and_d_the_lowest_counts() -> None:
             [run(i, n, 1e7, params={"train.init_from": "gpt2-124M"}) for i, n in enumerate(SIZES)],
             "these runs go on from trained weights",
         ),
+        ([run(i, n, 1e7, loss=5.5) for i, n in enumerate(SIZES)], "losses fall with parameters"),
+        (
+            [run(i, n, 1e7, loss=5 + 0.1 * i) for i, n in enumerate(SIZES)],
+            "these rungs do not show that losses fall with parameters",
+        ),
+        (
+            [run(i, n, 1e7, loss=5 + 0.3 * abs(i - 2)) for i, n in enumerate(SIZES)],
+            "these rungs do not show that losses fall with parameters",
+        ),
     ],
 )
 def test_what_shows_no_law_is_refused(runs: list[Any], refusal: str) -> None:
@@ -146,10 +155,15 @@ def test_repeated_text_is_no_new_text() -> None:
 def test_failed_seeds_and_what_never_learned_do_not_count() -> None:
     runs = by_size()
     runs[0].metrics["best/step"] = 0.0
-    found = ladder(*runs, run(20, 3e6, 1e18, loss=np.nan, params={"seed": "2"}))
+    found = ladder(
+        *runs,
+        run(20, 3e6, 1e18, loss=np.nan, params={"seed": "2"}),
+        run(21, 2e8, 1e18, loss=50.0),
+    )
     assert found.left_out == {
         "of which seeds failed": 1,
         "that never were better than untrained": 1,
+        "that are worse than guessing": 1,
     }
     assert [rung.parameters for rung in found.rungs] == [1e7, 3e7, 1e8]
 
@@ -198,7 +212,8 @@ def test_a_ladder_in_a_store(lab: Lab, ship: Callable[[], None]) -> None:
                 loss = loss_of(parameters) + 0.002 * seed
                 lab.train(f"e{layers}{seed}", [9.0, loss], layers=layers, seed=seed, metrics=counts)
         lab.baseline("124M", 3.0)
-        lab.baseline("1558M", 1.0, digest="ef" * 18)  # on other windows
+        lab.baseline("124M", 2.0, digest="ef" * 18)  # later, and on other windows
+        lab.baseline("1558M", 1.0, digest="ef" * 18)
         ship()
     done = CliRunner().invoke(main, ["sweep", "--json"])
     assert done.exit_code == 0, done.output

@@ -87,6 +87,20 @@ def test_the_text_can_be_chosen() -> None:
     assert [t.run.key for t in found.trials] == ["key1"]
 
 
+def test_an_average_of_the_weights_makes_no_other_setting() -> None:
+    decays = {decay: {"train.ema_decay": decay} for decay in ("null", "0.9", "0.99")}
+    runs = [recorded(i, 6.0, params=params) for i, params in enumerate(decays.values())]
+    for run, loss in zip(runs, (6.5, 6.4, 6.3), strict=True):
+        run.metrics["ema/val_loss"] = loss
+    found = chosen(*runs)
+    assert (len(found.trials), found.repeats, found.averaged) == (1, 2, True)
+    assert "--metric ema/val_loss judges the averages." in conclusion(rank(found, METRIC))
+    judged = select(runs, (), Scope(), lambda commit: {}, averages=True)
+    assert not judged.averaged
+    best, *_ = rank(judged, "ema/val_loss").settings
+    assert best.values == {"train.ema_decay": "0.99"}
+
+
 def test_another_commit_is_another_sweep() -> None:
     older = recorded(1, 2.0, tags={"dvc.baseline": "c1"}, params=lr("0.1"))
     assert [t.run.key for t in chosen(older, recorded(2, 6.0)).trials] == ["key2"]

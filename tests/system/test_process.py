@@ -81,14 +81,22 @@ RUNS = "import os, sys; from pipeline.system.process import run_child as run; ru
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, -2), (signal.SIGKILL, -9)]
 )
-def test_a_child_ends_with_who_runs_it(tmp_path: Path, number: signal.Signals, status: int) -> None:
+@pytest.mark.parametrize("script", [None, 'exec "$@"', '"$@"\nexit'])
+def test_a_child_ends_with_who_runs_it(
+    tmp_path: Path, number: signal.Signals, status: int, script: str | None
+) -> None:
+    if number == signal.SIGKILL and script == '"$@"\nexit':
+        pytest.skip("the kernel knows the script alone")
     (tmp_path / "sleeps.py").write_text(SLEEPS)
-    process = start(tmp_path, sys.executable, "-c", RUNS.format([sys.executable, "sleeps.py"]))
+    command = [sys.executable, "sleeps.py"]
+    if script is not None:
+        command = ["/bin/bash", "-c", script, "script", *command]
+    process = start(tmp_path, sys.executable, "-c", RUNS.format(command))
     deadline = time.monotonic() + 30
     while not (tmp_path / "ready").exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    (child,) = psutil.Process(process.pid).children()
+    *_, child = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
     process.communicate(timeout=30)
     assert process.returncode == status

@@ -91,6 +91,13 @@ def test_an_optimizer_that_must_be_restored_must_be_there(trained, config, init_
         )
 
 
+def test_another_optimizers_state_is_refused_with_the_remedy(trained, config) -> None:
+    _, folder = trained
+    optimizer = build_optimizer(start_from(folder, config), Train(optimizer="muon"))
+    with pytest.raises(UserError, match=r"optimizer muon: .*; set train\.init_optimizer to fr"):
+        restore_optimizer(optimizer, folder, Train(optimizer="muon"))
+
+
 def test_training_on_leaves_the_first_model_alone(trained, config) -> None:
     _, folder = trained
     before = (folder / "model.pth").read_bytes()
