@@ -75,8 +75,8 @@ def restore_optimizer(optimizer: Optimizer, folder: Path | None, settings: Train
     saved = OptimizerFile.from_value(load_pth(path), f"{path}: not an optimizer's state")
     if [group.params for group in saved.param_groups] != [group["params"] for group in groups]:
         raise UserError(
-            f"{path}: not this model's optimizer state with train.optimizer {settings.optimizer}: it "
-            "groups other parameters; set train.init_optimizer to fresh"
+            f"{path}: not this model's optimizer state with train.optimizer {settings.optimizer}: "
+            "it groups other parameters; set train.init_optimizer to fresh"
         )
     try:
         state = checked_moments({"state": saved.state}, optimizer, without_average)

@@ -329,3 +329,17 @@ def test_a_disk_that_takes_no_weights_is_one_line_and_the_training_goes_on_from_
     assert line.endswith(": Not a directory")
     assert done.exception is None, done.output
     assert "going on from the checkpoint of step" in done.output
+
+
+def test_a_launcher_that_trains_nothing_is_no_success(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    before = Path("params.yaml").read_text()
+    try:
+        Path("params.yaml").write_text(PARAMS.replace("train: {", "train: {launcher: /bin/true, "))
+        done = train()
+    finally:
+        Path("params.yaml").write_text(before)
+    assert done.exit_code == 1
+    assert "train.launcher: '/bin/true' ended well, but no process of it has trained" in done.stderr
