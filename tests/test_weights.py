@@ -87,7 +87,7 @@ def test_a_name_that_no_file_can_have_is_named_with_its_key() -> None:
 def member(path: Path, **config: int) -> str:
     path.mkdir()
     save_config(path, GPTConfig(**config))
-    (path / "best.pth").touch()
+    (path / "best.pth").write_text(path.name)
     (path / "optimizer.pth").touch()
     return path.name
 

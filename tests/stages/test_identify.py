@@ -84,7 +84,7 @@ def test_only_what_depends_on_an_edited_local_text_or_other_first_weights_runs(
     for one in (folder, second):
         save_config(one, GPTConfig())
         for name in ("model.pth", "best.pth"):
-            (one / name).write_bytes(b"one")
+            (one / name).write_bytes(one.name.encode())
     first = dvc(repository, "repro")
     assert "Running stage 'prepare'" in first
     assert "Running stage 'train'" in first
