@@ -74,7 +74,10 @@ def test_where_nothing_changed_but_the_experiment_s_name_nothing_runs(
 
 
 def ranked_by_mlflow(repository: Repository) -> list[tuple[str, float]]:
-    """The models that were measured on the windows of the current training, the best first."""
+    """The models that were measured on the windows of the current training, the best first.
+
+    Of a model that was measured again, the losses that differ.
+    """
     synced = json.loads(repository.run("lossbook", "sync", "--json").stdout)
     ids = {one["run"]: one["run_id"] for one in synced}
     client = MlflowClient(f"sqlite:///{repository.folder / 'mlflow.db'}")
@@ -86,13 +89,14 @@ def ranked_by_mlflow(repository: Repository) -> list[tuple[str, float]]:
         datasets=[data],
         order_by=[{"field_name": "metrics.val_loss", "ascending": True, **data}],
     )
-    return [
+    measured = [
         (model.name, metric.value)
         for model in models
         for metric in model.metrics
         if (metric.key, metric.dataset_digest) == ("val_loss", val.digest)
         and model.source_run_id in (run.info.run_id, *of_gpt2(client, run.info.experiment_id))
     ]
+    return list(dict.fromkeys(measured))
 
 
 def of_gpt2(client: MlflowClient, experiment: str) -> set[str]:
