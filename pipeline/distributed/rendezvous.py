@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -23,6 +24,8 @@ from pipeline.system.process import Process, Terminated
 
 # The others wait so long where one samples, compiles or reads a checkpoint.
 TIMEOUT = timedelta(minutes=15)
+POLL = 0.02  # seconds
+ENDING = 1.0  # seconds between a broken connection and the end of who held it, at most
 GRACE = 10  # seconds that torchrun's other ranks leave to rank 0, to end the run first
 
 
@@ -57,9 +60,16 @@ class Rendezvous:
         Args:
             is_sure: whether one is lost for certain.
         """
-        for rank, process in self._others:
-            if process.is_alive() is False:
-                return f"rank {rank} of {len(self._others) + 1} (process {process.pid}) is gone"
+        until = time.monotonic() + (ENDING if is_sure else 0.0)
+        while True:
+            alive = {rank: process.is_alive() for rank, process in self._others}
+            for rank, process in self._others:
+                if alive[rank] is False:
+                    return f"rank {rank} of {len(self._others) + 1} (process {process.pid}) is gone"
+            # a connection breaks before the process that held it has ended
+            if True not in alive.values() or time.monotonic() > until:
+                break
+            time.sleep(POLL)
         return "the connection to a rank on another machine is gone" if is_sure else None
 
 
